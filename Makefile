@@ -1,0 +1,52 @@
+VENV ?= .venv
+PYTHON ?= python3
+PYTEST_ARGS ?= -m "not slow"
+
+BIN := $(VENV)/bin
+ENV := $(VENV)/.installed
+DOCS_ENV := $(VENV)/.installed-docs
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint docs check clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo '  VENV=$(VENV)  PYTHON=$(PYTHON)  PYTEST_ARGS=$(PYTEST_ARGS)'
+
+demo: $(ENV) ## run examples/quickstart.py
+	$(BIN)/python examples/quickstart.py
+
+test: $(ENV) ## run the tests (PYTEST_ARGS= runs the slow ones too)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(ENV) ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy skevae
+
+docs: $(DOCS_ENV) ## build the documentation into docs/_build/html
+	$(BIN)/sphinx-build -W -b html docs docs/_build/html
+
+check: lint test docs ## lint, test and docs
+
+clean: ## remove the environment, caches and build products
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf docs/_build docs/auto_examples docs/sg_execution_times.rst examples/output
+	find . -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# One environment, set up once: the stamp is touched only after everything is installed.
+$(ENV): setup.cfg pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { \
+	    echo "error: '$(PYTHON)' not found. Name a Python 3.11 or newer: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "error: skevae needs Python 3.11 or newer, but '$(PYTHON)' is $$($(PYTHON) -V 2>&1)." >&2; \
+	    echo "       Name another: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { \
+	    echo "error: no virtual environment; Debian and Ubuntu ship it as python3-venv." >&2; exit 1; }
+	$(BIN)/python -m pip install -c constraints.txt -e ".[tests]"
+	@touch $@
+
+$(DOCS_ENV): $(ENV)
+	$(BIN)/python -m pip install -c constraints.txt -e ".[docs]"
+	@touch $@

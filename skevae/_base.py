@@ -1,0 +1,309 @@
+"""What the estimators share: checking and standardising X, running the loop, saying how it went."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn import get_config
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_array
+from sklearn.utils._param_validation import Interval, validate_parameter_constraints
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor, nn
+
+from skevae import training
+from skevae._random import draw_seed, make_generator
+from skevae.objectives import PartitionEstimate
+
+TORCH_DTYPES = {np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
+
+TRAINING_CONSTRAINTS: dict[str, list[Any]] = {
+    "standardize": ["boolean"],
+    "learning_rate": [Interval(Real, 0, None, closed="neither")],
+    "batch_size": [Interval(Integral, 1, None, closed="left")],
+    "max_iter": [Interval(Integral, 1, None, closed="left")],
+    "early_stopping": ["boolean"],
+    "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+    "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+    "tol": [Interval(Real, 0, None, closed="left")],
+    "averaging": [Interval(Real, 0, 1, closed="left")],
+    "warm_start": ["boolean"],
+    "device": [str, torch.device],
+    "random_state": ["random_state"],
+    "verbose": ["verbose"],
+}
+
+# Gradients of larger norm are scaled down: one odd minibatch must not throw a run off.
+MAX_GRADIENT_NORM = 10.0
+
+
+def trainable(module: nn.Module) -> list[Tensor]:
+    """Return the parameters that learn."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """Bring a trained module to the CPU, without its gradients, for keeping."""
+    module.zero_grad(set_to_none=True)
+    return module.to("cpu").eval()
+
+
+class TorchDensityEstimator(DensityMixin, BaseEstimator):
+    """Base of the estimators: a density over the rows of X, held by a torch module."""
+
+    # --- X ------------------------------------------------------------------------------------
+
+    def _check_rows(self, X: Any, *, reset: bool = False, min_samples: int = 1) -> np.ndarray:
+        """Validate X as float32 or float64; other numbers become float64."""
+        return validate_data(
+            self, X, dtype=[np.float64, np.float32], reset=reset, ensure_min_samples=min_samples
+        )
+
+    def _fit_scaler(self, X: np.ndarray, enabled: bool) -> None:
+        # Constant columns get scale 1, as everywhere in scikit-learn.
+        self._scaler = StandardScaler(with_mean=enabled, with_std=enabled).fit(X)
+        log_scales = np.log(self._scaler.scale_) if enabled else np.zeros(1)
+        self._log_jacobian = -float(log_scales.sum())
+
+    def _tensor(self, X: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Rows as the module sees them: standardised, on the device."""
+        # In float64 until the mean is off: a column near 1e6 has no float32 digits to lose.
+        rows = self._scaler.transform(X.astype(np.float64, copy=False))
+        return torch.from_numpy(rows).to(device=device, dtype=dtype)
+
+    def _centre_and_spread(self, n_columns: int) -> tuple[np.ndarray, np.ndarray]:
+        """What standardisation takes off each column and divides it by."""
+        if self._scaler.scale_ is None:
+            return np.zeros(n_columns), np.ones(n_columns)
+        return self._scaler.mean_, self._scaler.scale_
+
+    # --- fitting ------------------------------------------------------------------------------
+
+    def _split(self, X: Tensor, seed: int) -> tuple[Tensor, Tensor | None]:
+        """Shuffle once and hold rows out, if early stopping wants some: (training, held out)."""
+        if not self.early_stopping:
+            return X, None
+        n_held_out = max(1, round(self.validation_fraction * X.shape[0]))
+        if n_held_out >= X.shape[0]:
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction!r} of {X.shape[0]} rows leaves "
+                "none to train on. Use a smaller fraction or early_stopping=False."
+            )
+        order = torch.randperm(X.shape[0], generator=make_generator(seed)).to(X.device)
+        X = X[order]
+        return X[n_held_out:], X[:n_held_out]
+
+    def _run(
+        self,
+        loss: training.Loss,
+        parameters: list[Tensor],
+        X: Tensor,
+        *,
+        optimizer: torch.optim.Optimizer,
+        seed: int,
+        max_epochs: int,
+        batch_size: int,
+        validate: Callable[[], float] | None = None,
+        grace: float = 0.0,
+        on_epoch_begin: Callable[[], None],
+        callbacks: EpochCallbacks | None = None,
+    ) -> training.Run:
+        """Run the loop, print an epoch line if asked, and warn if it did not go well."""
+
+        def begin() -> None:
+            on_epoch_begin()
+            if callbacks is not None:
+                callbacks.begin()
+
+        def on_epoch_end(epoch: int, record: dict[str, float]) -> bool:
+            if self.verbose:
+                terms = "  ".join(f"{name} {value:.4f}" for name, value in record.items())
+                print(f"[{type(self).__name__}] epoch {epoch}  {terms}")
+            return callbacks is not None and callbacks.end()
+
+        run = training.minimize(
+            loss,
+            parameters,
+            X,
+            generator=make_generator(seed, X.device),
+            optimizer=optimizer,
+            batch_size=batch_size,
+            max_epochs=max_epochs,
+            max_norm=MAX_GRADIENT_NORM,
+            averaging=self.averaging,
+            validate=validate,
+            grace=grace,
+            patience=self.n_iter_no_change,
+            tol=self.tol,
+            on_epoch_begin=begin,
+            on_epoch_end=on_epoch_end,
+        )
+        self._warn_about(run)
+        return run
+
+    def _warn_about(self, run: training.Run) -> None:
+        if run.status == "diverged":
+            warnings.warn(
+                f"{type(self).__name__} diverged: the objective was not finite after epoch "
+                f"{len(run.history.get('objective', []))}. The state of epoch {run.best_epoch} "
+                f"was restored. Try a smaller learning_rate than {self.learning_rate}, or look "
+                "for extreme values in X.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+        elif run.status == "interrupted":
+            warnings.warn(
+                f"Training interrupted; the state of epoch {run.best_epoch} was kept.",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    def _extend_history(self, run: training.Run, shifted: set[str], keep: bool) -> None:
+        """Append a run to `history_`, log-densities of x moved to the scale of X."""
+        old = self.history_ if keep else {}
+        shift = {name: self._log_jacobian if name in shifted else 0.0 for name in run.history}
+        new = {name: np.asarray(values) + shift[name] for name, values in run.history.items()}
+        self.history_ = {
+            name: np.concatenate([old.get(name, np.empty(0)), new.get(name, np.empty(0))])
+            for name in {**old, **new}
+        }
+        self.n_iter_ = len(self.history_.get("objective", ()))
+
+    # --- calls on the fitted model ----------------------------------------------------------------
+
+    def score(self, X, y=None):
+        """Mean log-likelihood of the rows of X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : Ignored
+            For API consistency.
+
+        Returns
+        -------
+        float
+            Mean of `score_samples`, in nats, on the scale of X.
+        """
+        return float(np.mean(self.score_samples(X)))
+
+    def _generator_for(
+        self, random_state: int | np.random.RandomState | None, device: torch.device
+    ) -> torch.Generator:
+        """Generator of a call: its own random_state, else the estimator's."""
+        state = self.random_state if random_state is None else random_state
+        validate_parameter_constraints(
+            {"random_state": ["random_state"]}, {"random_state": state}, type(self).__name__
+        )
+        return make_generator(draw_seed(state), device)
+
+    def _check_n_samples(self, n_samples: int) -> int:
+        validate_parameter_constraints(
+            {"n_samples": [Interval(Integral, 1, None, closed="left")]},
+            {"n_samples": n_samples},
+            caller_name=f"{type(self).__name__}.sample",
+        )
+        return int(n_samples)
+
+    def _check_latent(self, Z: Any, n_columns: int, name: str) -> np.ndarray:
+        """Validate an array that is not X: latents or hidden units."""
+        check_is_fitted(self)
+        Z = check_array(Z, dtype=[np.float64, np.float32], input_name=name)
+        if Z.shape[1] != n_columns:
+            raise ValueError(
+                f"{name} has {Z.shape[1]} columns, but {type(self).__name__} has {n_columns} "
+                "of them. Pass what transform or sample of the same model returned."
+            )
+        return Z
+
+
+class TrainingState:
+    """What `partial_fit` carries from one call to the next, besides the parameters; on the CPU.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+    partition : PartitionEstimate
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, partition: PartitionEstimate) -> None:
+        state = optimizer.state_dict()
+        moments = {
+            index: {name: value.cpu() for name, value in entry.items()}
+            for index, entry in state["state"].items()
+        }
+        self.optimizer = {**state, "state": moments}
+        self.partition = partition.state()
+
+    def load(self, optimizer: torch.optim.Optimizer, partition: PartitionEstimate) -> None:
+        """Put the state back, on the devices of its new owners."""
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({**self.optimizer, "param_groups": groups})
+        partition.resume(self.partition)
+
+
+class EpochCallbacks:
+    """Bridge from the loop to scikit-learn's callbacks: one task for a fit, one for each epoch.
+
+    Parameters
+    ----------
+    estimator : estimator with `sklearn.callback.CallbackSupportMixin`
+    X, y : the arguments of its fit
+        An autoencoder's target is its input, so X stands in where there is no y: scoring
+        callbacks want a target.
+    max_epochs : int
+    fitted_attributes : callable () -> dict
+        What a copy of the estimator needs in order to be scored as it stands.
+    """
+
+    def __init__(
+        self,
+        estimator: Any,
+        X: Any,
+        y: Any,
+        max_epochs: int,
+        fitted_attributes: Callable[[], dict[str, Any]],
+    ) -> None:
+        self.estimator = estimator
+        self.arguments = {"X": X, "y": X if y is None else y}
+        self.fitted_attributes = fitted_attributes
+        self.root = estimator._init_callback_context(max_subtasks=max_epochs)
+        self.root.call_on_fit_task_begin(estimator=estimator, **self.arguments)
+
+    def begin(self) -> None:
+        """Start an epoch."""
+        self.epoch = self.root.subcontext(task_name="epoch")
+        self.epoch.call_on_fit_task_begin(estimator=self.estimator, **self.arguments)
+
+    def end(self) -> bool:
+        """End an epoch; True if a callback asks to stop."""
+        return self.epoch.call_on_fit_task_end(
+            estimator=self.estimator,
+            reconstruction_attributes=self.fitted_attributes,
+            **self.arguments,
+        )
+
+    def finish(self) -> None:
+        """End the fit, once the estimator carries its fitted attributes."""
+        self.root.call_on_fit_task_end(
+            estimator=self.estimator, reconstruction_attributes=dict, **self.arguments
+        )
+
+
+def memory_budget() -> int:
+    """Bytes that scikit-learn's ``working_memory`` setting grants to temporaries."""
+    return max(1, math.floor(get_config()["working_memory"] * 2**20))
+
+
+def row_slices(n_rows: int, n_at_once: int) -> Iterator[slice]:
+    """Cut ``n_rows`` into slices."""
+    for start in range(0, n_rows, n_at_once):
+        yield slice(start, min(start + n_at_once, n_rows))

@@ -1,0 +1,530 @@
+"""EnergyVAE: the variational autoencoder with an energy-based prior, as an estimator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import (
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    _fit_context,
+    clone,
+)
+from sklearn.callback import CallbackSupportMixin
+from sklearn.utils import Bunch
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from skevae import evaluation
+from skevae._base import (
+    TORCH_DTYPES,
+    TRAINING_CONSTRAINTS,
+    EpochCallbacks,
+    TorchDensityEstimator,
+    TrainingState,
+    freeze,
+    memory_budget,
+    row_slices,
+    trainable,
+)
+from skevae._device import copy_to, resolve_device
+from skevae._random import draw_seed, make_generator, seeded_construction, spawn, standard_normal
+from skevae.likelihoods import LIKELIHOODS, binarize
+from skevae.modules import VAE, TrainingLoss, aggregated_moments, held_out_bound
+from skevae.networks import ACTIVATIONS, NETWORKS, network_builder
+from skevae.objectives import OBJECTIVES, PARTITIONS, resolve_partition
+from skevae.posteriors import POSTERIORS
+from skevae.priors import PRIORS
+from skevae.training import make_optimizer
+
+
+class EnergyVAE(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupportMixin, TorchDensityEstimator
+):
+    _parameter_constraints: dict[str, list[Any]] = {
+        **TRAINING_CONSTRAINTS,
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "network": [StrOptions(set(NETWORKS)), callable],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "weight_norm": ["boolean"],
+        "prior": [StrOptions(set(PRIORS)), HasMethods(["make_density", "with_density"])],
+        "posterior": [StrOptions(set(POSTERIORS))],
+        "likelihood": [StrOptions(set(LIKELIHOODS))],
+        "min_scale": [Interval(Real, 0, None, closed="neither")],
+        "objective": [StrOptions(set(OBJECTIVES))],
+        "partition": [StrOptions({"auto", *PARTITIONS})],
+        "n_draws": [Interval(Integral, 1, None, closed="left")],
+        "kl_warmup": [Interval(Real, 0, 1, closed="both")],
+        "n_score_draws": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        n_components=16,
+        *,
+        hidden_layer_sizes=(64, 64),
+        network="mlp",
+        activation="silu",
+        weight_norm=False,
+        prior="grbm",
+        posterior="diagonal",
+        likelihood="gaussian",
+        min_scale=1e-2,
+        objective="iwae",
+        partition="auto",
+        n_draws=8,
+        standardize=True,
+        kl_warmup=0.2,
+        learning_rate=1e-3,
+        batch_size=256,
+        max_iter=200,
+        early_stopping=True,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        tol=1e-4,
+        averaging=0.99,
+        n_score_draws=1000,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.network = network
+        self.activation = activation
+        self.weight_norm = weight_norm
+        self.prior = prior
+        self.posterior = posterior
+        self.likelihood = likelihood
+        self.min_scale = min_scale
+        self.objective = objective
+        self.partition = partition
+        self.n_draws = n_draws
+        self.standardize = standardize
+        self.kl_warmup = kl_warmup
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.averaging = averaging
+        self.n_score_draws = n_score_draws
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    @property
+    def _n_features_out(self):
+        return self.module_.density.n_latent
+
+    # --- fitting ------------------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None):
+        """Fit the model.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            At least 2 rows; in [0, 1] for ``likelihood="bernoulli"``.
+        y : Ignored
+            For API consistency.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If X is not a finite 2-D array of numbers with at least 2 rows, or is outside [0, 1]
+            for ``likelihood="bernoulli"``; if a parameter is out of its range, the device is not
+            present, or ``partition="exact"`` is asked of too large a prior.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If training diverged (the best state is kept), or ln Z of the prior is only known to an
+            interval wider than 0.1 nats.
+        """
+        return self._fit(X, y, going_on=self.warm_start and hasattr(self, "module_"))
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def partial_fit(self, X, y=None):
+        """Make one pass over X, going on from the present state.
+
+        The first call initialises the model, standardisation included, so its rows should be
+        representative. No rows are held out, and there is no warm-up.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            At least 2 rows at the first call.
+        y : Ignored
+            For API consistency.
+
+        Returns
+        -------
+        self
+        """
+        return self._fit(X, y, going_on=hasattr(self, "module_"), one_pass=True)
+
+    def _fit(self, X: Any, y: Any, *, going_on: bool, one_pass: bool = False) -> Self:
+        X = self._check_rows(X, reset=not going_on, min_samples=1 if going_on else 2)
+        self._check_range(X)
+        device = resolve_device(self.device)
+        seeds = spawn(draw_seed(self.random_state), 6)
+        if not going_on:
+            self._start(X, seeds[0])
+        model = copy_to(self.module_, device, torch.float32).train()
+        rows = self._tensor(X, device, torch.float32)
+        rebinarize = not model.likelihood.is_continuous and not np.isin(X, (0, 1)).all()
+        train, held_out = (rows, None) if one_pass else self._split(rows, seeds[1])
+
+        generator = make_generator(seeds[2], device)
+        choices = [self.partition, getattr(self._prior, "partition", "auto")]
+        partition = resolve_partition(choices, model.density)(model.density, generator)
+        parameters = trainable(model)
+        optimizer = make_optimizer(parameters, self.learning_rate)
+        if one_pass and going_on and self._training_state is not None:
+            self._training_state.load(optimizer, partition)
+        loss = TrainingLoss(
+            model,
+            partition,
+            OBJECTIVES[self.objective],
+            n_draws=self.n_draws,
+            kl_warmup=0.0 if one_pass else self.kl_warmup,
+            rebinarize=rebinarize,
+            generator=generator,
+        )
+        rows_at_once, _ = self._chunk_sizes(model, rows[:1], len(rows), self.n_draws)
+
+        def validate() -> float:
+            return held_out_bound(
+                model,
+                held_out,
+                n_draws=self.n_draws,
+                rows_at_once=rows_at_once,
+                rebinarize=rebinarize,
+                seed=seeds[3],
+            )
+
+        max_epochs = 1 if one_pass else self.max_iter
+        callbacks = EpochCallbacks(self, X, y, max_epochs, lambda: self._attributes(model))
+        run = self._run(
+            loss,
+            parameters,
+            train,
+            optimizer=optimizer,
+            seed=seeds[4],
+            max_epochs=max_epochs,
+            batch_size=self.batch_size,
+            validate=None if held_out is None else validate,
+            grace=loss.kl_warmup,
+            on_epoch_begin=partition.refresh,
+            callbacks=callbacks,
+        )
+        self._training_state = TrainingState(optimizer, partition) if one_pass else None
+        moments = aggregated_moments(model, rows, rows_at_once)
+        model.density.set_base(*moments)
+        self._extend_history(run, {"objective", "reconstruction", "validation"}, keep=going_on)
+        vars(self).update(self._attributes(freeze(model)))
+        if not one_pass:
+            # Now, so that its cost and its warning belong to fit.
+            self.prior_.log_partition_interval_  # noqa: B018
+        callbacks.finish()
+        return self
+
+    def _start(self, X: np.ndarray, seed: int) -> None:
+        """Initialise scaler, prior and module, untrained."""
+        construction, density, prior, self._partition_seed, self._score_seed = spawn(seed, 5)
+        if isinstance(self.prior, str):
+            self._prior = PRIORS[self.prior](device=self.device, random_state=prior)
+        else:
+            self._prior = clone(self.prior)
+        likelihood = LIKELIHOODS[self.likelihood](X.shape[1], self.min_scale)
+        posterior = POSTERIORS[self.posterior]()
+        sizes = self._hidden_sizes()
+        build = network_builder(self.network, self.activation, self.weight_norm)
+        n_outputs = posterior.outputs_per_latent * self.n_components
+        with seeded_construction(construction):
+            self.module_ = VAE(
+                encoder=build(X.shape[1], n_outputs, sizes),
+                decoder=build(
+                    self.n_components, likelihood.outputs_per_feature * X.shape[1], sizes[::-1]
+                ),
+                posterior=posterior,
+                likelihood=likelihood,
+                density=self._prior.make_density(self.n_components, make_generator(density)),
+            )
+        self._fit_scaler(X, self.standardize and likelihood.is_continuous)
+
+    def _hidden_sizes(self) -> list[int]:
+        sizes = self.hidden_layer_sizes
+        sizes = [sizes] if isinstance(sizes, Integral) else list(sizes)
+        if not all(isinstance(size, Integral) and size >= 1 for size in sizes):
+            raise ValueError(
+                f"hidden_layer_sizes must hold integers of at least 1, got "
+                f"{self.hidden_layer_sizes!r}."
+            )
+        return [int(size) for size in sizes]
+
+    def _check_range(self, X: np.ndarray) -> None:
+        """Raise if X cannot be what the likelihood describes."""
+        if LIKELIHOODS[self.likelihood].is_continuous:
+            return
+        low, high = X.min(), X.max()
+        if low < 0 or high > 1:
+            raise ValueError(
+                f"likelihood={self.likelihood!r} needs X in [0, 1], got values from {low:g} to "
+                f"{high:g}. Scale X (MinMaxScaler(clip=True), say) or use likelihood='gaussian'."
+            )
+
+    def _attributes(self, model: VAE) -> dict[str, Any]:
+        """Fitted attributes that change with training."""
+        module = copy_to(model, "cpu", torch.float32).eval()
+        prior = self._prior.with_density(module.density, self._partition_seed)
+        return {"module_": module, "prior_": prior}
+
+    # --- calls on the fitted model ----------------------------------------------------------------
+
+    @staticmethod
+    def _chunk_sizes(model: VAE, row: Tensor, n_rows: int, n_draws: int) -> tuple[int, int]:
+        """Rows and draws at once that keep an evaluation within the memory granted."""
+        with torch.no_grad():
+            latent = row.new_zeros((1, model.density.n_latent))
+            widths = [
+                evaluation.widest_output(model.encoder, row),
+                evaluation.widest_output(model.decoder, latent),
+                2 * model.density.n_latent,
+            ]
+        return evaluation.chunk_sizes(
+            n_rows, n_draws, max(widths), row.element_size(), memory_budget()
+        )
+
+    def _loaded(self, dtype: np.dtype) -> tuple[VAE, torch.device]:
+        """Copy of the module for a call, in the precision of the data."""
+        device = resolve_device(self.device)
+        return copy_to(self.module_, device, TORCH_DTYPES[dtype]), device
+
+    def score_samples(self, X):
+        """Log-likelihood of each row.
+
+        Importance-sampled with ``n_score_draws`` draws from the row's posterior, normalised by
+        the prior's exact ln Z or the upper end of its interval: it errs low. The draws share one
+        block of noise fixed at `fit`, so a row's score is deterministic and does not depend on
+        the rows beside it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            With ``likelihood="bernoulli"``, values strictly between 0 and 1 are probabilities; the
+            row scored is a binary one, drawn from them by a fixed function of the row.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            ln p(x) in nats, on the scale of X (for "bernoulli", a log-probability).
+        """
+        return self._score_chunks(X, "importance")["log_likelihood"]
+
+    def log_likelihood(self, X, *, method="importance", n_draws=None, random_state=None):
+        """Log-likelihood of each row, with the diagnostics of its estimate.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        method : {"importance", "self_normalized"}, default="importance"
+            "importance" is what `score_samples` returns; it errs low. "self_normalized" is eq. 5 of
+            "Variational Inference with Unnormalized Priors", which replaces ln Z by what the
+            row's own draws see of it. **It flatters**: it errs high, by tens of nats for a prior
+            trained with ``partition="posterior"``, and with one draw it is the reconstruction
+            term alone. It is here so that the paper's numbers can be reproduced.
+        n_draws : int, default=None
+            None uses ``n_score_draws``.
+        random_state : int, RandomState instance or None, default=None
+            None uses the noise that was fixed at `fit`.
+
+        Returns
+        -------
+        Bunch of ndarrays of shape (n_samples,)
+            log_likelihood
+                In nats, on the scale of X.
+            standard_error
+                Of ``log_likelihood``, by the delta method, in nats; infinite for one draw. It
+                speaks of the importance sampling alone, not of ln Z. Rows share their noise, so
+                errors of different rows are correlated.
+            effective_sample_size
+                Between 1 and ``n_draws``.
+            pareto_k
+                Tail shape of the weights. Above 0.7 neither estimate nor error can be relied on;
+                minus infinity where the weights are equal, nan below 25 draws.
+        """
+        validate_parameter_constraints(
+            {
+                "method": [StrOptions(set(evaluation.METHODS))],
+                "n_draws": [Interval(Integral, 1, None, closed="left"), None],
+            },
+            {"method": method, "n_draws": n_draws},
+            caller_name=f"{type(self).__name__}.log_likelihood",
+        )
+        scores = self._score_chunks(X, method, n_draws, random_state, diagnose=True)
+        return Bunch(**scores)
+
+    def _score_chunks(
+        self,
+        X: Any,
+        method: str,
+        n_draws: int | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        diagnose: bool = False,
+    ) -> dict[str, np.ndarray]:
+        check_is_fitted(self)
+        X = self._check_rows(X)
+        self._check_range(X)
+        model, device = self._loaded(X.dtype)
+        dtype = TORCH_DTYPES[X.dtype]
+        log_z = self.prior_.log_partition_interval_.high
+        n_draws = self.n_score_draws if n_draws is None else n_draws
+        seed = self._score_seed if random_state is None else draw_seed(random_state)
+        # On the CPU whatever the device, so that a score does not depend on where it is made.
+        generator = make_generator(seed)
+        like = torch.empty((), dtype=torch.float64)
+        noise = standard_normal((n_draws, 1, model.density.n_latent), generator, like)
+        noise = noise.to(device=device, dtype=dtype)
+
+        row = self._tensor(X[:1], device, dtype)
+        at_once, draws_at_once = self._chunk_sizes(model, row, len(X), n_draws)
+        parts: list[dict[str, Tensor]] = []
+        for rows in row_slices(len(X), at_once):
+            x = self._tensor(X[rows], device, dtype)
+            if not model.likelihood.is_continuous:
+                x = self._binarize(x)
+            pair = evaluation.log_weights(model, x, noise, draws_at_once)
+            part = {"log_likelihood": evaluation.METHODS[method](*pair, log_z)}
+            if diagnose:
+                part |= evaluation.diagnostics(*pair)
+            parts.append({name: values.cpu() for name, values in part.items()})
+        scores = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+        scores["log_likelihood"] = scores["log_likelihood"] + X.dtype.type(self._log_jacobian)
+        return scores
+
+    def _binarize(self, x: Tensor) -> Tensor:
+        generator = make_generator(self._score_seed)
+        uniform = torch.rand((2, x.shape[1]), generator=generator, dtype=torch.float64)
+        thresholds, rotation = uniform.to(device=x.device, dtype=x.dtype)
+        return binarize(x, thresholds, 1e3 * rotation)
+
+    def transform(self, X):
+        """Mean of the posterior of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components)
+            E[z | x], in the dtype of X.
+        """
+        return self._encode(X)
+
+    def _encode(self, X: Any) -> np.ndarray:
+        check_is_fitted(self)
+        X = self._check_rows(X)
+        self._check_range(X)
+        model, device = self._loaded(X.dtype)
+        row = self._tensor(X[:1], device, TORCH_DTYPES[X.dtype])
+        at_once, _ = self._chunk_sizes(model, row, len(X), 1)
+        with torch.no_grad():
+            parts = [
+                model.posterior.mean(model.encoder(self._tensor(X[rows], device, row.dtype))).cpu()
+                for rows in row_slices(len(X), at_once)
+            ]
+        return torch.cat(parts).numpy()
+
+    def inverse_transform(self, Z):
+        """Mean of the rows that latents decode to.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, n_components)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            E[x | z], on the scale of X, in the dtype of Z.
+        """
+        check_is_fitted(self)
+        Z = self._check_latent(Z, self.module_.density.n_latent, "Z")
+        return self._decode(Z, lambda model, outputs: model.likelihood.mean(outputs))
+
+    def reconstruct(self, X):
+        """Decode the posterior mean of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            ``inverse_transform(transform(X))``.
+        """
+        return self.inverse_transform(self._encode(X))
+
+    def sample(self, n_samples=1, random_state=None):
+        """Draw rows from the model: z from the prior, x from the decoder's distribution.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+        random_state : int, RandomState instance or None, default=None
+            None uses the estimator's own ``random_state``, so that an estimator with an integer
+            seed returns the same rows each time.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            float64, on the scale of X; zeros and ones for ``likelihood="bernoulli"``. For the
+            decoder's means instead of draws, decode ``prior_.sample`` by `inverse_transform`.
+        """
+        check_is_fitted(self)
+        n_samples = self._check_n_samples(n_samples)
+        device = resolve_device(self.device)
+        generator = self._generator_for(random_state, device)
+        density = copy_to(self.module_.density, device, torch.float64)
+        Z = density.sample(n_samples, generator).cpu().numpy()
+        return self._decode(Z, lambda model, outputs: model.likelihood.sample(outputs, generator))
+
+    def _decode(self, Z: np.ndarray, read: Callable[[VAE, Tensor], Tensor]) -> np.ndarray:
+        """Decode latents in bounded memory, ``read`` the outputs, and undo the standardisation."""
+        model, device = self._loaded(Z.dtype)
+        example = torch.zeros((1, self.n_features_in_), dtype=TORCH_DTYPES[Z.dtype], device=device)
+        at_once, _ = self._chunk_sizes(model, example, len(Z), 1)
+        parts = []
+        with torch.no_grad():
+            for rows in row_slices(len(Z), at_once):
+                z = torch.from_numpy(Z[rows]).to(device)
+                parts.append(read(model, model.decoder(z)).cpu().numpy())
+        return self._scaler.inverse_transform(np.concatenate(parts))

@@ -1,0 +1,57 @@
+"""Randomness as an argument: RandomState -> seed -> torch.Generator, and nothing global.
+
+The global generators of NumPy and torch are never read and never advanced, so a call into this
+package cannot change what another library draws next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+
+SEED_BOUND = 2**31 - 1
+
+
+def draw_seed(random_state: int | np.random.RandomState | None) -> int:
+    """Turn scikit-learn's ``random_state`` into one integer seed.
+
+    ``None`` takes fresh entropy from the operating system. It does not draw from NumPy's global
+    generator, as `sklearn.utils.check_random_state` would: that would change its state.
+    """
+    if random_state is None:
+        random_state = np.random.RandomState(np.random.MT19937())
+    return int(check_random_state(random_state).randint(SEED_BOUND))
+
+
+def spawn(seed: int, n_streams: int) -> list[int]:
+    """Split one seed into independent seeds, one for each use that must not disturb the others."""
+    state = np.random.SeedSequence(seed).generate_state(n_streams, dtype=np.uint32)
+    return [int(word) % SEED_BOUND for word in state]
+
+
+def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a torch generator on ``device``, started from ``seed``."""
+    return torch.Generator(device=device).manual_seed(seed)
+
+
+@contextmanager
+def seeded_construction(seed: int) -> Iterator[None]:
+    """Build layers under this context: torch initialises weights from its global generator only.
+
+    The generator is forked and restored, so construction is reproducible and leaves no trace.
+    """
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would also seed the CUDA generators: those are not forked.
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def standard_normal(
+    shape: tuple[int, ...], generator: torch.Generator, like: torch.Tensor
+) -> torch.Tensor:
+    """Draw N(0, 1) noise of ``shape`` in the dtype and on the device of ``like``."""
+    return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)

@@ -1,0 +1,346 @@
+"""GaussianBernoulliRBMPrior: the Gaussian-Bernoulli RBM, as a prior and by itself."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context
+from sklearn.callback import CallbackSupportMixin
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from skevae._base import TRAINING_CONSTRAINTS, EpochCallbacks, freeze, trainable
+from skevae._device import copy_to, resolve_device
+from skevae._prior_base import DensityPrior
+from skevae._random import draw_seed, make_generator, spawn
+from skevae.densities import GaussianBernoulliDensity
+from skevae.objectives import PARTITIONS, DensityPartition, resolve_partition
+from skevae.samplers import block_gibbs
+from skevae.training import make_optimizer
+
+# The estimates of ln Z that need no posterior.
+DENSITY_PARTITIONS = {
+    name for name, kind in PARTITIONS.items() if issubclass(kind, DensityPartition)
+}
+
+
+class GaussianBernoulliRBMPrior(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupportMixin, DensityPrior
+):
+    r"""Gaussian-Bernoulli restricted Boltzmann machine with a normalised likelihood.
+
+    .. math::
+        p(x) = e^{-E(x)} / Z, \qquad
+        E(x) = \tfrac12 \sum_i \frac{(x_i - \mu_i)^2}{\sigma_i^2}
+               - \sum_j \mathrm{softplus}\Big(b_j + \sum_i W_{ij} \frac{x_i}{\sigma_i^2}\Big)
+
+    A mixture of 2^H Gaussians that share their scales, whose weights form an Ising model over the
+    hidden units. Its partition function is exact, gradient included, at the price of one matrix
+    product (2^(H+1) flops), so up to a few dozen hidden units `score` is exact, and up to
+    about two dozen training is exact maximum likelihood.
+
+    As ``prior=`` of `EnergyVAE` it is trained inside the autoencoder; by itself it is the
+    counterpart of `sklearn.neural_network.BernoulliRBM` for real-valued data.
+
+    Parameters
+    ----------
+    n_components : int, default=20
+        Number H of binary hidden units.
+    n_gibbs_steps : int, default=1
+        Block-Gibbs sweeps of persistent chains between two updates.
+    partition : {"auto", "exact", "persistent"}, default="auto"
+        How training obtains ln Z: "exact" at every step; "persistent" Markov chains; "auto" is
+        exact up to 24 hidden units. Also what an `EnergyVAE` with ``partition="auto"`` does.
+    n_chains : int, default=256
+        Number of persistent chains.
+    learn_scale : bool, default=True
+        Whether the visible scales sigma are learned. Otherwise they stay at the standard
+        deviation of the feature (with ``standardize``) or at 1.
+    initial_scale : float, default=0.1
+        Standard deviation of the initial weights.
+    standardize : bool, default=True
+        Whether `fit` standardises X inside. All attributes and densities are on the scale of X.
+    learning_rate : float, default=0.01
+        Of Adam.
+    batch_size : int, default=256
+    max_iter : int, default=200
+        Epochs.
+    early_stopping : bool, default=True
+        Whether to hold out rows, stop when their log-likelihood does not rise, and keep the best.
+    validation_fraction : float, default=0.1
+    n_iter_no_change : int, default=10
+        Epochs without a rise of more than ``tol`` after which training stops.
+    tol : float, default=1e-4
+        In nats.
+    averaging : float, default=0.99
+        Decay of the moving average of the parameters that is kept; 0 keeps the last ones.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the fitted state, in the coordinates of the first fit.
+    device : str or torch.device, default="auto"
+        "auto" is the first CUDA device if there is one, else the CPU.
+    random_state : int, RandomState instance or None, default=None
+        Of initial weights, minibatches, chains, and of `sample` unless it is given one.
+    verbose : int, default=0
+        1 prints a line an epoch.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, n_features)
+        W transposed, on the scale of X.
+    intercept_hidden_ : ndarray of shape (n_components,)
+        b.
+    intercept_visible_ : ndarray of shape (n_features,)
+        mu.
+    scale_ : ndarray of shape (n_features,)
+        sigma.
+    log_partition_ : float
+        ln Z in nats; the upper end of the interval where it is not exact.
+    log_partition_interval_ : tuple (low, high)
+        Bounds of ln Z; equal where it is exact.
+    history_ : dict of str to ndarray of shape (n_iter_,)
+        "objective" (mean log-likelihood of the training minibatches), "energy", "log_partition"
+        and "validation", one entry an epoch, in nats. Only after `fit`.
+    n_iter_ : int
+        Epochs run. Only after `fit`.
+    density_ : torch.nn.Module
+        The trained module, in standardised coordinates, on the CPU.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Defined only when `X` has feature names that are all strings.
+
+    See Also
+    --------
+    sklearn.neural_network.BernoulliRBM : The same with binary visible units, without a likelihood.
+
+    References
+    ----------
+    Liao, Kornblith, Ren, Fleet & Hinton (2022). "Gaussian-Bernoulli RBMs without tears".
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skevae import GaussianBernoulliRBMPrior
+    >>> X = load_iris().data
+    >>> rbm = GaussianBernoulliRBMPrior(8, max_iter=50, random_state=0).fit(X)
+    >>> rbm.transform(X).shape
+    (150, 8)
+    >>> low, high = rbm.log_partition_interval_
+    >>> low == high
+    True
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        **TRAINING_CONSTRAINTS,
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "n_gibbs_steps": [Interval(Integral, 1, None, closed="left")],
+        "partition": [StrOptions({"auto", *DENSITY_PARTITIONS})],
+        "n_chains": [Interval(Integral, 1, None, closed="left")],
+        "learn_scale": ["boolean"],
+        "initial_scale": [Interval(Real, 0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        n_components=20,
+        *,
+        n_gibbs_steps=1,
+        partition="auto",
+        n_chains=256,
+        learn_scale=True,
+        initial_scale=0.1,
+        standardize=True,
+        learning_rate=0.01,
+        batch_size=256,
+        max_iter=200,
+        early_stopping=True,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        tol=1e-4,
+        averaging=0.99,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.n_gibbs_steps = n_gibbs_steps
+        self.partition = partition
+        self.n_chains = n_chains
+        self.learn_scale = learn_scale
+        self.initial_scale = initial_scale
+        self.standardize = standardize
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.averaging = averaging
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    @property
+    def _n_features_out(self):
+        return self.density_.n_hidden
+
+    def make_density(self, n_features: int, generator: torch.Generator) -> nn.Module:
+        """Return an untrained RBM over ``n_features``; see `DensityPrior.make_density`."""
+        return GaussianBernoulliDensity(
+            n_features,
+            self.n_components,
+            generator=generator,
+            n_gibbs_steps=self.n_gibbs_steps,
+            n_chains=self.n_chains,
+            learn_scale=self.learn_scale,
+            initial_scale=self.initial_scale,
+        )
+
+    # --- fitting ------------------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Fit by maximum likelihood.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            At least 2 rows.
+        y : Ignored
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If X is not a finite 2-D array of numbers with at least 2 rows, a parameter is out of
+            its range, or ``partition="exact"`` is asked of too many hidden units.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If training diverged (the best state is kept), or ln Z is only known to an interval
+            wider than 0.1 nats.
+        """
+        going_on = self.warm_start and hasattr(self, "density_")
+        X = self._check_rows(X, reset=not going_on, min_samples=2)
+        seeds = spawn(draw_seed(self.random_state), 5)
+        device = resolve_device(self.device)
+        if going_on:
+            density = copy_to(self.density_, device, torch.float32)
+        else:
+            self._fit_scaler(X, self.standardize)
+            density = self.make_density(X.shape[1], make_generator(seeds[0])).to(device)
+        rows = self._tensor(X, device, torch.float32)
+        if not going_on:
+            density.set_base(rows.mean(0), rows.var(0, correction=0) + 1e-3)
+
+        generator = make_generator(seeds[1], device)
+        kind = resolve_partition([self.partition], density)
+        partition = kind(density, generator)
+        train, held_out = self._split(rows, seeds[2])
+        parameters = trainable(density)
+
+        def loss(x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+            energy = density.energy(x).mean()
+            log_partition = partition.evaluate()
+            terms = {"objective": -energy - log_partition, "energy": energy}
+            terms["log_partition"] = log_partition
+            return energy + log_partition, {name: term.detach() for name, term in terms.items()}
+
+        @torch.no_grad()
+        def validate() -> float:
+            log_partition = density.quick_log_partition(make_generator(seeds[3], device))
+            return -density.energy(held_out).mean().item() - log_partition
+
+        callbacks = EpochCallbacks(
+            self,
+            X,
+            y,
+            self.max_iter,
+            lambda: self._attributes(copy_to(density, "cpu", torch.float32), seeds[4]),
+        )
+        run = self._run(
+            loss,
+            parameters,
+            train,
+            optimizer=make_optimizer(parameters, self.learning_rate),
+            seed=seeds[2],
+            max_epochs=self.max_iter,
+            batch_size=self.batch_size,
+            validate=None if held_out is None else validate,
+            on_epoch_begin=partition.refresh,
+            callbacks=callbacks,
+        )
+        self._extend_history(run, {"objective", "validation"}, keep=going_on)
+        vars(self).update(self._attributes(freeze(density), seeds[4]))
+        self.log_partition_interval_  # noqa: B018 - now, so that its warning belongs to fit
+        callbacks.finish()
+        return self
+
+    def _attributes(self, density: nn.Module, seed: int) -> dict[str, Any]:
+        energy = density.as_energy().to(torch.float64)
+        weight, bias, mean, variance = (
+            tensor.detach().cpu().numpy()
+            for tensor in (energy.weight, energy.hidden_bias, energy.visible_mean, energy.variance)
+        )
+        centre, spread = self._centre_and_spread(len(mean))
+        scale = spread * np.sqrt(variance)
+        components = (spread[:, None] * weight).T
+        return {
+            **super()._attributes(density, seed),
+            "components_": components,
+            "intercept_hidden_": bias - components @ (centre / scale**2),
+            "intercept_visible_": centre + spread * mean,
+            "scale_": scale,
+        }
+
+    # --- calls on the fitted model ----------------------------------------------------------------
+
+    def transform(self, X):
+        """Probability of each hidden unit given the row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components)
+            P(h = 1 | x), in the dtype of X.
+        """
+        return self._evaluate(X, "hidden_probabilities")
+
+    def gibbs(self, X, random_state=None):
+        """Perform one block-Gibbs sweep from each row: h ~ p(h | x), then x ~ p(x | h).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        random_state : int, RandomState instance or None, default=None
+            None uses the estimator's own.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+        """
+        check_is_fitted(self)
+        X = self._check_rows(X)
+        device = resolve_device(self.device)
+        density = copy_to(self.density_, device, torch.float64)
+        generator = self._generator_for(random_state, device)
+        z = block_gibbs(density.as_energy(), self._tensor(X, device, torch.float64), generator)
+        return self._to_rows(z).astype(X.dtype, copy=False)

@@ -1,0 +1,246 @@
+"""Latent densities p(z) = exp(-E(z)) / Z: an energy, its sampler and its ln Z in one module."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from skevae import samplers
+from skevae._random import standard_normal
+from skevae.energies import (
+    LOG_2PI,
+    AnnealingPath,
+    GaussianBernoulliEnergy,
+    standard_normal_energy,
+)
+from skevae.partition import (
+    LogPartitionInterval,
+    anneal_forward,
+    annealed_interval,
+    exact_log_partition,
+    log_mean_exp,
+)
+
+# Hidden units up to which one evaluation of ln Z (2^(H+1) flops) is worth paying once, after a
+# fit, on a CPU of a few cores; and up to which a training step can carry it. A step of a small
+# network takes a few milliseconds, and so does H = 24.
+EXACT_EVALUATION_UNITS = 32
+EXACT_TRAINING_UNITS = 24
+
+# Without exact tables, long chains stand in for independent draws.
+BURN_IN_SWEEPS = 1000
+
+
+class Density(Protocol):
+    """What `skevae` asks of a latent density; any `torch.nn.Module` with these will do."""
+
+    @property
+    def n_latent(self) -> int:
+        """Dimension D of z."""
+
+    @property
+    def n_chains(self) -> int:
+        """How many persistent chains train it."""
+
+    @property
+    def has_exact_log_partition(self) -> bool:
+        """Whether `log_partition` is cheap enough to be evaluated once."""
+
+    @property
+    def trains_exactly(self) -> bool:
+        """Whether `log_partition` is cheap enough for every training step."""
+
+    def describe_size(self) -> str:
+        """What makes exact normalisation expensive, for a message."""
+
+    def energy(self, z: Tensor) -> Tensor:
+        """E(z) in nats: (..., D) -> (...)."""
+
+    def log_partition(self) -> Tensor:
+        """Exact ln Z, scalar, differentiable."""
+
+    def log_partition_interval(self, generator: torch.Generator) -> LogPartitionInterval:
+        """Bounds of ln Z, equal where it is exact."""
+
+    def quick_log_partition(self, generator: torch.Generator) -> float:
+        """Value of ln Z good enough to watch training by, once an epoch."""
+
+    def transition(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        """One Markov step that leaves p(z) unchanged: (n, D) -> (n, D)."""
+
+    def sample(self, n_samples: int, generator: torch.Generator) -> Tensor:
+        """Draws from p(z): (n, D)."""
+
+    def set_base(self, mean: Tensor, variance: Tensor) -> None:
+        """Take the moments of the aggregated posterior, each (D,), as the base of annealing."""
+
+
+class StandardNormalDensity(nn.Module):
+    """N(0, I), normalised in closed form.
+
+    Parameters
+    ----------
+    n_latent : int
+    """
+
+    has_exact_log_partition = True
+    trains_exactly = True
+    n_chains = 1
+
+    def __init__(self, n_latent: int) -> None:
+        super().__init__()
+        self.n_latent = n_latent
+        # Carries device and dtype; there is nothing to learn.
+        self.register_buffer("log_volume", torch.tensor(0.5 * n_latent * LOG_2PI))
+
+    def describe_size(self) -> str:
+        return f"N(0, I) in {self.n_latent} dimensions is normalised in closed form"
+
+    def energy(self, z: Tensor) -> Tensor:
+        return standard_normal_energy(z)
+
+    def log_partition(self) -> Tensor:
+        return self.log_volume
+
+    def log_partition_interval(self, generator: torch.Generator) -> LogPartitionInterval:
+        value = 0.5 * self.n_latent * LOG_2PI
+        return LogPartitionInterval(value, value)
+
+    def quick_log_partition(self, generator: torch.Generator) -> float:
+        return self.log_partition_interval(generator).high
+
+    def transition(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        return standard_normal(z.shape, generator, z)
+
+    def sample(self, n_samples: int, generator: torch.Generator) -> Tensor:
+        return standard_normal((n_samples, self.n_latent), generator, self.log_volume)
+
+    def set_base(self, mean: Tensor, variance: Tensor) -> None:
+        """Nothing to do: ln Z needs no annealing."""
+
+
+class GaussianBernoulliDensity(nn.Module):
+    """Gaussian-Bernoulli RBM over z, with learnable parameters.
+
+    Parameters
+    ----------
+    n_latent, n_hidden : int
+        D and H.
+    generator : torch.Generator
+        Of the initial weights.
+    n_gibbs_steps : int
+        Sweeps of one `transition`.
+    n_chains : int
+        Persistent chains that train it.
+    learn_scale : bool
+        Whether sigma is learned; it is 1 otherwise.
+    initial_scale : float
+        Standard deviation of the initial weights.
+    """
+
+    def __init__(
+        self,
+        n_latent: int,
+        n_hidden: int,
+        *,
+        generator: torch.Generator,
+        n_gibbs_steps: int = 1,
+        n_chains: int = 256,
+        learn_scale: bool = True,
+        initial_scale: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.n_gibbs_steps = n_gibbs_steps
+        self.n_chains = n_chains
+        noise = torch.randn((n_latent, n_hidden), generator=generator)
+        self.weight = nn.Parameter(initial_scale * noise)
+        self.hidden_bias = nn.Parameter(torch.zeros(n_hidden))
+        self.visible_mean = nn.Parameter(torch.zeros(n_latent))
+        self.log_variance = nn.Parameter(torch.zeros(n_latent), requires_grad=learn_scale)
+        self.register_buffer("base_mean", torch.zeros(n_latent))
+        self.register_buffer("base_variance", torch.ones(n_latent))
+
+    @property
+    def n_latent(self) -> int:
+        return self.weight.shape[0]
+
+    @property
+    def n_hidden(self) -> int:
+        return self.weight.shape[1]
+
+    @property
+    def has_exact_log_partition(self) -> bool:
+        return self.n_hidden <= EXACT_EVALUATION_UNITS
+
+    @property
+    def trains_exactly(self) -> bool:
+        return self.n_hidden <= EXACT_TRAINING_UNITS
+
+    def describe_size(self) -> str:
+        return (
+            f"n_components={self.n_hidden} hidden units cost 2^{self.n_hidden + 1} operations for "
+            f"each value of ln Z, and at most {EXACT_EVALUATION_UNITS} units are worth that"
+        )
+
+    def as_energy(self) -> GaussianBernoulliEnergy:
+        """Return the energy at the present parameters, through which gradients flow."""
+        return GaussianBernoulliEnergy(
+            self.weight, self.hidden_bias, self.visible_mean, self.log_variance.exp()
+        )
+
+    def energy(self, z: Tensor) -> Tensor:
+        return self.as_energy()(z)
+
+    def hidden_probabilities(self, z: Tensor) -> Tensor:
+        """P(h = 1 | z): (..., D) -> (..., H)."""
+        return self.as_energy().hidden_logits(z).sigmoid()
+
+    def log_partition(self) -> Tensor:
+        # In float64 whatever the module's dtype: the range of float32 exponentials is soon left,
+        # and at the sizes a training step can afford the product is not what costs.
+        return exact_log_partition(self.as_energy().to(torch.float64)).to(self.weight.dtype)
+
+    @torch.no_grad()
+    def log_partition_interval(self, generator: torch.Generator) -> LogPartitionInterval:
+        energy = self.as_energy().to(torch.float64)
+        if self.has_exact_log_partition:
+            value = exact_log_partition(energy).item()
+            return LogPartitionInterval(value, value)
+        path = self._annealing_path(energy)
+
+        def long_chains(n_chains: int, ends: Tensor) -> Tensor:
+            return samplers.block_gibbs(energy, ends, generator, BURN_IN_SWEEPS)
+
+        return annealed_interval(path, samplers.block_gibbs, generator, long_chains)
+
+    @torch.no_grad()
+    def quick_log_partition(self, generator: torch.Generator) -> float:
+        energy = self.as_energy()
+        if self.has_exact_log_partition:
+            return exact_log_partition(energy.to(torch.float64)).item()
+        log_weights, _ = anneal_forward(
+            self._annealing_path(energy), samplers.block_gibbs, generator, n_chains=100, n_betas=200
+        )
+        return log_mean_exp(log_weights).item()
+
+    def _annealing_path(self, energy: GaussianBernoulliEnergy) -> AnnealingPath:
+        dtype = energy.weight.dtype
+        return AnnealingPath(energy, self.base_mean.to(dtype), self.base_variance.to(dtype))
+
+    def transition(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        return samplers.block_gibbs(self.as_energy(), z, generator, self.n_gibbs_steps)
+
+    @torch.no_grad()
+    def sample(self, n_samples: int, generator: torch.Generator) -> Tensor:
+        energy = self.as_energy()
+        if self.has_exact_log_partition:
+            return samplers.exact_sample(energy, n_samples, generator)
+        noise = standard_normal((n_samples, self.n_latent), generator, self.weight)
+        start = self.base_mean + self.base_variance.sqrt() * noise
+        return samplers.block_gibbs(energy, start, generator, BURN_IN_SWEEPS)
+
+    def set_base(self, mean: Tensor, variance: Tensor) -> None:
+        self.base_mean.copy_(mean)
+        self.base_variance.copy_(variance)

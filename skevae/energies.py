@@ -1,0 +1,150 @@
+"""Energy functions: their value and their conditional distributions.
+
+An energy is a pure function of its argument. It holds no random generator, estimates nothing and
+never sees a batch size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+@dataclass(frozen=True)
+class GaussianBernoulliEnergy:
+    r"""Energy of a Gaussian-Bernoulli restricted Boltzmann machine, hidden units summed out.
+
+    .. math::
+        E(z) = \tfrac12 \sum_i \frac{(z_i - \mu_i)^2}{\sigma_i^2}
+               - \sum_j \mathrm{softplus}\Big(b_j + \sum_i W_{ij} \frac{z_i}{\sigma_i^2}\Big)
+
+    This is eq. 4 of "Variational Inference with Unnormalized Priors", in the parametrisation of
+    Liao et al. (2022), "Gaussian-Bernoulli RBMs without tears". Both conditionals are closed-form:
+
+    .. math::
+        p(h_j = 1 \mid z) = \mathrm{sigmoid}(b_j + W_{\cdot j} \cdot z / \sigma^2), \qquad
+        p(z \mid h) = N(\mu + W h, \mathrm{diag}(\sigma^2)).
+
+    Parameters
+    ----------
+    weight : Tensor of shape (n_visible, n_hidden)
+        W.
+    hidden_bias : Tensor of shape (n_hidden,)
+        b.
+    visible_mean : Tensor of shape (n_visible,)
+        mu.
+    variance : Tensor of shape (n_visible,)
+        sigma squared, positive.
+    """
+
+    weight: Tensor
+    hidden_bias: Tensor
+    visible_mean: Tensor
+    variance: Tensor
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Energy in nats of each row: (..., n_visible) -> (...)."""
+        quadratic = ((z - self.visible_mean).square() / self.variance).sum(-1)
+        return 0.5 * quadratic - F.softplus(self.hidden_logits(z)).sum(-1)
+
+    def hidden_logits(self, z: Tensor) -> Tensor:
+        """Log-odds of h_j = 1 given z: (..., n_visible) -> (..., n_hidden)."""
+        return z @ (self.weight / self.variance[:, None]) + self.hidden_bias
+
+    def conditional_mean(self, h: Tensor) -> Tensor:
+        """Mean of z given h: (..., n_hidden) -> (..., n_visible)."""
+        return self.visible_mean + h @ self.weight.mT
+
+    def hidden_machine(self) -> tuple[Tensor, Tensor, Tensor]:
+        r"""Integrate z out: the law of h is a Boltzmann machine.
+
+        .. math::
+            p(h) \propto \exp(a \cdot h + \tfrac12 h^\top J h), \quad
+            J = W^\top \Sigma^{-1} W, \quad a = b + W^\top \Sigma^{-1} \mu
+
+        Returns
+        -------
+        bias : Tensor of shape (n_hidden,)
+            a.
+        coupling : Tensor of shape (n_hidden, n_hidden)
+            J, symmetric.
+        log_volume : Tensor, scalar
+            ln of the Gaussian integral over z, D/2 ln 2 pi + sum_i ln sigma_i. The log-partition
+            function is this plus that of the Boltzmann machine.
+        """
+        scaled = self.weight / self.variance[:, None]
+        bias = self.hidden_bias + self.visible_mean @ scaled
+        log_volume = 0.5 * (self.variance.log() + LOG_2PI).sum()
+        return bias, self.weight.mT @ scaled, log_volume
+
+    def to(self, dtype: torch.dtype) -> GaussianBernoulliEnergy:
+        """Return the same energy with its parameters in ``dtype``."""
+        return GaussianBernoulliEnergy(
+            self.weight.to(dtype),
+            self.hidden_bias.to(dtype),
+            self.visible_mean.to(dtype),
+            self.variance.to(dtype),
+        )
+
+
+@dataclass(frozen=True)
+class AnnealingPath:
+    r"""Geometric path from a diagonal Gaussian with free hidden units to an RBM.
+
+    .. math::
+        \ln f_\beta(z) = -\frac{1-\beta}{2} \sum_i \frac{(z_i - m_i)^2}{v_i}
+                         -\frac{\beta}{2} \sum_i \frac{(z_i - \mu_i)^2}{\sigma_i^2}
+                         + \sum_j \mathrm{softplus}\big(\beta (W_{\cdot j} \cdot z/\sigma^2 + b_j)\big)
+
+    (Salakhutdinov & Murray 2008, with a Gaussian base.) Every point of the path is, but for a
+    constant, a Gaussian-Bernoulli energy again, so the same block Gibbs sampler serves all of it.
+
+    Parameters
+    ----------
+    target : GaussianBernoulliEnergy
+        The energy at beta = 1.
+    base_mean, base_variance : Tensor of shape (n_visible,)
+        m and v, the Gaussian at beta = 0.
+    """
+
+    target: GaussianBernoulliEnergy
+    base_mean: Tensor
+    base_variance: Tensor
+
+    def log_increment(self, z: Tensor, beta_from: float, beta_to: float) -> Tensor:
+        """ln f_to(z) - ln f_from(z) for each row: (n, n_visible) -> (n,)."""
+        logits = self.target.hidden_logits(z)
+        base = ((z - self.base_mean).square() / self.base_variance).sum(-1)
+        target = ((z - self.target.visible_mean).square() / self.target.variance).sum(-1)
+        hidden = (F.softplus(beta_to * logits) - F.softplus(beta_from * logits)).sum(-1)
+        return 0.5 * (beta_to - beta_from) * (base - target) + hidden
+
+    def at(self, beta: float) -> GaussianBernoulliEnergy:
+        """Return the energy at ``beta``, whose conditionals are those of f_beta."""
+        target = self.target
+        precision = (1 - beta) / self.base_variance + beta / target.variance
+        variance = precision.reciprocal()
+        base_term = (1 - beta) * self.base_mean / self.base_variance
+        return GaussianBernoulliEnergy(
+            weight=beta * target.weight * (variance / target.variance)[:, None],
+            hidden_bias=beta * target.hidden_bias,
+            visible_mean=variance * (base_term + beta * target.visible_mean / target.variance),
+            variance=variance,
+        )
+
+    def log_base_partition(self) -> Tensor:
+        """Ln Z at beta = 0: D/2 ln 2 pi + 1/2 sum ln v + H ln 2, scalar."""
+        n_hidden = self.target.hidden_bias.numel()
+        log_volume = 0.5 * (self.base_variance.log() + LOG_2PI).sum()
+        return log_volume + n_hidden * math.log(2.0)
+
+
+def standard_normal_energy(z: Tensor) -> Tensor:
+    """Energy of N(0, I), half the squared norm: (..., n_visible) -> (...)."""
+    return 0.5 * z.square().sum(-1)

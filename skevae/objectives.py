@@ -1,0 +1,208 @@
+r"""Training objectives: a bound for each row, with ln Z estimated as the user chose.
+
+With draws z_1..z_n ~ q(z | x) and log-ratios r_k = -E(z_k) - ln q(z_k | x), every objective is
+
+.. math::
+    \mathrm{reduce}_k\,[\ln p(x \mid z_k) + r_k] - \widehat{\ln Z}
+
+where reduce is the mean ("elbo") or the log of the mean exponential ("iwae"; Burda et al. 2016),
+and the estimate of ln Z is one of `PARTITIONS`. The pairs ("elbo", "posterior") and ("iwae",
+"posterior") are eqs. 3 and 5 of "Variational Inference with Unnormalized Priors".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from skevae.partition import log_mean_exp
+from skevae.samplers import PersistentChains
+
+# Keeps the base of an annealing run proper if all chains agree in a dimension.
+MIN_BASE_VARIANCE = 1e-3
+
+Reduction = Callable[[Tensor], Tensor]
+
+OBJECTIVES: dict[str, Reduction] = {
+    "elbo": lambda log_weights: log_weights.mean(0),
+    "iwae": log_mean_exp,
+}
+
+
+class LatentDraws(NamedTuple):
+    """What the bounds are made of, for each draw z ~ q(z | x) and each row x; logs in nats."""
+
+    log_likelihood: Tensor  # ln p(x | z), (n_draws, n)
+    energy: Tensor  # E(z), (n_draws, n)
+    log_posterior: Tensor  # ln q(z | x), (n_draws, n)
+    z: Tensor  # (n_draws, n, D)
+    posterior_outputs: Tensor  # the encoder's, (n, k D)
+
+
+class PartitionEstimate:
+    """How a training step obtains ln Z.
+
+    Parameters
+    ----------
+    density : Module with the interface of `skevae.densities.Density`
+    generator : torch.Generator
+    """
+
+    def __init__(self, density: nn.Module, generator: torch.Generator) -> None:
+        self.density = density
+        self.generator = generator
+
+    def __call__(self, draws: LatentDraws, posterior: nn.Module) -> Tensor:
+        """Estimate ln Z: scalar, or (n,) for each row."""
+        raise NotImplementedError
+
+    def refresh(self) -> None:
+        """Do what is worth doing once an epoch."""
+
+    def state(self) -> Tensor | None:
+        """What another estimate of this kind could go on from, on the CPU."""
+        return None
+
+    def resume(self, state: Tensor | None) -> None:
+        """Go on from the `state` of another."""
+
+
+class PosteriorPartition(PartitionEstimate):
+    """The paper's: ln of the mean of exp(r_k) over the row's own draws (eq. 3).
+
+    It only sees the mass of exp(-E) near the row's own posterior. The estimate of Z is unbiased,
+    so that of ln Z errs low and the objective errs high, without limit: with one draw it is the
+    reconstruction term alone. It is no bound of the likelihood.
+    """
+
+    def __call__(self, draws: LatentDraws, posterior: nn.Module) -> Tensor:
+        return log_mean_exp(-draws.energy - draws.log_posterior)
+
+
+class AggregatePartition(PartitionEstimate):
+    """Importance sampling from the minibatch's posteriors, pooled as one mixture proposal.
+
+    All draws of all rows estimate one ln Z, each weighted against the density of the mixture
+    (the balance heuristic of Veach & Guibas 1995). It sees what the aggregated posterior covers,
+    which is enough in few dimensions and misses almost all of Z in many.
+    """
+
+    def __call__(self, draws: LatentDraws, posterior: nn.Module) -> Tensor:
+        z = draws.z.flatten(0, 1)
+        log_mixture = log_mean_exp(posterior.pairwise_log_density(z, draws.posterior_outputs), 1)
+        return log_mean_exp(-draws.energy.flatten() - log_mixture)
+
+
+class DensityPartition(PartitionEstimate):
+    """An estimate that asks the density alone."""
+
+    def __call__(self, draws: LatentDraws, posterior: nn.Module) -> Tensor:
+        return self.evaluate()
+
+    def evaluate(self) -> Tensor:
+        """Estimate ln Z, a scalar whose gradient is, or estimates without bias, that of ln Z."""
+        raise NotImplementedError
+
+
+class ExactPartition(DensityPartition):
+    """ln Z itself."""
+
+    def __init__(self, density: nn.Module, generator: torch.Generator) -> None:
+        super().__init__(density, generator)
+        if not density.has_exact_log_partition:
+            raise ValueError(
+                f"partition='exact' is out of reach of this prior: {density.describe_size()}. Use "
+                "a smaller prior, partition='persistent', or partition='auto'."
+            )
+
+    def evaluate(self) -> Tensor:
+        return self.density.log_partition()
+
+
+class PersistentPartition(DensityPartition):
+    """Persistent chains, whose mean energy gradient is the gradient of -ln Z.
+
+    Chains cannot give a value: what is reported is a reference from the start of the epoch.
+    """
+
+    def __init__(self, density: nn.Module, generator: torch.Generator) -> None:
+        super().__init__(density, generator)
+        self.reference = 0.0
+        self.chains: PersistentChains | None = None
+
+    def refresh(self) -> None:
+        if self.chains is not None:
+            state = self.chains.state
+            self.density.set_base(state.mean(0), state.var(0, correction=0) + MIN_BASE_VARIANCE)
+        self.reference = self.density.quick_log_partition(self.generator)
+
+    def state(self) -> Tensor | None:
+        return None if self.chains is None else self.chains.state.cpu()
+
+    def resume(self, state: Tensor | None) -> None:
+        if state is not None:
+            self.chains = PersistentChains(state.to(self.generator.device))
+
+    def evaluate(self) -> Tensor:
+        if self.chains is None:
+            self.chains = PersistentChains(
+                self.density.sample(self.density.n_chains, self.generator)
+            )
+        z = self.chains.advance(self.density.transition, self.generator)
+        mean_energy = self.density.energy(z).mean()
+        return mean_energy.detach() - mean_energy + self.reference
+
+
+PARTITIONS: dict[str, type[PartitionEstimate]] = {
+    "posterior": PosteriorPartition,
+    "aggregate": AggregatePartition,
+    "exact": ExactPartition,
+    "persistent": PersistentPartition,
+}
+
+
+def resolve_partition(choices: Sequence[str], density: nn.Module) -> type[PartitionEstimate]:
+    """Take the first choice that is not "auto"; else exact where a step can afford it."""
+    affordable = "exact" if density.trains_exactly else "persistent"
+    return PARTITIONS[next((choice for choice in choices if choice != "auto"), affordable)]
+
+
+def negative_bound(
+    draws: LatentDraws, log_partition: Tensor, reduction: Reduction, kl_weight: float = 1.0
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the loss of a minibatch and its named terms.
+
+    Parameters
+    ----------
+    draws : LatentDraws
+    log_partition : Tensor, scalar or (n,)
+        Estimate of ln Z.
+    reduction : callable
+        A value of `OBJECTIVES`.
+    kl_weight : float
+        Weight of all terms but the reconstruction, below 1 while warming up.
+
+    Returns
+    -------
+    loss : Tensor, scalar
+        Minus the mean (weighted) bound, in nats.
+    terms : dict of str to Tensor, scalars, detached
+        "objective" (the bound at weight 1), "reconstruction" E[ln p(x | z)], "energy" E[E(z)] and
+        "log_partition", each a mean over the minibatch, in nats.
+    """
+    log_ratio = -draws.energy - draws.log_posterior
+    bound = reduction(draws.log_likelihood + log_ratio) - log_partition
+    weighted = bound
+    if kl_weight != 1.0:
+        weighted = reduction(draws.log_likelihood + kl_weight * log_ratio)
+        weighted = weighted - kl_weight * log_partition
+    terms = {
+        "objective": bound.mean(),
+        "reconstruction": draws.log_likelihood.mean(),
+        "energy": draws.energy.mean(),
+        "log_partition": log_partition.mean(),
+    }
+    return -weighted.mean(), {name: term.detach() for name, term in terms.items()}

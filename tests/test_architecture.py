@@ -1,0 +1,62 @@
+"""The house: a module of skevae imports only from strictly lower floors."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+FLOORS = {
+    **dict.fromkeys(["_random", "_device"], 0),
+    **dict.fromkeys(["energies", "ising", "networks", "training"], 1),
+    **dict.fromkeys(["samplers", "partition", "posteriors", "likelihoods"], 2),
+    **dict.fromkeys(["densities", "objectives", "evaluation"], 3),
+    **dict.fromkeys(["modules"], 4),
+    **dict.fromkeys(["_base", "datasets", "displays"], 5),
+    **dict.fromkeys(["_rbm_prior", "_normal_prior"], 6),
+    **dict.fromkeys(["priors"], 7),
+    **dict.fromkeys(["_energy_vae"], 8),
+}
+FILES = sorted((Path(__file__).resolve().parents[1] / "skevae").rglob("*.py"))
+MODULES = [path for path in FILES if path.name != "__init__.py"]
+
+
+def violations(name, source):
+    """Imports that module `name` may not make: its floor or higher, unknown rooms, the package."""
+    targets = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            targets += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package = ".".join(filter(None, ["skevae" * (node.level > 0), node.module]))
+            names = [f"skevae.{alias.name}" for alias in node.names]
+            targets += names if package == "skevae" else [package]
+    inside = [target.split(".") for target in targets if target.split(".")[0] == "skevae"]
+    return [".".join(t) for t in inside if FLOORS.get(".".join(t[1:]), 99) >= FLOORS[name]]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_module_imports_only_from_lower_floors(path):
+    assert path.stem in FLOORS, f"give {path.name} a floor"
+    assert violations(path.stem, path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_module_starts_with_a_docstring(path):
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(
+    "source, found",
+    [
+        ("from skevae.energies import f\nfrom . import _random\nimport torch, numpy as np", []),
+        ("from skevae.modules import M", ["skevae.modules"]),
+        ("def late():\n    from ._base import B", ["skevae._base"]),
+        ("import skevae.samplers as s", ["skevae.samplers"]),
+        ("from . import partition, energies", ["skevae.partition"]),
+        ("from skevae import EnergyVAE", ["skevae.EnergyVAE"]),
+        ("import skevae", ["skevae"]),
+        ("from skevae.no_such_room import x", ["skevae.no_such_room"]),
+    ],
+)
+def test_detector(source, found):
+    assert violations("partition", source) == found
