@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from skevae import training
+from skevae._device import ModuleT, copy_to
 from skevae._random import draw_seed, make_generator
 from skevae.objectives import PartitionEstimate
 
@@ -50,14 +51,32 @@ def trainable(module: nn.Module) -> list[Tensor]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
-def freeze(module: nn.Module) -> nn.Module:
-    """Bring a trained module to the CPU, without its gradients, for keeping."""
-    module.zero_grad(set_to_none=True)
-    return module.to("cpu").eval()
+def kept(module: ModuleT) -> ModuleT:
+    """Copy a module in training to the CPU, for keeping."""
+    return copy_to(module, "cpu", torch.float32).eval()
 
 
 class TorchDensityEstimator(DensityMixin, BaseEstimator):
     """Base of the estimators: a density over the rows of X, held by a torch module."""
+
+    # Set by the constructors of those that train.
+    standardize: bool
+    learning_rate: float
+    batch_size: int
+    max_iter: int
+    early_stopping: bool
+    validation_fraction: float
+    n_iter_no_change: int
+    tol: float
+    averaging: float
+    device: str | torch.device
+    random_state: int | np.random.RandomState | None
+    verbose: int
+    history_: dict[str, np.ndarray]
+
+    def _set_fitted(self, attributes: dict[str, Any]) -> None:
+        for name, value in attributes.items():
+            setattr(self, name, value)
 
     # --- X ------------------------------------------------------------------------------------
 

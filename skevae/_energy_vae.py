@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -32,15 +33,16 @@ from skevae._base import (
     EpochCallbacks,
     TorchDensityEstimator,
     TrainingState,
-    freeze,
+    kept,
     memory_budget,
     row_slices,
     trainable,
 )
 from skevae._device import copy_to, resolve_device
 from skevae._random import draw_seed, make_generator, seeded_construction, spawn, standard_normal
+from skevae.evaluation import aggregated_moments, held_out_bound
 from skevae.likelihoods import LIKELIHOODS, binarize
-from skevae.modules import VAE, TrainingLoss, aggregated_moments, held_out_bound
+from skevae.modules import VAE, TrainingLoss
 from skevae.networks import ACTIVATIONS, NETWORKS, network_builder
 from skevae.objectives import OBJECTIVES, PARTITIONS, resolve_partition
 from skevae.posteriors import POSTERIORS
@@ -203,11 +205,13 @@ class EnergyVAE(
 
         generator = make_generator(seeds[2], device)
         choices = [self.partition, getattr(self._prior, "partition", "auto")]
-        partition = resolve_partition(choices, model.density)(model.density, generator)
+        kind = PARTITIONS[resolve_partition(choices, model.density)]
+        partition = kind(model.density, generator)
         parameters = trainable(model)
         optimizer = make_optimizer(parameters, self.learning_rate)
-        if one_pass and going_on and self._training_state is not None:
-            self._training_state.load(optimizer, partition)
+        state: TrainingState | None = getattr(self, "_training_state", None)
+        if one_pass and going_on and state is not None:
+            state.load(optimizer, partition)
         loss = TrainingLoss(
             model,
             partition,
@@ -219,10 +223,10 @@ class EnergyVAE(
         )
         rows_at_once, _ = self._chunk_sizes(model, rows[:1], len(rows), self.n_draws)
 
-        def validate() -> float:
+        def validate(rows: Tensor) -> float:
             return held_out_bound(
                 model,
-                held_out,
+                rows,
                 n_draws=self.n_draws,
                 rows_at_once=rows_at_once,
                 rebinarize=rebinarize,
@@ -239,7 +243,7 @@ class EnergyVAE(
             seed=seeds[4],
             max_epochs=max_epochs,
             batch_size=self.batch_size,
-            validate=None if held_out is None else validate,
+            validate=None if held_out is None else partial(validate, held_out),
             grace=loss.kl_warmup,
             on_epoch_begin=partition.refresh,
             callbacks=callbacks,
@@ -248,7 +252,7 @@ class EnergyVAE(
         moments = aggregated_moments(model, rows, rows_at_once)
         model.density.set_base(*moments)
         self._extend_history(run, {"objective", "reconstruction", "validation"}, keep=going_on)
-        vars(self).update(self._attributes(freeze(model)))
+        self._set_fitted(self._attributes(model))
         if not one_pass:
             # Now, so that its cost and its warning belong to fit.
             self.prior_.log_partition_interval_  # noqa: B018
@@ -282,7 +286,7 @@ class EnergyVAE(
     def _hidden_sizes(self) -> list[int]:
         sizes = self.hidden_layer_sizes
         sizes = [sizes] if isinstance(sizes, Integral) else list(sizes)
-        if not all(isinstance(size, Integral) and size >= 1 for size in sizes):
+        if not all(isinstance(size, Integral) and int(size) >= 1 for size in sizes):
             raise ValueError(
                 f"hidden_layer_sizes must hold integers of at least 1, got "
                 f"{self.hidden_layer_sizes!r}."
@@ -302,7 +306,7 @@ class EnergyVAE(
 
     def _attributes(self, model: VAE) -> dict[str, Any]:
         """Fitted attributes that change with training."""
-        module = copy_to(model, "cpu", torch.float32).eval()
+        module = kept(model)
         prior = self._prior.with_density(module.density, self._partition_seed)
         return {"module_": module, "prior_": prior}
 
@@ -432,7 +436,7 @@ class EnergyVAE(
     def _binarize(self, x: Tensor) -> Tensor:
         generator = make_generator(self._score_seed)
         uniform = torch.rand((2, x.shape[1]), generator=generator, dtype=torch.float64)
-        thresholds, rotation = uniform.to(device=x.device, dtype=x.dtype)
+        thresholds, rotation = uniform.to(x.device)
         return binarize(x, thresholds, 1e3 * rotation)
 
     def transform(self, X):

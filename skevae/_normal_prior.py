@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 from sklearn.base import _fit_context
-from torch import nn
 
 from skevae._device import resolve_device
 from skevae._prior_base import DensityPrior
-from skevae.densities import StandardNormalDensity
+from skevae.densities import Density, StandardNormalDensity
 
 
 class NormalPrior(DensityPrior):
@@ -76,9 +75,9 @@ class NormalPrior(DensityPrior):
         X = self._check_rows(X, reset=True)
         resolve_device(self.device)
         self._fit_scaler(X, enabled=False)
-        vars(self).update(self._attributes(StandardNormalDensity(X.shape[1]), seed=0))
+        self._set_fitted(self._attributes(StandardNormalDensity(X.shape[1]), seed=0))
         return self
 
-    def make_density(self, n_features: int, generator: torch.Generator) -> nn.Module:
+    def make_density(self, n_features: int, generator: torch.Generator) -> Density:
         """Return N(0, I) over ``n_features`` dimensions; see `DensityPrior.make_density`."""
         return StandardNormalDensity(n_features)

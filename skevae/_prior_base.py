@@ -1,4 +1,4 @@
-"""What every prior estimator is: a latent density that can be fitted inside a VAE, scored, drawn."""
+"""What every prior estimator is: a density that a VAE can train, and that scores and samples."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import torch
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor, nn
+from torch import Tensor
 
 from skevae._base import TORCH_DTYPES, TorchDensityEstimator, memory_budget, row_slices
 from skevae._device import copy_to, resolve_device
 from skevae._random import make_generator
+from skevae.densities import Density
 from skevae.partition import LogPartitionInterval
 
 # An interval of ln Z wider than this, in nats, is a visible part of a score.
@@ -39,10 +40,9 @@ class DensityPrior(TorchDensityEstimator):
         The upper one, which `score_samples` subtracts.
     """
 
-    device: str | torch.device
-    random_state: int | np.random.RandomState | None
+    _interval: LogPartitionInterval | None
 
-    def make_density(self, n_features: int, generator: torch.Generator) -> nn.Module:
+    def make_density(self, n_features: int, generator: torch.Generator) -> Density:
         """Return an untrained density over ``n_features`` dimensions.
 
         Parameters
@@ -58,7 +58,7 @@ class DensityPrior(TorchDensityEstimator):
         """
         raise NotImplementedError
 
-    def with_density(self, density: nn.Module, random_state: int) -> Self:
+    def with_density(self, density: Density, random_state: int) -> Self:
         """Return a fitted copy of this estimator around a trained density.
 
         Parameters
@@ -76,10 +76,10 @@ class DensityPrior(TorchDensityEstimator):
         fitted = clone(self)
         fitted.n_features_in_ = density.n_latent
         fitted._fit_scaler(np.zeros((2, density.n_latent)), enabled=False)
-        vars(fitted).update(fitted._attributes(density, random_state))
+        fitted._set_fitted(fitted._attributes(density, random_state))
         return fitted
 
-    def _attributes(self, density: nn.Module, seed: int) -> dict[str, Any]:
+    def _attributes(self, density: Density, seed: int) -> dict[str, Any]:
         """Fitted attributes around ``density``, which lives in standardised coordinates."""
         return {"density_": density, "_partition_seed": seed, "_interval": None}
 
@@ -87,15 +87,16 @@ class DensityPrior(TorchDensityEstimator):
     def log_partition_interval_(self) -> LogPartitionInterval:
         """Bounds of ln Z in nats, worked out when first asked for."""
         check_is_fitted(self)
-        if self._interval is None:
+        known = self._interval
+        if known is None:
             device = resolve_device(self.device)
             density = copy_to(self.density_, device, torch.float64)
             interval = density.log_partition_interval(make_generator(self._partition_seed, device))
             # exp(-E) in the coordinates of X integrates to Z times the volume of the scaling.
             low, high = (bound - self._log_jacobian for bound in interval)
-            self._interval = LogPartitionInterval(low, high)
-            self._warn_if_wide(self._interval)
-        return self._interval
+            self._interval = known = LogPartitionInterval(low, high)
+            self._warn_if_wide(known)
+        return known
 
     @property
     def log_partition_(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
@@ -11,21 +12,16 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor, nn
+from torch import Tensor
 
-from skevae._base import TRAINING_CONSTRAINTS, EpochCallbacks, freeze, trainable
+from skevae._base import TRAINING_CONSTRAINTS, EpochCallbacks, kept, trainable
 from skevae._device import copy_to, resolve_device
 from skevae._prior_base import DensityPrior
 from skevae._random import draw_seed, make_generator, spawn
-from skevae.densities import GaussianBernoulliDensity
-from skevae.objectives import PARTITIONS, DensityPartition, resolve_partition
+from skevae.densities import Density, GaussianBernoulliDensity
+from skevae.objectives import DENSITY_PARTITIONS, resolve_partition
 from skevae.samplers import block_gibbs
 from skevae.training import make_optimizer
-
-# The estimates of ln Z that need no posterior.
-DENSITY_PARTITIONS = {
-    name for name, kind in PARTITIONS.items() if issubclass(kind, DensityPartition)
-}
 
 
 class GaussianBernoulliRBMPrior(
@@ -195,7 +191,7 @@ class GaussianBernoulliRBMPrior(
     def _n_features_out(self):
         return self.density_.n_hidden
 
-    def make_density(self, n_features: int, generator: torch.Generator) -> nn.Module:
+    def make_density(self, n_features: int, generator: torch.Generator) -> GaussianBernoulliDensity:
         """Return an untrained RBM over ``n_features``; see `DensityPrior.make_density`."""
         return GaussianBernoulliDensity(
             n_features,
@@ -249,7 +245,7 @@ class GaussianBernoulliRBMPrior(
             density.set_base(rows.mean(0), rows.var(0, correction=0) + 1e-3)
 
         generator = make_generator(seeds[1], device)
-        kind = resolve_partition([self.partition], density)
+        kind = DENSITY_PARTITIONS[resolve_partition([self.partition], density)]
         partition = kind(density, generator)
         train, held_out = self._split(rows, seeds[2])
         parameters = trainable(density)
@@ -262,16 +258,16 @@ class GaussianBernoulliRBMPrior(
             return energy + log_partition, {name: term.detach() for name, term in terms.items()}
 
         @torch.no_grad()
-        def validate() -> float:
+        def validate(rows: Tensor) -> float:
             log_partition = density.quick_log_partition(make_generator(seeds[3], device))
-            return -density.energy(held_out).mean().item() - log_partition
+            return -density.energy(rows).mean().item() - log_partition
 
         callbacks = EpochCallbacks(
             self,
             X,
             y,
             self.max_iter,
-            lambda: self._attributes(copy_to(density, "cpu", torch.float32), seeds[4]),
+            lambda: self._attributes(kept(density), seeds[4]),
         )
         run = self._run(
             loss,
@@ -281,17 +277,18 @@ class GaussianBernoulliRBMPrior(
             seed=seeds[2],
             max_epochs=self.max_iter,
             batch_size=self.batch_size,
-            validate=None if held_out is None else validate,
+            validate=None if held_out is None else partial(validate, held_out),
             on_epoch_begin=partition.refresh,
             callbacks=callbacks,
         )
         self._extend_history(run, {"objective", "validation"}, keep=going_on)
-        vars(self).update(self._attributes(freeze(density), seeds[4]))
+        self._set_fitted(self._attributes(kept(density), seeds[4]))
         self.log_partition_interval_  # noqa: B018 - now, so that its warning belongs to fit
         callbacks.finish()
         return self
 
-    def _attributes(self, density: nn.Module, seed: int) -> dict[str, Any]:
+    def _attributes(self, density: Density, seed: int) -> dict[str, Any]:
+        assert isinstance(density, GaussianBernoulliDensity)
         energy = density.as_energy().to(torch.float64)
         weight, bias, mean, variance = (
             tensor.detach().cpu().numpy()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor, nn
 
@@ -33,51 +31,59 @@ EXACT_TRAINING_UNITS = 24
 BURN_IN_SWEEPS = 1000
 
 
-class Density(Protocol):
-    """What `skevae` asks of a latent density; any `torch.nn.Module` with these will do."""
+class Density(nn.Module):
+    """Base of latent densities: what `skevae` asks of one.
 
-    @property
-    def n_latent(self) -> int:
-        """Dimension D of z."""
+    Attributes
+    ----------
+    n_latent : int
+        Dimension D of z.
+    n_chains : int
+        How many persistent chains train it.
+    has_exact_log_partition : bool
+        Whether `log_partition` is cheap enough to be evaluated once.
+    trains_exactly : bool
+        Whether it is cheap enough for every training step.
+    """
 
-    @property
-    def n_chains(self) -> int:
-        """How many persistent chains train it."""
-
-    @property
-    def has_exact_log_partition(self) -> bool:
-        """Whether `log_partition` is cheap enough to be evaluated once."""
-
-    @property
-    def trains_exactly(self) -> bool:
-        """Whether `log_partition` is cheap enough for every training step."""
+    n_latent: int
+    n_chains: int
+    has_exact_log_partition: bool
+    trains_exactly: bool
 
     def describe_size(self) -> str:
-        """What makes exact normalisation expensive, for a message."""
+        """Say what makes exact normalisation expensive, for a message."""
+        raise NotImplementedError
 
     def energy(self, z: Tensor) -> Tensor:
         """E(z) in nats: (..., D) -> (...)."""
+        raise NotImplementedError
 
     def log_partition(self) -> Tensor:
         """Exact ln Z, scalar, differentiable."""
+        raise NotImplementedError
 
     def log_partition_interval(self, generator: torch.Generator) -> LogPartitionInterval:
         """Bounds of ln Z, equal where it is exact."""
+        raise NotImplementedError
 
     def quick_log_partition(self, generator: torch.Generator) -> float:
         """Value of ln Z good enough to watch training by, once an epoch."""
+        raise NotImplementedError
 
     def transition(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        """One Markov step that leaves p(z) unchanged: (n, D) -> (n, D)."""
+        """Make one Markov step that leaves p(z) unchanged: (n, D) -> (n, D)."""
+        raise NotImplementedError
 
     def sample(self, n_samples: int, generator: torch.Generator) -> Tensor:
-        """Draws from p(z): (n, D)."""
+        """Draw from p(z): (n, D)."""
+        raise NotImplementedError
 
     def set_base(self, mean: Tensor, variance: Tensor) -> None:
         """Take the moments of the aggregated posterior, each (D,), as the base of annealing."""
 
 
-class StandardNormalDensity(nn.Module):
+class StandardNormalDensity(Density):
     """N(0, I), normalised in closed form.
 
     Parameters
@@ -93,6 +99,7 @@ class StandardNormalDensity(nn.Module):
         super().__init__()
         self.n_latent = n_latent
         # Carries device and dtype; there is nothing to learn.
+        self.log_volume: Tensor
         self.register_buffer("log_volume", torch.tensor(0.5 * n_latent * LOG_2PI))
 
     def describe_size(self) -> str:
@@ -117,11 +124,8 @@ class StandardNormalDensity(nn.Module):
     def sample(self, n_samples: int, generator: torch.Generator) -> Tensor:
         return standard_normal((n_samples, self.n_latent), generator, self.log_volume)
 
-    def set_base(self, mean: Tensor, variance: Tensor) -> None:
-        """Nothing to do: ln Z needs no annealing."""
 
-
-class GaussianBernoulliDensity(nn.Module):
+class GaussianBernoulliDensity(Density):
     """Gaussian-Bernoulli RBM over z, with learnable parameters.
 
     Parameters
@@ -152,6 +156,10 @@ class GaussianBernoulliDensity(nn.Module):
         initial_scale: float = 0.1,
     ) -> None:
         super().__init__()
+        self.n_latent = n_latent
+        self.n_hidden = n_hidden
+        self.has_exact_log_partition = n_hidden <= EXACT_EVALUATION_UNITS
+        self.trains_exactly = n_hidden <= EXACT_TRAINING_UNITS
         self.n_gibbs_steps = n_gibbs_steps
         self.n_chains = n_chains
         noise = torch.randn((n_latent, n_hidden), generator=generator)
@@ -159,24 +167,10 @@ class GaussianBernoulliDensity(nn.Module):
         self.hidden_bias = nn.Parameter(torch.zeros(n_hidden))
         self.visible_mean = nn.Parameter(torch.zeros(n_latent))
         self.log_variance = nn.Parameter(torch.zeros(n_latent), requires_grad=learn_scale)
+        self.base_mean: Tensor
+        self.base_variance: Tensor
         self.register_buffer("base_mean", torch.zeros(n_latent))
         self.register_buffer("base_variance", torch.ones(n_latent))
-
-    @property
-    def n_latent(self) -> int:
-        return self.weight.shape[0]
-
-    @property
-    def n_hidden(self) -> int:
-        return self.weight.shape[1]
-
-    @property
-    def has_exact_log_partition(self) -> bool:
-        return self.n_hidden <= EXACT_EVALUATION_UNITS
-
-    @property
-    def trains_exactly(self) -> bool:
-        return self.n_hidden <= EXACT_TRAINING_UNITS
 
     def describe_size(self) -> str:
         return (

@@ -100,7 +100,7 @@ class AnnealingPath:
     .. math::
         \ln f_\beta(z) = -\frac{1-\beta}{2} \sum_i \frac{(z_i - m_i)^2}{v_i}
                          -\frac{\beta}{2} \sum_i \frac{(z_i - \mu_i)^2}{\sigma_i^2}
-                         + \sum_j \mathrm{softplus}\big(\beta (W_{\cdot j} \cdot z/\sigma^2 + b_j)\big)
+                         + \sum_j \mathrm{softplus}(\beta (W_{\cdot j} \cdot z/\sigma^2 + b_j))
 
     (Salakhutdinov & Murray 2008, with a Gaussian base.) Every point of the path is, but for a
     constant, a Gaussian-Bernoulli energy again, so the same block Gibbs sampler serves all of it.

@@ -16,6 +16,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from skevae._random import make_generator, standard_normal
+from skevae.modules import VAE
 from skevae.partition import log_mean_exp, log_mean_exp_error
 
 # Temporaries of about this size stay in a processor's outer cache; larger ones are slower.
@@ -69,9 +71,7 @@ def chunk_sizes(
 
 
 @torch.no_grad()
-def log_weights(
-    model: nn.Module, x: Tensor, noise: Tensor, draws_at_once: int
-) -> tuple[Tensor, Tensor]:
+def log_weights(model: VAE, x: Tensor, noise: Tensor, draws_at_once: int) -> tuple[Tensor, Tensor]:
     """Evaluate the importance weights of rows, some draws at a time.
 
     Parameters
@@ -174,3 +174,36 @@ def diagnostics(log_likelihood: Tensor, log_ratio: Tensor) -> dict[str, Tensor]:
         "effective_sample_size": effective_sample_size(weights),
         "pareto_k": pareto_k(weights),
     }
+
+
+@torch.no_grad()
+def held_out_bound(
+    model: VAE, x: Tensor, *, n_draws: int, rows_at_once: int, rebinarize: bool, seed: int
+) -> float:
+    """Mean importance-weighted bound of rows with ln Z as good as it can be had, in nats.
+
+    What training is watched by, whatever it maximises: the paper's estimate rises while the model
+    falls. The noise is the same at each call, so that epochs compare.
+    """
+    generator = make_generator(seed, x.device)
+    total = x.new_zeros(())
+    for rows in x.split(rows_at_once):
+        if rebinarize:
+            rows = torch.bernoulli(rows, generator=generator)
+        noise = standard_normal((n_draws, rows.shape[0], model.density.n_latent), generator, x)
+        log_likelihood, log_ratio = log_weights(model, rows, noise, n_draws)
+        total += log_mean_exp(log_likelihood + log_ratio).sum()
+    return total.item() / x.shape[0] - model.density.quick_log_partition(generator)
+
+
+@torch.no_grad()
+def aggregated_moments(model: VAE, x: Tensor, rows_at_once: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each latent under the aggregated posterior of rows: (D,) each."""
+    sums = [x.new_zeros(model.density.n_latent) for _ in range(2)]
+    for rows in x.split(rows_at_once):
+        outputs = model.encoder(rows)
+        mean = model.posterior.mean(outputs)
+        sums[0] += mean.sum(0)
+        sums[1] += (mean.square() + model.posterior.variance(outputs)).sum(0)
+    mean, square = (total / x.shape[0] for total in sums)
+    return mean, square - mean.square()

@@ -45,7 +45,7 @@ def block_sizes(n_units: int) -> tuple[int, int, int]:
 
 
 def peak_elements(n_units: int) -> int:
-    """Return how many table elements are held at once; the partition function costs 2^(H+1) flops."""
+    """Return how many table elements the partition function holds at once."""
     size_a, size_b, size_c = block_sizes(n_units)
     strip = min(2 ** (size_a + max(size_b, size_c)), STRIP_ELEMENTS)
     return 2 * 2 ** (size_b + size_c) + 6 * strip

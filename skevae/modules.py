@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from skevae._random import make_generator, standard_normal
-from skevae.evaluation import log_weights
+from skevae._random import standard_normal
+from skevae.densities import Density
+from skevae.likelihoods import Likelihood
 from skevae.objectives import LatentDraws, PartitionEstimate, Reduction, negative_bound
-from skevae.partition import log_mean_exp
+from skevae.posteriors import Posterior
 
 
 class VAE(nn.Module):
@@ -27,9 +28,9 @@ class VAE(nn.Module):
         self,
         encoder: nn.Module,
         decoder: nn.Module,
-        posterior: nn.Module,
-        likelihood: nn.Module,
-        density: nn.Module,
+        posterior: Posterior,
+        likelihood: Likelihood,
+        density: Density,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -103,36 +104,3 @@ class TrainingLoss:
         log_partition = self.partition(draws, self.model.posterior)
         kl_weight = min(1.0, progress / self.kl_warmup) if self.kl_warmup else 1.0
         return negative_bound(draws, log_partition, self.reduction, kl_weight)
-
-
-@torch.no_grad()
-def held_out_bound(
-    model: VAE, x: Tensor, *, n_draws: int, rows_at_once: int, rebinarize: bool, seed: int
-) -> float:
-    """Mean importance-weighted bound of rows with ln Z as good as it can be had, in nats.
-
-    What training is watched by, whatever it maximises: the paper's estimate rises while the model
-    falls. The noise is the same at each call, so that epochs compare.
-    """
-    generator = make_generator(seed, x.device)
-    total = x.new_zeros(())
-    for rows in x.split(rows_at_once):
-        if rebinarize:
-            rows = torch.bernoulli(rows, generator=generator)
-        noise = standard_normal((n_draws, rows.shape[0], model.density.n_latent), generator, x)
-        log_likelihood, log_ratio = log_weights(model, rows, noise, n_draws)
-        total += log_mean_exp(log_likelihood + log_ratio).sum()
-    return total.item() / x.shape[0] - model.density.quick_log_partition(generator)
-
-
-@torch.no_grad()
-def aggregated_moments(model: VAE, x: Tensor, rows_at_once: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each latent under the aggregated posterior of rows: (D,) each."""
-    sums = [x.new_zeros(model.density.n_latent) for _ in range(2)]
-    for rows in x.split(rows_at_once):
-        outputs = model.encoder(rows)
-        mean = model.posterior.mean(outputs)
-        sums[0] += mean.sum(0)
-        sums[1] += (mean.square() + model.posterior.variance(outputs)).sum(0)
-    mean, square = (total / x.shape[0] for total in sums)
-    return mean, square - mean.square()

@@ -16,9 +16,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from skevae.densities import Density
 from skevae.partition import log_mean_exp
+from skevae.posteriors import Posterior
 from skevae.samplers import PersistentChains
 
 # Keeps the base of an annealing run proper if all chains agree in a dimension.
@@ -51,11 +53,11 @@ class PartitionEstimate:
     generator : torch.Generator
     """
 
-    def __init__(self, density: nn.Module, generator: torch.Generator) -> None:
+    def __init__(self, density: Density, generator: torch.Generator) -> None:
         self.density = density
         self.generator = generator
 
-    def __call__(self, draws: LatentDraws, posterior: nn.Module) -> Tensor:
+    def __call__(self, draws: LatentDraws, posterior: Posterior) -> Tensor:
         """Estimate ln Z: scalar, or (n,) for each row."""
         raise NotImplementedError
 
@@ -78,7 +80,7 @@ class PosteriorPartition(PartitionEstimate):
     reconstruction term alone. It is no bound of the likelihood.
     """
 
-    def __call__(self, draws: LatentDraws, posterior: nn.Module) -> Tensor:
+    def __call__(self, draws: LatentDraws, posterior: Posterior) -> Tensor:
         return log_mean_exp(-draws.energy - draws.log_posterior)
 
 
@@ -90,7 +92,7 @@ class AggregatePartition(PartitionEstimate):
     which is enough in few dimensions and misses almost all of Z in many.
     """
 
-    def __call__(self, draws: LatentDraws, posterior: nn.Module) -> Tensor:
+    def __call__(self, draws: LatentDraws, posterior: Posterior) -> Tensor:
         z = draws.z.flatten(0, 1)
         log_mixture = log_mean_exp(posterior.pairwise_log_density(z, draws.posterior_outputs), 1)
         return log_mean_exp(-draws.energy.flatten() - log_mixture)
@@ -99,7 +101,7 @@ class AggregatePartition(PartitionEstimate):
 class DensityPartition(PartitionEstimate):
     """An estimate that asks the density alone."""
 
-    def __call__(self, draws: LatentDraws, posterior: nn.Module) -> Tensor:
+    def __call__(self, draws: LatentDraws, posterior: Posterior) -> Tensor:
         return self.evaluate()
 
     def evaluate(self) -> Tensor:
@@ -110,7 +112,7 @@ class DensityPartition(PartitionEstimate):
 class ExactPartition(DensityPartition):
     """ln Z itself."""
 
-    def __init__(self, density: nn.Module, generator: torch.Generator) -> None:
+    def __init__(self, density: Density, generator: torch.Generator) -> None:
         super().__init__(density, generator)
         if not density.has_exact_log_partition:
             raise ValueError(
@@ -128,7 +130,7 @@ class PersistentPartition(DensityPartition):
     Chains cannot give a value: what is reported is a reference from the start of the epoch.
     """
 
-    def __init__(self, density: nn.Module, generator: torch.Generator) -> None:
+    def __init__(self, density: Density, generator: torch.Generator) -> None:
         super().__init__(density, generator)
         self.reference = 0.0
         self.chains: PersistentChains | None = None
@@ -164,10 +166,16 @@ PARTITIONS: dict[str, type[PartitionEstimate]] = {
 }
 
 
-def resolve_partition(choices: Sequence[str], density: nn.Module) -> type[PartitionEstimate]:
+# The estimates that need no posterior, by which a density can be trained alone.
+DENSITY_PARTITIONS: dict[str, type[DensityPartition]] = {
+    name: kind for name, kind in PARTITIONS.items() if issubclass(kind, DensityPartition)
+}
+
+
+def resolve_partition(choices: Sequence[str], density: Density) -> str:
     """Take the first choice that is not "auto"; else exact where a step can afford it."""
     affordable = "exact" if density.trains_exactly else "persistent"
-    return PARTITIONS[next((choice for choice in choices if choice != "auto"), affordable)]
+    return next((choice for choice in choices if choice != "auto"), affordable)
 
 
 def negative_bound(

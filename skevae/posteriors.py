@@ -11,21 +11,24 @@ from skevae.networks import positive
 MIN_SCALE = 1e-5
 
 
-class FixedNormal(nn.Module):
-    """q(z | x) = N(m(x), I), the unit-variance posterior of the paper's ECVVAE.
+class Posterior(nn.Module):
+    """Base of the posteriors. The encoder returns its ``outputs``, k numbers for each latent.
 
-    The encoder's ``outputs``, (..., D), are the mean.
+    Attributes
+    ----------
+    outputs_per_latent : int
+        k.
     """
 
-    outputs_per_latent = 1
+    outputs_per_latent: int
 
     def mean(self, outputs: Tensor) -> Tensor:
-        """Posterior mean: (..., D)."""
-        return outputs
+        """E[z | x]: (..., k D) -> (..., D)."""
+        raise NotImplementedError
 
     def variance(self, outputs: Tensor) -> Tensor:
-        """Posterior variance of each latent: (..., D)."""
-        return outputs.new_ones(outputs.shape)
+        """Posterior variance of each latent: (..., k D) -> (..., D)."""
+        raise NotImplementedError
 
     def draw(self, outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Reparametrise standard normal noise.
@@ -33,7 +36,6 @@ class FixedNormal(nn.Module):
         Parameters
         ----------
         outputs : Tensor of shape (n, k D)
-            The encoder's, k = `outputs_per_latent`.
         noise : Tensor of shape (n_draws, n, D), or (n_draws, 1, D) to share it among rows
 
         Returns
@@ -42,17 +44,38 @@ class FixedNormal(nn.Module):
         log_density : Tensor of shape (n_draws, n)
             ln q(z | x) in nats.
         """
+        raise NotImplementedError
+
+    def pairwise_log_density(self, z: Tensor, outputs: Tensor) -> Tensor:
+        """ln q(z_i | x_j) for all pairs: (m, D), (n, k D) -> (m, n)."""
+        raise NotImplementedError
+
+
+class FixedNormal(Posterior):
+    """q(z | x) = N(m(x), I), the unit-variance posterior of the paper's ECVVAE.
+
+    The encoder's ``outputs``, (..., D), are the mean.
+    """
+
+    outputs_per_latent = 1
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+    def variance(self, outputs: Tensor) -> Tensor:
+        return outputs.new_ones(outputs.shape)
+
+    def draw(self, outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         z = outputs + noise
         log_density = -0.5 * (noise.square() + LOG_2PI).sum(-1)
         return z, log_density.expand(z.shape[:-1])
 
     def pairwise_log_density(self, z: Tensor, outputs: Tensor) -> Tensor:
-        """ln q(z_i | x_j) for all pairs: (m, D), (n, k D) -> (m, n). Two matrix products at most."""
         squares = z.square().sum(-1)[:, None] + outputs.square().sum(-1)
         return z @ outputs.mT - 0.5 * (squares + outputs.shape[-1] * LOG_2PI)
 
 
-class DiagonalNormal(nn.Module):
+class DiagonalNormal(Posterior):
     """q(z | x) = N(m(x), diag(s(x)^2)), with a learned scale for each row and latent.
 
     The encoder's ``outputs``, (..., 2 D), are the mean and the scale before softplus.
@@ -66,21 +89,17 @@ class DiagonalNormal(nn.Module):
         return mean, positive(raw_scale) + MIN_SCALE
 
     def mean(self, outputs: Tensor) -> Tensor:
-        """Posterior mean: (..., D)."""
         return outputs.chunk(2, dim=-1)[0]
 
     def variance(self, outputs: Tensor) -> Tensor:
-        """Posterior variance of each latent: (..., D)."""
         return self._moments(outputs)[1].square()
 
     def draw(self, outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Reparametrise standard normal noise; shapes as for `FixedNormal.draw`."""
         mean, scale = self._moments(outputs)
         log_noise = -0.5 * (noise.square() + LOG_2PI).sum(-1)
         return mean + scale * noise, log_noise - scale.log().sum(-1)
 
     def pairwise_log_density(self, z: Tensor, outputs: Tensor) -> Tensor:
-        """ln q(z_i | x_j) for all pairs: (m, D), (n, k D) -> (m, n). Two matrix products."""
         mean, scale = self._moments(outputs)
         precision = scale.square().reciprocal()
         weighted = mean * precision
@@ -88,4 +107,4 @@ class DiagonalNormal(nn.Module):
         return z @ weighted.mT - 0.5 * (z.square() @ precision.mT + constant)
 
 
-POSTERIORS: dict[str, type[nn.Module]] = {"fixed": FixedNormal, "diagonal": DiagonalNormal}
+POSTERIORS: dict[str, type[Posterior]] = {"fixed": FixedNormal, "diagonal": DiagonalNormal}

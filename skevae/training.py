@@ -28,8 +28,8 @@ class Run:
     history : dict of str to list of float
         Mean of every named term, one entry an epoch; "validation" too where there is one.
     status : str
-        "finished" all epochs, "converged" by early stopping, "stopped" by `on_epoch_end`, "diverged"
-        or "interrupted" by the keyboard.
+        "finished" all epochs, "converged" by early stopping, "stopped" by `on_epoch_end`,
+        "diverged", or "interrupted" by the keyboard.
     best_epoch : int
         The epoch, from 1, whose parameters were kept; 0 if those at the start were.
     """

@@ -9,12 +9,15 @@ FLOORS = {
     **dict.fromkeys(["_random", "_device"], 0),
     **dict.fromkeys(["energies", "ising", "networks", "training"], 1),
     **dict.fromkeys(["samplers", "partition", "posteriors", "likelihoods"], 2),
-    **dict.fromkeys(["densities", "objectives", "evaluation"], 3),
-    **dict.fromkeys(["modules"], 4),
-    **dict.fromkeys(["_base", "datasets", "displays"], 5),
-    **dict.fromkeys(["_rbm_prior", "_normal_prior"], 6),
-    **dict.fromkeys(["priors"], 7),
-    **dict.fromkeys(["_energy_vae"], 8),
+    **dict.fromkeys(["densities"], 3),
+    **dict.fromkeys(["objectives"], 4),
+    **dict.fromkeys(["modules"], 5),
+    **dict.fromkeys(["evaluation"], 6),
+    **dict.fromkeys(["_base", "datasets", "displays"], 7),
+    **dict.fromkeys(["_prior_base"], 8),
+    **dict.fromkeys(["_rbm_prior", "_normal_prior"], 9),
+    **dict.fromkeys(["priors"], 10),
+    **dict.fromkeys(["_energy_vae"], 11),
 }
 FILES = sorted((Path(__file__).resolve().parents[1] / "skevae").rglob("*.py"))
 MODULES = [path for path in FILES if path.name != "__init__.py"]
