@@ -53,6 +53,143 @@ from skevae.training import make_optimizer
 class EnergyVAE(
     ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupportMixin, TorchDensityEstimator
 ):
+    r"""Variational autoencoder with an energy-based prior: a deep density estimator.
+
+    Rows x are explained by latents z with an unnormalised prior,
+
+    .. math::
+        p(x) = \int p(x \mid z) \, \frac{e^{-E(z)}}{Z} \, dz,
+
+    trained through an encoder's posterior q(z | x) (Kingma & Welling 2014). By default the prior is
+    a Gaussian-Bernoulli RBM, a mixture of 2^H Gaussians whose ln Z is exact; the system is that of
+    "Variational Inference with Unnormalized Priors", and its estimators are here under their names.
+
+    `score` never flatters: log-likelihoods are importance-sampled, normalised, in nats, on the scale
+    of X, and err low.
+
+    Parameters
+    ----------
+    n_components : int, default=16
+        Number of latents D.
+    hidden_layer_sizes : int or array-like of int, default=(64, 64)
+        Widths of the encoder's hidden layers; the decoder mirrors them.
+    network : {"mlp", "densenet"} or callable, default="mlp"
+        "densenet": every layer sees the input and all earlier layers (the paper's toy trunk). A
+        callable ``(n_inputs, n_outputs, hidden_layer_sizes) -> torch.nn.Module`` builds its own;
+        ``activation`` and ``weight_norm`` are then its affair.
+    activation : {"silu", "relu", "gelu", "elu", "tanh", "logistic", "identity"}, default="silu"
+    weight_norm : bool, default=False
+        Whether linear layers are weight-normalised.
+    prior : {"grbm", "normal"} or prior estimator, default="grbm"
+        "grbm" is ``GaussianBernoulliRBMPrior()``, "normal" N(0, I). An unfitted prior estimator
+        brings parameters of its own, which grid-search as ``prior__n_components`` and so on.
+    posterior : {"diagonal", "fixed"}, default="diagonal"
+        "diagonal": N(m(x), diag(s(x)^2)), the paper's EVAE. "fixed": N(m(x), I), its ECVVAE.
+    likelihood : {"gaussian", "gaussian-rowwise", "bernoulli"}, default="gaussian"
+        "gaussian" learns one scale for each feature; with "gaussian-rowwise" the decoder predicts
+        it. "bernoulli" is for X in [0, 1]: values strictly between are probabilities, and every
+        visit in training draws a fresh binary row (dynamic binarisation).
+    min_scale : float, default=0.01
+        Lower bound of the decoder's scales, in standard deviations of each feature. It bounds the
+        density on discrete columns.
+    objective : {"iwae", "elbo"}, default="iwae"
+        The importance-weighted bound (Burda et al. 2016), or the evidence lower bound.
+    partition : {"auto", "exact", "persistent", "aggregate", "posterior"}, default="auto"
+        How training obtains ln Z.
+
+        - "exact": the matrix product of `GaussianBernoulliRBMPrior`, or a closed form.
+        - "persistent": its gradient, from persistent Markov chains; for any size of prior.
+        - "aggregate": importance sampling from the minibatch's pooled posteriors; for few latents.
+        - "posterior": the row's own draws, eq. 3 of the paper. **Not a bound**: what it reports
+          rises without limit while the true likelihood falls. To reproduce the paper.
+        - "auto": what the prior estimator says, else exact where a training step can afford it
+          (up to 24 hidden units), else persistent.
+    n_draws : int, default=8
+        Latent draws for each row and visit.
+    standardize : bool, default=True
+        Whether X is standardised inside (not with "bernoulli"). Scores are on the scale of X
+        all the same.
+    kl_warmup : float, default=0.2
+        Part of ``max_iter`` over which the weight of prior and posterior terms rises from 0 to 1.
+        Without it a model with a learned prior is easily caught in a poor optimum that ignores
+        its latents. Early stopping starts when it is over.
+    learning_rate : float, default=1e-3
+        Of Adam.
+    batch_size : int, default=256
+    max_iter : int, default=200
+        Epochs at most.
+    early_stopping : bool, default=True
+        Whether to hold out rows, stop when their bound does not rise, and keep the best state. The
+        bound uses the right ln Z, whatever ``partition`` trains on.
+    validation_fraction : float, default=0.1
+        Part of the rows that is held out.
+    n_iter_no_change : int, default=10
+        Epochs without a rise of more than ``tol`` after which training stops.
+    tol : float, default=1e-4
+        In nats.
+    averaging : float, default=0.99
+        Decay, for each step, of the moving average of the weights that is validated and kept; 0
+        keeps the last weights.
+    n_score_draws : int, default=1000
+        Importance draws for each row in `score_samples`. More draws err less low.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the fitted state: same network, same standardisation.
+    device : str or torch.device, default="auto"
+        "auto" is the first CUDA device if there is one, else the CPU, decided at each call.
+    random_state : int, RandomState instance or None, default=None
+        Of initial weights, held-out rows, minibatches, draws and scores; an integer makes all
+        calls reproducible. The global generators of NumPy and torch are never touched.
+    verbose : int, default=0
+        1 prints a line an epoch. For a progress bar:
+        ``set_callbacks(sklearn.callback.ProgressBar())``.
+
+    Attributes
+    ----------
+    prior_ : estimator
+        The fitted prior, with `sample`, `score_samples`, `log_partition_interval_`; a
+        `GaussianBernoulliRBMPrior` has ``components_``, ``scale_`` and so on as well.
+    module_ : torch.nn.Module
+        The trained network, a `skevae.modules.VAE` on the CPU, in standardised coordinates.
+    history_ : dict of str to ndarray of shape (n_iter_,)
+        One entry an epoch, in nats a row, of the training rows unless said otherwise:
+        "objective" (the bound, with ln Z as ``partition`` has it, so that with "posterior" it is
+        the flattering number), "reconstruction" E[ln p(x|z)], "energy" E[E(z)], "log_partition",
+        and with early stopping "validation" (the held-out bound with the right ln Z). Densities
+        of x are on the scale of X.
+    n_iter_ : int
+        Epochs run.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Defined only when `X` has feature names that are all strings.
+
+    See Also
+    --------
+    GaussianBernoulliRBMPrior : The default prior, also a density estimator by itself.
+    sklearn.mixture.GaussianMixture : A shallow density estimator with the same calls.
+
+    References
+    ----------
+    .. [1] "Variational Inference with Unnormalized Priors".
+    .. [2] Kingma & Welling (2014). "Auto-encoding variational Bayes".
+    .. [3] Burda, Grosse & Salakhutdinov (2016). "Importance weighted autoencoders".
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skevae import EnergyVAE
+    >>> X = load_iris().data
+    >>> vae = EnergyVAE(n_components=4, max_iter=20, random_state=0).fit(X)
+    >>> vae.score_samples(X).shape
+    (150,)
+    >>> vae.sample(5).shape
+    (5, 4)
+    >>> vae.transform(X).shape
+    (150, 4)
+    >>> result = vae.log_likelihood(X[:3])
+    >>> sorted(result)
+    ['effective_sample_size', 'log_likelihood', 'pareto_k', 'standard_error']
+    """
+
     _parameter_constraints: dict[str, list[Any]] = {
         **TRAINING_CONSTRAINTS,
         "n_components": [Interval(Integral, 1, None, closed="left")],
