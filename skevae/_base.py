@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_array
-from sklearn.utils._param_validation import Interval, validate_parameter_constraints
+from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
@@ -29,7 +29,7 @@ TORCH_DTYPES = {np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch
 TRAINING_CONSTRAINTS: dict[str, list[Any]] = {
     "standardize": ["boolean"],
     "learning_rate": [Interval(Real, 0, None, closed="neither")],
-    "batch_size": [Interval(Integral, 1, None, closed="left")],
+    "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
     "max_iter": [Interval(Integral, 1, None, closed="left")],
     "early_stopping": ["boolean"],
     "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
@@ -62,7 +62,7 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
     # Set by the constructors of those that train.
     standardize: bool
     learning_rate: float
-    batch_size: int
+    batch_size: int | Literal["auto"]
     max_iter: int
     early_stopping: bool
     validation_fraction: float
@@ -119,6 +119,12 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
         order = torch.randperm(X.shape[0], generator=make_generator(seed)).to(X.device)
         X = X[order]
         return X[n_held_out:], X[:n_held_out]
+
+    def _resolve_batch_size(self, n_rows: int) -> int:
+        """Few rows need small batches, or an epoch has no steps; many need no larger than 256."""
+        if self.batch_size == "auto":
+            return min(256, max(16, n_rows // 32))
+        return self.batch_size
 
     def _run(
         self,

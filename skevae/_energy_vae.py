@@ -64,14 +64,14 @@ class EnergyVAE(
     a Gaussian-Bernoulli RBM, a mixture of 2^H Gaussians whose ln Z is exact; the system is that of
     "Variational Inference with Unnormalized Priors", and its estimators are here under their names.
 
-    `score` never flatters: log-likelihoods are importance-sampled, normalised, in nats, on the scale
-    of X, and err low.
+    `score` never flatters: log-likelihoods are importance-sampled, normalised, in nats, on the
+    scale of X, and err low.
 
     Parameters
     ----------
     n_components : int, default=16
         Number of latents D.
-    hidden_layer_sizes : int or array-like of int, default=(64, 64)
+    hidden_layer_sizes : int or array-like of int, default=(128, 128)
         Widths of the encoder's hidden layers; the decoder mirrors them.
     network : {"mlp", "densenet"} or callable, default="mlp"
         "densenet": every layer sees the input and all earlier layers (the paper's toy trunk). A
@@ -85,10 +85,11 @@ class EnergyVAE(
         brings parameters of its own, which grid-search as ``prior__n_components`` and so on.
     posterior : {"diagonal", "fixed"}, default="diagonal"
         "diagonal": N(m(x), diag(s(x)^2)), the paper's EVAE. "fixed": N(m(x), I), its ECVVAE.
-    likelihood : {"gaussian", "gaussian-rowwise", "bernoulli"}, default="gaussian"
-        "gaussian" learns one scale for each feature; with "gaussian-rowwise" the decoder predicts
-        it. "bernoulli" is for X in [0, 1]: values strictly between are probabilities, and every
-        visit in training draws a fresh binary row (dynamic binarisation).
+    likelihood : {"gaussian-rowwise", "gaussian", "bernoulli"}, default="gaussian-rowwise"
+        With "gaussian-rowwise" the decoder predicts the scale of each feature from the latents;
+        "gaussian" learns one scale for each feature. "bernoulli" is for X in [0, 1]: values
+        strictly between are probabilities, and every visit in training draws a fresh binary row
+        (dynamic binarisation).
     min_scale : float, default=0.01
         Lower bound of the decoder's scales, in standard deviations of each feature. It bounds the
         density on discrete columns.
@@ -113,9 +114,10 @@ class EnergyVAE(
         Part of ``max_iter`` over which the weight of prior and posterior terms rises from 0 to 1.
         Without it a model with a learned prior is easily caught in a poor optimum that ignores
         its latents. Early stopping starts when it is over.
-    learning_rate : float, default=1e-3
+    learning_rate : float, default=3e-3
         Of Adam.
-    batch_size : int, default=256
+    batch_size : int or "auto", default="auto"
+        Rows of a minibatch. "auto" is a 32nd of the training rows, but at least 16 and at most 256.
     max_iter : int, default=200
         Epochs at most.
     early_stopping : bool, default=True
@@ -212,21 +214,21 @@ class EnergyVAE(
         self,
         n_components=16,
         *,
-        hidden_layer_sizes=(64, 64),
+        hidden_layer_sizes=(128, 128),
         network="mlp",
         activation="silu",
         weight_norm=False,
         prior="grbm",
         posterior="diagonal",
-        likelihood="gaussian",
+        likelihood="gaussian-rowwise",
         min_scale=1e-2,
         objective="iwae",
         partition="auto",
         n_draws=8,
         standardize=True,
         kl_warmup=0.2,
-        learning_rate=1e-3,
-        batch_size=256,
+        learning_rate=3e-3,
+        batch_size="auto",
         max_iter=200,
         early_stopping=True,
         validation_fraction=0.1,
@@ -379,7 +381,7 @@ class EnergyVAE(
             optimizer=optimizer,
             seed=seeds[4],
             max_epochs=max_epochs,
-            batch_size=self.batch_size,
+            batch_size=self._resolve_batch_size(len(train)),
             validate=None if held_out is None else partial(validate, held_out),
             grace=loss.kl_warmup,
             on_epoch_begin=partition.refresh,

@@ -62,7 +62,8 @@ class GaussianBernoulliRBMPrior(
         Whether `fit` standardises X inside. All attributes and densities are on the scale of X.
     learning_rate : float, default=0.01
         Of Adam.
-    batch_size : int, default=256
+    batch_size : int or "auto", default="auto"
+        Rows of a minibatch. "auto" is a 32nd of the training rows, but at least 16 and at most 256.
     max_iter : int, default=200
         Epochs.
     early_stopping : bool, default=True
@@ -150,7 +151,7 @@ class GaussianBernoulliRBMPrior(
         initial_scale=0.1,
         standardize=True,
         learning_rate=0.01,
-        batch_size=256,
+        batch_size="auto",
         max_iter=200,
         early_stopping=True,
         validation_fraction=0.1,
@@ -276,7 +277,7 @@ class GaussianBernoulliRBMPrior(
             optimizer=make_optimizer(parameters, self.learning_rate),
             seed=seeds[2],
             max_epochs=self.max_iter,
-            batch_size=self.batch_size,
+            batch_size=self._resolve_batch_size(len(train)),
             validate=None if held_out is None else partial(validate, held_out),
             on_epoch_begin=partition.refresh,
             callbacks=callbacks,
