@@ -79,10 +79,10 @@ pictures = {
     "reconstructed": vae.reconstruct(X_test[:40]),
     "sampled from EnergyVAE": vae.sample(40, random_state=0),
 }
-figure, axes = plt.subplots(1, len(pictures), figsize=(10, 4.6), layout="constrained")
+figure, axes = plt.subplots(1, len(pictures), figsize=(12, 3), layout="constrained")
 for axis, (title, images) in zip(axes, pictures.items(), strict=True):
-    tiles = images.reshape(8, 5, 8, 8).transpose(0, 2, 1, 3).reshape(64, 40)
-    axis.imshow(tiles, cmap="gray_r", vmin=0, vmax=1)
+    framed = np.pad(images.reshape(5, 8, 8, 8), [(0, 0), (0, 0), (2, 2), (2, 2)])
+    axis.imshow(framed.transpose(0, 2, 1, 3).reshape(60, 96), cmap="gray_r", vmin=0, vmax=1)
     axis.set(title=title, xticks=[], yticks=[])
 OUTPUT.mkdir(exist_ok=True)
 figure.savefig(OUTPUT / "quickstart.png", dpi=120)

@@ -39,7 +39,7 @@ from skevae._base import (
     trainable,
 )
 from skevae._device import copy_to, resolve_device
-from skevae._random import draw_seed, make_generator, seeded_construction, spawn, standard_normal
+from skevae._random import draw_seed, make_generator, quasi_normal, seeded_construction, spawn
 from skevae.evaluation import aggregated_moments, held_out_bound
 from skevae.likelihoods import LIKELIHOODS, binarize
 from skevae.modules import VAE, TrainingLoss
@@ -474,9 +474,9 @@ class EnergyVAE(
         """Log-likelihood of each row.
 
         Importance-sampled with ``n_score_draws`` draws from the row's posterior, normalised by
-        the prior's exact ln Z or the upper end of its interval: it errs low. The draws share one
-        block of noise fixed at `fit`, so a row's score is deterministic and does not depend on
-        the rows beside it.
+        the prior's exact ln Z or the upper end of its interval: it errs low. All rows share one
+        block of noise fixed at `fit` (scrambled Sobol points), so a row's score is deterministic
+        and does not depend on the rows beside it.
 
         Parameters
         ----------
@@ -514,9 +514,10 @@ class EnergyVAE(
             log_likelihood
                 In nats, on the scale of X.
             standard_error
-                Of ``log_likelihood``, by the delta method, in nats; infinite for one draw. It
-                speaks of the importance sampling alone, not of ln Z. Rows share their noise, so
-                errors of different rows are correlated.
+                Of ``log_likelihood``, by the delta method, in nats; infinite for one draw. It is
+                that of independent draws, which those in use (scrambled Sobol points) mostly
+                improve on, and speaks of the importance sampling alone, not of ln Z. Rows share
+                their noise, so errors of different rows are correlated.
             effective_sample_size
                 Between 1 and ``n_draws``.
             pareto_k
@@ -551,9 +552,7 @@ class EnergyVAE(
         n_draws = self.n_score_draws if n_draws is None else n_draws
         seed = self._score_seed if random_state is None else draw_seed(random_state)
         # On the CPU whatever the device, so that a score does not depend on where it is made.
-        generator = make_generator(seed)
-        like = torch.empty((), dtype=torch.float64)
-        noise = standard_normal((n_draws, 1, model.density.n_latent), generator, like)
+        noise = quasi_normal(n_draws, model.density.n_latent, seed)[:, None]
         noise = noise.to(device=device, dtype=dtype)
 
         row = self._tensor(X[:1], device, dtype)

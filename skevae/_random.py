@@ -6,11 +6,14 @@ package cannot change what another library draws next.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+from scipy.special import ndtri
+from scipy.stats import qmc
 from sklearn.utils import check_random_state
 
 SEED_BOUND = 2**31 - 1
@@ -55,3 +58,28 @@ def standard_normal(
 ) -> torch.Tensor:
     """Draw N(0, 1) noise of ``shape`` in the dtype and on the device of ``like``."""
     return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+
+
+def quasi_normal(n_draws: int, n_dimensions: int, seed: int) -> torch.Tensor:
+    """Draw scrambled Sobol points, mapped to N(0, I): a block of noise that is spread evenly.
+
+    Each point is distributed as N(0, I), so averages over the block are unbiased; together they
+    fill the space, so averages vary less than over independent points (Owen 1997).
+
+    Parameters
+    ----------
+    n_draws, n_dimensions : int
+        At most 21201 dimensions.
+    seed : int
+
+    Returns
+    -------
+    torch.Tensor of shape (n_draws, n_dimensions)
+        float64, on the CPU.
+    """
+    # The sequence is balanced at powers of two; the first points of a balanced set serve best.
+    bits = 30
+    sobol = qmc.Sobol(n_dimensions, bits=bits, rng=np.random.default_rng(seed))
+    uniform = sobol.random_base2(math.ceil(math.log2(n_draws)))[:n_draws]
+    # Points lie on a grid of cells of width 2^-bits; its centres never touch 0 or 1.
+    return torch.from_numpy(ndtri(uniform + 0.5 ** (bits + 1)))

@@ -1,0 +1,173 @@
+"""Laws of randomness as an argument, and of devices."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from skevae._device import copy_to, resolve_device
+from skevae._random import (
+    SEED_BOUND,
+    draw_seed,
+    make_generator,
+    seeded_construction,
+    spawn,
+    standard_normal,
+)
+
+pytestmark = pytest.mark.usefixtures("global_rng_untouched")
+seeds = st.integers(0, SEED_BOUND - 1)
+law = settings(deadline=None, max_examples=25, derandomize=True)
+
+
+# --- seeds ----------------------------------------------------------------------------------------
+
+
+def test_an_integer_state_gives_the_same_seed_each_time():
+    assert draw_seed(3) == draw_seed(3) != draw_seed(4)
+
+
+def test_a_random_state_instance_moves_on():
+    state = np.random.RandomState(0)
+    first, second = draw_seed(state), draw_seed(state)
+    assert first != second
+    assert draw_seed(np.random.RandomState(0)) == first
+
+
+def test_no_state_gives_fresh_entropy_and_leaves_numpy_alone():
+    assert len({draw_seed(None) for _ in range(20)}) == 20
+
+
+@pytest.mark.parametrize("state", ["0", 1.5, [1]])
+def test_what_is_no_random_state_is_refused(state):
+    with pytest.raises(ValueError, match="cannot be used to seed"):
+        draw_seed(state)
+
+
+@law
+@given(seeds)
+def test_drawn_seed_is_one_that_spawn_and_torch_accept(seed):
+    drawn = draw_seed(seed)
+    assert 0 <= drawn < SEED_BOUND
+    make_generator(drawn)
+    assert all(0 <= child < SEED_BOUND for child in spawn(drawn, 6))
+
+
+@law
+@given(seeds, st.integers(1, 12))
+def test_spawned_streams_are_reproducible_and_all_different(seed, n_streams):
+    children = spawn(seed, n_streams)
+    assert children == spawn(seed, n_streams)
+    assert len({seed, *children}) == n_streams + 1
+
+
+def test_children_of_neighbouring_seeds_do_not_meet():
+    children = [child for seed in range(200) for child in spawn(seed, 6)]
+    # By birthday, 1200 seeds of 31 bits meet with a chance of 3e-4.
+    assert len(set(children)) == len(children)
+
+
+def test_spawned_streams_are_uncorrelated(assert_mean):
+    first, second = (torch.randn(20_000, generator=make_generator(s)) for s in spawn(0, 2))
+    assert_mean(first * second, 0.0)
+
+
+# --- generators and noise -------------------------------------------------------------------------
+
+
+def test_generator_is_determined_by_its_seed():
+    def draw(seed):
+        return torch.rand(4, generator=make_generator(seed))
+
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_noise_takes_the_dtype_of_its_example(dtype):
+    noise = standard_normal((2, 3), make_generator(0), torch.empty(0, dtype=dtype))
+    assert noise.shape == (2, 3) and noise.dtype == dtype
+
+
+def test_noise_is_standard_normal(assert_mean):
+    z = standard_normal((20_000,), make_generator(0), torch.empty(0, dtype=torch.float64))
+    powers = torch.stack([z, z**2, z**3, z**4], dim=1)
+    assert_mean(powers, [0.0, 1.0, 0.0, 3.0])
+
+
+# --- construction of layers -----------------------------------------------------------------------
+
+
+def test_layers_built_under_one_seed_are_equal():
+    def build(seed):
+        with seeded_construction(seed):
+            return nn.Linear(3, 2).weight
+
+    assert torch.equal(build(5), build(5))
+    assert not torch.equal(build(5), build(6))
+
+
+def test_construction_that_fails_leaves_no_trace():
+    with pytest.raises(ZeroDivisionError), seeded_construction(0):
+        nn.Linear(3, 2)
+        raise ZeroDivisionError
+
+
+def test_construction_nests():
+    with seeded_construction(0):
+        expected = torch.rand(2)
+    with seeded_construction(0):
+        with seeded_construction(1):
+            torch.rand(7)
+        assert torch.equal(torch.rand(2), expected)
+
+
+# --- devices --------------------------------------------------------------------------------------
+
+
+def test_auto_is_a_device_that_is_present():
+    device = resolve_device("auto")
+    assert device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    torch.empty(1, device=device)
+
+
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
+def test_a_present_device_is_taken_as_it_is(device):
+    assert resolve_device(device) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99", "xla", "hpu", "privateuseone", None])
+def test_a_device_that_is_not_there_is_a_value_error_that_names_a_way_out(device):
+    with pytest.raises(ValueError, match="device='auto' or device='cpu'"):
+        resolve_device(device)
+
+
+def test_a_device_that_holds_no_numbers_is_refused():
+    with pytest.raises(ValueError, match="meta"):
+        resolve_device("meta")
+
+
+def test_copy_has_the_dtype_asked_for_and_leaves_the_original():
+    with seeded_construction(0):
+        module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    before = copy.deepcopy(module.state_dict())
+    double = copy_to(module, "cpu", torch.float64)
+    assert {p.dtype for p in double.parameters()} == {torch.float64}
+    with torch.no_grad():
+        for parameter in double.parameters():
+            parameter.zero_()
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name]) and value.dtype == before[name].dtype
+
+
+def test_float64_copy_computes_the_same_function():
+    with seeded_construction(0):
+        module = nn.Linear(4, 3)
+    x = torch.linspace(-1, 1, 8).reshape(2, 4)
+    wide = copy_to(module, "cpu", torch.float64)(x.double())
+    # A dot product of 4 terms and a bias, each of size below 1.
+    torch.testing.assert_close(module(x).double(), wide, rtol=0, atol=8 * 2**-23)
