@@ -152,7 +152,7 @@ class EnergyVAE(
         `GaussianBernoulliRBMPrior` has ``components_``, ``scale_`` and so on as well.
     module_ : torch.nn.Module
         The trained network, a `skevae.modules.VAE` on the CPU, in standardised coordinates.
-    history_ : dict of str to ndarray of shape (n_iter_,)
+    history_ : dict of str to ndarray of shape (`n_iter_`,)
         One entry an epoch, in nats a row, of the training rows unless said otherwise:
         "objective" (the bound, with ln Z as ``partition`` has it, so that with "posterior" it is
         the flattering number), "reconstruction" E[ln p(x|z)], "energy" E[E(z)], "log_partition",
@@ -161,7 +161,7 @@ class EnergyVAE(
     n_iter_ : int
         Epochs run.
     n_features_in_ : int
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Defined only when `X` has feature names that are all strings.
 
     See Also

@@ -33,7 +33,7 @@ class NormalPrior(DensityPrior):
     log_partition_interval_ : tuple (low, high)
         The same twice.
     n_features_in_ : int
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Defined only when `X` has feature names that are all strings.
 
     See Also

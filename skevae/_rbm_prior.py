@@ -98,7 +98,7 @@ class GaussianBernoulliRBMPrior(
         ln Z in nats; the upper end of the interval where it is not exact.
     log_partition_interval_ : tuple (low, high)
         Bounds of ln Z; equal where it is exact.
-    history_ : dict of str to ndarray of shape (n_iter_,)
+    history_ : dict of str to ndarray of shape (`n_iter_`,)
         "objective" (mean log-likelihood of the training minibatches), "energy", "log_partition"
         and "validation", one entry an epoch, in nats. Only after `fit`.
     n_iter_ : int
@@ -106,7 +106,7 @@ class GaussianBernoulliRBMPrior(
     density_ : torch.nn.Module
         The trained module, in standardised coordinates, on the CPU.
     n_features_in_ : int
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Defined only when `X` has feature names that are all strings.
 
     See Also
