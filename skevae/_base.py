@@ -268,11 +268,18 @@ class TrainingState:
         self.optimizer = {**state, "state": moments}
         self.partition = partition.state()
 
-    def load(self, optimizer: torch.optim.Optimizer, partition: PartitionEstimate) -> None:
-        """Put the state back, on the devices of its new owners."""
+    @staticmethod
+    def resume(
+        estimator: Any, optimizer: torch.optim.Optimizer, partition: PartitionEstimate
+    ) -> None:
+        """Give a new optimizer and estimate the state that the estimator kept, if it has any."""
+        state: TrainingState | None = getattr(estimator, "_training_state", None)
+        if state is None:
+            return
+        # The learning rate is the estimator's present one.
         groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({**self.optimizer, "param_groups": groups})
-        partition.resume(self.partition)
+        optimizer.load_state_dict({**state.optimizer, "param_groups": groups})
+        partition.resume(state.partition)
 
 
 class EpochCallbacks:

@@ -95,11 +95,13 @@ class EnergyVAE(
         density on discrete columns.
     objective : {"iwae", "elbo"}, default="iwae"
         The importance-weighted bound (Burda et al. 2016), or the evidence lower bound.
-    partition : {"auto", "exact", "persistent", "aggregate", "posterior"}, default="auto"
+    partition : str, default="auto"
         How training obtains ln Z.
 
         - "exact": the matrix product of `GaussianBernoulliRBMPrior`, or a closed form.
         - "persistent": its gradient, from persistent Markov chains; for any size of prior.
+        - "contrastive", "contrastive-from-noise": short chains, biased; see
+          `GaussianBernoulliRBMPrior`.
         - "aggregate": importance sampling from the minibatch's pooled posteriors; for few latents.
         - "posterior": the row's own draws, eq. 3 of the paper. **Not a bound**: what it reports
           rises without limit while the true likelihood falls. To reproduce the paper.
@@ -348,9 +350,8 @@ class EnergyVAE(
         partition = kind(model.density, generator)
         parameters = trainable(model)
         optimizer = make_optimizer(parameters, self.learning_rate)
-        state: TrainingState | None = getattr(self, "_training_state", None)
-        if one_pass and going_on and state is not None:
-            state.load(optimizer, partition)
+        if one_pass and going_on:
+            TrainingState.resume(self, optimizer, partition)
         loss = TrainingLoss(
             model,
             partition,

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from functools import partial
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context
 from sklearn.callback import CallbackSupportMixin
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils import Bunch
+from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skevae._base import TRAINING_CONSTRAINTS, EpochCallbacks, kept, trainable
+from skevae._base import TRAINING_CONSTRAINTS, EpochCallbacks, TrainingState, kept, trainable
 from skevae._device import copy_to, resolve_device
 from skevae._prior_base import DensityPrior
 from skevae._random import draw_seed, make_generator, spawn
 from skevae.densities import Density, GaussianBernoulliDensity
+from skevae.diagnostics import chain_effective_sample_size, split_r_hat
 from skevae.objectives import DENSITY_PARTITIONS, resolve_partition
-from skevae.samplers import block_gibbs
+from skevae.samplers import SAMPLERS, block_gibbs
 from skevae.training import make_optimizer
 
 
@@ -46,11 +48,19 @@ class GaussianBernoulliRBMPrior(
     ----------
     n_components : int, default=20
         Number H of binary hidden units.
+    sampler : str, default="gibbs"
+        Transition of Markov chains: "gibbs" (block Gibbs), "langevin", "metropolis-langevin" (with
+        a Metropolis test), "gibbs-langevin" (Liao et al. 2022), "metropolis-gibbs-langevin",
+        "parallel-tempering" (crosses between modes), or "exact" (independent draws).
     n_gibbs_steps : int, default=1
-        Block-Gibbs sweeps of persistent chains between two updates.
-    partition : {"auto", "exact", "persistent"}, default="auto"
-        How training obtains ln Z: "exact" at every step; "persistent" Markov chains; "auto" is
-        exact up to 24 hidden units. Also what an `EnergyVAE` with ``partition="auto"`` does.
+        Elementary steps of a transition; k of contrastive divergence.
+    step_size : float, default=0.3
+        Of Langevin steps, in units of each sigma.
+    partition : str, default="auto"
+        How training obtains ln Z or its gradient: "exact" at every step; "persistent" chains
+        (stochastic maximum likelihood); "contrastive" divergence with chains from the data;
+        "contrastive-from-noise", as Liao et al. modified it; "auto" is exact up to 24 hidden
+        units, else persistent. Also what an `EnergyVAE` with ``partition="auto"`` does.
     n_chains : int, default=256
         Number of persistent chains.
     learn_scale : bool, default=True
@@ -133,6 +143,8 @@ class GaussianBernoulliRBMPrior(
     _parameter_constraints: dict[str, list[Any]] = {
         **TRAINING_CONSTRAINTS,
         "n_components": [Interval(Integral, 1, None, closed="left")],
+        "sampler": [StrOptions(set(SAMPLERS))],
+        "step_size": [Interval(Real, 0, None, closed="neither")],
         "n_gibbs_steps": [Interval(Integral, 1, None, closed="left")],
         "partition": [StrOptions({"auto", *DENSITY_PARTITIONS})],
         "n_chains": [Interval(Integral, 1, None, closed="left")],
@@ -144,7 +156,9 @@ class GaussianBernoulliRBMPrior(
         self,
         n_components=20,
         *,
+        sampler="gibbs",
         n_gibbs_steps=1,
+        step_size=0.3,
         partition="auto",
         n_chains=256,
         learn_scale=True,
@@ -164,7 +178,9 @@ class GaussianBernoulliRBMPrior(
         verbose=0,
     ):
         self.n_components = n_components
+        self.sampler = sampler
         self.n_gibbs_steps = n_gibbs_steps
+        self.step_size = step_size
         self.partition = partition
         self.n_chains = n_chains
         self.learn_scale = learn_scale
@@ -198,7 +214,9 @@ class GaussianBernoulliRBMPrior(
             n_features,
             self.n_components,
             generator=generator,
+            sampler=self.sampler,
             n_gibbs_steps=self.n_gibbs_steps,
+            step_size=self.step_size,
             n_chains=self.n_chains,
             learn_scale=self.learn_scale,
             initial_scale=self.initial_scale,
@@ -232,8 +250,29 @@ class GaussianBernoulliRBMPrior(
             If training diverged (the best state is kept), or ln Z is only known to an interval
             wider than 0.1 nats.
         """
-        going_on = self.warm_start and hasattr(self, "density_")
-        X = self._check_rows(X, reset=not going_on, min_samples=2)
+        return self._fit(X, y, going_on=self.warm_start and hasattr(self, "density_"))
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None):
+        """Make one pass over X, going on from the present state.
+
+        The first call initialises the model, standardisation included, so its rows should be
+        representative. No rows are held out.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            At least 2 rows at the first call.
+        y : Ignored
+
+        Returns
+        -------
+        self
+        """
+        return self._fit(X, y, going_on=hasattr(self, "density_"), one_pass=True)
+
+    def _fit(self, X: Any, y: Any, *, going_on: bool, one_pass: bool = False) -> Self:
+        X = self._check_rows(X, reset=not going_on, min_samples=1 if going_on else 2)
         seeds = spawn(draw_seed(self.random_state), 5)
         device = resolve_device(self.device)
         if going_on:
@@ -248,12 +287,15 @@ class GaussianBernoulliRBMPrior(
         generator = make_generator(seeds[1], device)
         kind = DENSITY_PARTITIONS[resolve_partition([self.partition], density)]
         partition = kind(density, generator)
-        train, held_out = self._split(rows, seeds[2])
+        train, held_out = (rows, None) if one_pass else self._split(rows, seeds[2])
         parameters = trainable(density)
+        optimizer = make_optimizer(parameters, self.learning_rate)
+        if one_pass and going_on:
+            TrainingState.resume(self, optimizer, partition)
 
         def loss(x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
             energy = density.energy(x).mean()
-            log_partition = partition.evaluate()
+            log_partition = partition.evaluate(x)
             terms = {"objective": -energy - log_partition, "energy": energy}
             terms["log_partition"] = log_partition
             return energy + log_partition, {name: term.detach() for name, term in terms.items()}
@@ -263,28 +305,32 @@ class GaussianBernoulliRBMPrior(
             log_partition = density.quick_log_partition(make_generator(seeds[3], device))
             return -density.energy(rows).mean().item() - log_partition
 
+        max_epochs = 1 if one_pass else self.max_iter
         callbacks = EpochCallbacks(
             self,
             X,
             y,
-            self.max_iter,
+            max_epochs,
             lambda: self._attributes(kept(density), seeds[4]),
         )
         run = self._run(
             loss,
             parameters,
             train,
-            optimizer=make_optimizer(parameters, self.learning_rate),
+            optimizer=optimizer,
             seed=seeds[2],
-            max_epochs=self.max_iter,
+            max_epochs=max_epochs,
             batch_size=self._resolve_batch_size(len(train)),
             validate=None if held_out is None else partial(validate, held_out),
             on_epoch_begin=partition.refresh,
             callbacks=callbacks,
         )
+        self._training_state = TrainingState(optimizer, partition) if one_pass else None
         self._extend_history(run, {"objective", "validation"}, keep=going_on)
         self._set_fitted(self._attributes(kept(density), seeds[4]))
-        self.log_partition_interval_  # noqa: B018 - now, so that its warning belongs to fit
+        if not one_pass:
+            # Now, so that its cost and its warning belong to fit.
+            self.log_partition_interval_  # noqa: B018
         callbacks.finish()
         return self
 
@@ -322,6 +368,37 @@ class GaussianBernoulliRBMPrior(
         """
         return self._evaluate(X, "hidden_probabilities")
 
+    def inverse_transform(self, H):
+        """Mean of the rows given hidden units.
+
+        Parameters
+        ----------
+        H : array-like of shape (n_samples, n_components)
+            Hidden units, or their probabilities.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            E[x | h] = mu + W h, on the scale of X, in the dtype of H.
+        """
+        check_is_fitted(self)
+        H = self._check_latent(H, self.density_.n_hidden, "H")
+        return (self.intercept_visible_ + H @ self.components_).astype(H.dtype, copy=False)
+
+    def reconstruct(self, X):
+        """Mean of the rows given the hidden probabilities of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            ``inverse_transform(transform(X))``.
+        """
+        return self.inverse_transform(self._evaluate(X, "hidden_probabilities"))
+
     def gibbs(self, X, random_state=None):
         """Perform one block-Gibbs sweep from each row: h ~ p(h | x), then x ~ p(x | h).
 
@@ -342,3 +419,70 @@ class GaussianBernoulliRBMPrior(
         generator = self._generator_for(random_state, device)
         z = block_gibbs(density.as_energy(), self._tensor(X, device, torch.float64), generator)
         return self._to_rows(z).astype(X.dtype, copy=False)
+
+    def run_chains(
+        self, n_chains=100, n_steps=100, *, burn_in=0, sampler=None, X=None, random_state=None
+    ):
+        """Run Markov chains on the fitted density, to see whether and how fast a sampler mixes.
+
+        Parameters
+        ----------
+        n_chains : int, default=100
+        n_steps : int, default=100
+            Transitions that are kept; at least 4. Each makes ``n_gibbs_steps`` elementary steps.
+        burn_in : int, default=0
+            Transitions before them.
+        sampler : str, default=None
+            One of the names that ``sampler`` of the estimator takes; None uses the estimator's.
+        X : array-like of shape (n_chains, n_features), default=None
+            Where the chains start. None draws from a Gaussian as broad as the data.
+        random_state : int, RandomState instance or None, default=None
+            None uses the estimator's own.
+
+        Returns
+        -------
+        Bunch
+            samples : ndarray of shape (n_steps, n_chains, n_features)
+                On the scale of X.
+            acceptance_rate : float
+                Share of the Metropolis tests passed; nan for a sampler without any.
+            r_hat : ndarray of shape (n_features,)
+                Split R-hat. Above about 1.05 the chains have not mixed.
+            effective_sample_size : ndarray of shape (n_features,)
+                Independent draws that would give means of the same precision.
+        """
+        check_is_fitted(self)
+        at_least = partial(Interval, Integral, right=None, closed="left")
+        validate_parameter_constraints(
+            {
+                "n_chains": [at_least(1)],
+                "n_steps": [at_least(4)],
+                "burn_in": [at_least(0)],
+                "sampler": [StrOptions(set(SAMPLERS)), None],
+            },
+            {"n_chains": n_chains, "n_steps": n_steps, "burn_in": burn_in, "sampler": sampler},
+            caller_name=f"{type(self).__name__}.run_chains",
+        )
+        device = resolve_device(self.device)
+        density = copy_to(self.density_, device, torch.float64)
+        generator = self._generator_for(random_state, device)
+        density.sampler = density.sampler if sampler is None else sampler
+        step, energy = density.make_sampler(), density.as_energy()
+        if X is None:
+            z = density.noise(n_chains, generator)
+        else:
+            z = self._tensor(self._check_rows(X), device, torch.float64)
+        kept_states = []
+        with torch.no_grad():
+            for index in range(burn_in + n_steps):
+                z = step(energy, z, generator)
+                if index >= burn_in:
+                    kept_states.append(z)
+            states = torch.stack(kept_states)
+        rows = self._to_rows(states.flatten(0, 1)).reshape(states.shape)
+        return Bunch(
+            samples=rows,
+            acceptance_rate=step.acceptance_rate,
+            r_hat=split_r_hat(states).cpu().numpy(),
+            effective_sample_size=chain_effective_sample_size(states).cpu().numpy(),
+        )

@@ -20,6 +20,7 @@ from skevae.partition import (
     exact_log_partition,
     log_mean_exp,
 )
+from skevae.samplers import SAMPLERS, Sampler, Transition
 
 # Hidden units up to which one evaluation of ln Z (2^(H+1) flops) is worth paying once, after a
 # fit, on a CPU of a few cores; and up to which a training step can carry it. A step of a small
@@ -28,7 +29,7 @@ EXACT_EVALUATION_UNITS = 32
 EXACT_TRAINING_UNITS = 24
 
 # Without exact tables, long chains stand in for independent draws.
-BURN_IN_SWEEPS = 1000
+BURN_IN_STEPS = 1000
 
 
 class Density(nn.Module):
@@ -71,12 +72,23 @@ class Density(nn.Module):
         """Value of ln Z good enough to watch training by, once an epoch."""
         raise NotImplementedError
 
-    def transition(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        """Make one Markov step that leaves p(z) unchanged: (n, D) -> (n, D)."""
+    def make_transition(self) -> Transition:
+        """Return a Markov step (z, generator) -> z that leaves p(z) unchanged: (n, D) -> (n, D).
+
+        It follows the parameters as they change, and may have a state of its own.
+        """
         raise NotImplementedError
+
+    def transition(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        """Make one such step: (n, D) -> (n, D)."""
+        return self.make_transition()(z, generator)
 
     def sample(self, n_samples: int, generator: torch.Generator) -> Tensor:
         """Draw from p(z): (n, D)."""
+        raise NotImplementedError
+
+    def noise(self, n_samples: int, generator: torch.Generator) -> Tensor:
+        """Draw where chains without a past start: (n, D)."""
         raise NotImplementedError
 
     def set_base(self, mean: Tensor, variance: Tensor) -> None:
@@ -118,10 +130,13 @@ class StandardNormalDensity(Density):
     def quick_log_partition(self, generator: torch.Generator) -> float:
         return self.log_partition_interval(generator).high
 
-    def transition(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        return standard_normal(z.shape, generator, z)
+    def make_transition(self) -> Transition:
+        return lambda z, generator: standard_normal(z.shape, generator, z)
 
     def sample(self, n_samples: int, generator: torch.Generator) -> Tensor:
+        return self.noise(n_samples, generator)
+
+    def noise(self, n_samples: int, generator: torch.Generator) -> Tensor:
         return standard_normal((n_samples, self.n_latent), generator, self.log_volume)
 
 
@@ -134,8 +149,12 @@ class GaussianBernoulliDensity(Density):
         D and H.
     generator : torch.Generator
         Of the initial weights.
+    sampler : str
+        A key of `skevae.samplers.SAMPLERS`.
     n_gibbs_steps : int
-        Sweeps of one `transition`.
+        Elementary steps of one transition.
+    step_size : float
+        Of Langevin steps.
     n_chains : int
         Persistent chains that train it.
     learn_scale : bool
@@ -150,7 +169,9 @@ class GaussianBernoulliDensity(Density):
         n_hidden: int,
         *,
         generator: torch.Generator,
+        sampler: str = "gibbs",
         n_gibbs_steps: int = 1,
+        step_size: float = 0.3,
         n_chains: int = 256,
         learn_scale: bool = True,
         initial_scale: float = 0.1,
@@ -160,7 +181,9 @@ class GaussianBernoulliDensity(Density):
         self.n_hidden = n_hidden
         self.has_exact_log_partition = n_hidden <= EXACT_EVALUATION_UNITS
         self.trains_exactly = n_hidden <= EXACT_TRAINING_UNITS
+        self.sampler = sampler
         self.n_gibbs_steps = n_gibbs_steps
+        self.step_size = step_size
         self.n_chains = n_chains
         noise = torch.randn((n_latent, n_hidden), generator=generator)
         self.weight = nn.Parameter(initial_scale * noise)
@@ -205,7 +228,7 @@ class GaussianBernoulliDensity(Density):
         path = self._annealing_path(energy)
 
         def long_chains(n_chains: int, ends: Tensor) -> Tensor:
-            return samplers.block_gibbs(energy, ends, generator, BURN_IN_SWEEPS)
+            return samplers.block_gibbs(energy, ends, generator, BURN_IN_STEPS)
 
         return annealed_interval(path, samplers.block_gibbs, generator, long_chains)
 
@@ -223,17 +246,27 @@ class GaussianBernoulliDensity(Density):
         dtype = energy.weight.dtype
         return AnnealingPath(energy, self.base_mean.to(dtype), self.base_variance.to(dtype))
 
-    def transition(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        return samplers.block_gibbs(self.as_energy(), z, generator, self.n_gibbs_steps)
+    def make_transition(self) -> Transition:
+        sampler = self.make_sampler()
+        return lambda z, generator: sampler(self.as_energy(), z, generator)
+
+    def make_sampler(self, n_steps: int | None = None) -> Sampler:
+        """Return the sampler of this density, ``n_steps`` instead of `n_gibbs_steps` a call."""
+        n_steps = self.n_gibbs_steps if n_steps is None else n_steps
+        return SAMPLERS[self.sampler](n_steps, self.step_size)
+
+    def noise(self, n_samples: int, generator: torch.Generator) -> Tensor:
+        """Draw from the base of annealing, a Gaussian: where chains without a past start."""
+        noise = standard_normal((n_samples, self.n_latent), generator, self.weight)
+        return self.base_mean + self.base_variance.sqrt() * noise
 
     @torch.no_grad()
     def sample(self, n_samples: int, generator: torch.Generator) -> Tensor:
         energy = self.as_energy()
         if self.has_exact_log_partition:
             return samplers.exact_sample(energy, n_samples, generator)
-        noise = standard_normal((n_samples, self.n_latent), generator, self.weight)
-        start = self.base_mean + self.base_variance.sqrt() * noise
-        return samplers.block_gibbs(energy, start, generator, BURN_IN_SWEEPS)
+        start = self.noise(n_samples, generator)
+        return self.make_sampler(BURN_IN_STEPS)(energy, start, generator)
 
     def set_base(self, mean: Tensor, variance: Tensor) -> None:
         self.base_mean.copy_(mean)

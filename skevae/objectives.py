@@ -26,6 +26,9 @@ from skevae.samplers import PersistentChains
 # Keeps the base of an annealing run proper if all chains agree in a dimension.
 MIN_BASE_VARIANCE = 1e-3
 
+# Transitions of a chain from noise, the second half of which is averaged.
+NOISE_TRANSITIONS = 10
+
 Reduction = Callable[[Tensor], Tensor]
 
 OBJECTIVES: dict[str, Reduction] = {
@@ -99,13 +102,16 @@ class AggregatePartition(PartitionEstimate):
 
 
 class DensityPartition(PartitionEstimate):
-    """An estimate that asks the density alone."""
+    """An estimate that needs no posterior, by which a density can be trained alone."""
 
     def __call__(self, draws: LatentDraws, posterior: Posterior) -> Tensor:
-        return self.evaluate()
+        return self.evaluate(draws.z.detach().flatten(0, 1))
 
-    def evaluate(self) -> Tensor:
-        """Estimate ln Z, a scalar whose gradient is, or estimates without bias, that of ln Z."""
+    def evaluate(self, z: Tensor) -> Tensor:
+        """Estimate ln Z where the training data, or draws of the posteriors, are ``z``, (n, D).
+
+        Returns a scalar whose gradient is that of ln Z or an estimate of it.
+        """
         raise NotImplementedError
 
 
@@ -120,12 +126,12 @@ class ExactPartition(DensityPartition):
                 "a smaller prior, partition='persistent', or partition='auto'."
             )
 
-    def evaluate(self) -> Tensor:
+    def evaluate(self, z: Tensor) -> Tensor:
         return self.density.log_partition()
 
 
-class PersistentPartition(DensityPartition):
-    """Persistent chains, whose mean energy gradient is the gradient of -ln Z.
+class ChainPartition(DensityPartition):
+    """Markov chains, whose mean energy gradient is that of -ln Z.
 
     Chains cannot give a value: what is reported is a reference from the start of the epoch.
     """
@@ -133,13 +139,29 @@ class PersistentPartition(DensityPartition):
     def __init__(self, density: Density, generator: torch.Generator) -> None:
         super().__init__(density, generator)
         self.reference = 0.0
+        self.transition = density.make_transition()
+
+    def refresh(self) -> None:
+        self.reference = self.density.quick_log_partition(self.generator)
+
+    def _surrogate(self, negatives: Tensor) -> Tensor:
+        """Return the reference, with minus the gradient of the mean energy of ``negatives``."""
+        mean_energy = self.density.energy(negatives).mean()
+        return mean_energy.detach() - mean_energy + self.reference
+
+
+class PersistentPartition(ChainPartition):
+    """Chains that persist from step to step (stochastic maximum likelihood; Tieleman 2008)."""
+
+    def __init__(self, density: Density, generator: torch.Generator) -> None:
+        super().__init__(density, generator)
         self.chains: PersistentChains | None = None
 
     def refresh(self) -> None:
         if self.chains is not None:
             state = self.chains.state
             self.density.set_base(state.mean(0), state.var(0, correction=0) + MIN_BASE_VARIANCE)
-        self.reference = self.density.quick_log_partition(self.generator)
+        super().refresh()
 
     def state(self) -> Tensor | None:
         return None if self.chains is None else self.chains.state.cpu()
@@ -148,14 +170,37 @@ class PersistentPartition(DensityPartition):
         if state is not None:
             self.chains = PersistentChains(state.to(self.generator.device))
 
-    def evaluate(self) -> Tensor:
+    def evaluate(self, z: Tensor) -> Tensor:
         if self.chains is None:
-            self.chains = PersistentChains(
-                self.density.sample(self.density.n_chains, self.generator)
-            )
-        z = self.chains.advance(self.density.transition, self.generator)
-        mean_energy = self.density.energy(z).mean()
-        return mean_energy.detach() - mean_energy + self.reference
+            start = self.density.sample(self.density.n_chains, self.generator)
+            self.chains = PersistentChains(start)
+        return self._surrogate(self.chains.advance(self.transition, self.generator))
+
+
+class ContrastivePartition(ChainPartition):
+    """Contrastive divergence: chains start at the data and run one transition (Hinton 2002).
+
+    Biased: short chains see only the neighbourhood of the data.
+    """
+
+    def evaluate(self, z: Tensor) -> Tensor:
+        return self._surrogate(self.transition(z, self.generator))
+
+
+class NoiseContrastivePartition(ChainPartition):
+    """Contrastive divergence as modified by Liao et al. (2022): chains start from noise.
+
+    They run `NOISE_TRANSITIONS` transitions, and the energy gradient is averaged over the second
+    half of them. Biased as far as the chains have not forgotten the noise.
+    """
+
+    def evaluate(self, z: Tensor) -> Tensor:
+        states = []
+        state = self.density.noise(z.shape[0], self.generator)
+        for _ in range(NOISE_TRANSITIONS):
+            state = self.transition(state, self.generator)
+            states.append(state)
+        return self._surrogate(torch.cat(states[NOISE_TRANSITIONS // 2 :]))
 
 
 PARTITIONS: dict[str, type[PartitionEstimate]] = {
@@ -163,6 +208,8 @@ PARTITIONS: dict[str, type[PartitionEstimate]] = {
     "aggregate": AggregatePartition,
     "exact": ExactPartition,
     "persistent": PersistentPartition,
+    "contrastive": ContrastivePartition,
+    "contrastive-from-noise": NoiseContrastivePartition,
 }
 
 

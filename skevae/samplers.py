@@ -1,28 +1,29 @@
-"""Samplers: block Gibbs, persistent chains, and exact independent draws."""
+"""Samplers: Markov transitions of a Gaussian-Bernoulli energy, and exact independent draws."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from skevae._random import standard_normal
-from skevae.energies import GaussianBernoulliEnergy
+from skevae.energies import AnnealingPath, GaussianBernoulliEnergy
 from skevae.ising import IsingModel
 
 Transition = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def sample_hidden(energy: GaussianBernoulliEnergy, z: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw h from p(h | z): (n, n_visible) -> (n, n_hidden)."""
+    """Draw h from p(h | z): (..., n_visible) -> (..., n_hidden)."""
     return torch.bernoulli(energy.hidden_logits(z).sigmoid_(), generator=generator)
 
 
 def sample_visible(
     energy: GaussianBernoulliEnergy, h: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """Draw z from p(z | h): (n, n_hidden) -> (n, n_visible)."""
+    """Draw z from p(z | h): (..., n_hidden) -> (..., n_visible)."""
     mean = energy.conditional_mean(h)
     return mean + energy.variance.sqrt() * standard_normal(mean.shape, generator, mean)
 
@@ -61,6 +62,237 @@ def exact_sample(
     bias, coupling, _ = energy.to(torch.float64).hidden_machine()
     h = IsingModel(bias, coupling).sample(n_samples, generator)
     return sample_visible(energy, h.to(energy.weight.dtype), generator)
+
+
+class Sampler:
+    """A Markov transition that leaves p(z), or nearly so p(z), unchanged.
+
+    Parameters
+    ----------
+    n_steps : int
+        Elementary steps of one transition.
+    step_size : float
+        Of Langevin steps, in units of each dimension's sigma.
+
+    Attributes
+    ----------
+    acceptance_rate : float
+        Share of the Metropolis tests passed so far; 1 where there are none, nan before any.
+    """
+
+    def __init__(self, n_steps: int = 1, step_size: float = 0.3) -> None:
+        self.n_steps = n_steps
+        self.step_size = step_size
+        self._accepted: Tensor | float = 0.0
+        self._proposed = 0
+
+    def __call__(
+        self, energy: GaussianBernoulliEnergy, z: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Make one transition of every chain: (n, n_visible) -> (n, n_visible)."""
+        with torch.no_grad():
+            for step in range(self.n_steps):
+                z = self.step(energy, z, generator, step)
+        return z
+
+    def step(
+        self, energy: GaussianBernoulliEnergy, z: Tensor, generator: torch.Generator, index: int
+    ) -> Tensor:
+        """Make elementary step number ``index`` of a transition."""
+        raise NotImplementedError
+
+    @property
+    def acceptance_rate(self) -> float:
+        if self._proposed == 0:
+            return math.nan
+        return float(self._accepted) / self._proposed
+
+    def _metropolis(
+        self, z: Tensor, proposal: Tensor, log_ratio: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Accept each row of the proposal with probability min(1, exp(log_ratio))."""
+        uniform = torch.rand(
+            log_ratio.shape, generator=generator, dtype=z.dtype, device=log_ratio.device
+        )
+        accept = uniform.log() < log_ratio
+        self._accepted = self._accepted + accept.sum()
+        self._proposed += accept.numel()
+        return torch.where(accept.unsqueeze(-1), proposal, z)
+
+
+class BlockGibbs(Sampler):
+    """Block Gibbs sweeps, exact in each conditional."""
+
+    def step(
+        self, energy: GaussianBernoulliEnergy, z: Tensor, generator: torch.Generator, index: int
+    ) -> Tensor:
+        return block_gibbs(energy, z, generator)
+
+
+def energy_gradient(energy: GaussianBernoulliEnergy, z: Tensor) -> Tensor:
+    """Gradient of E(z) in closed form: (n, n_visible) -> (n, n_visible).
+
+    (z - mu - W p(h = 1 | z)) / sigma^2.
+    """
+    return (z - energy.conditional_mean(energy.hidden_logits(z).sigmoid_())) / energy.variance
+
+
+class Langevin(Sampler):
+    r"""Unadjusted Langevin steps, preconditioned by sigma.
+
+    .. math::
+        z' = z - \tfrac{\epsilon^2}{2} \sigma^2 \nabla E(z) + \epsilon \sigma \xi,
+        \qquad \xi \sim N(0, I)
+
+    It targets exp(-E) whatever the number of chains, up to a bias of order epsilon squared: the
+    energy never sees a batch size, and noise and drift always keep this ratio.
+    """
+
+    adjusted = False
+
+    def step(
+        self, energy: GaussianBernoulliEnergy, z: Tensor, generator: torch.Generator, index: int
+    ) -> Tensor:
+        return self._langevin_step(
+            z,
+            energy,
+            lambda y: energy_gradient(energy, y),
+            energy.variance,
+            self.step_size,
+            generator,
+        )
+
+    def _langevin_step(
+        self,
+        z: Tensor,
+        potential: Callable[[Tensor], Tensor],
+        gradient: Callable[[Tensor], Tensor],
+        variance: Tensor,
+        step_size: float,
+        generator: torch.Generator,
+    ) -> Tensor:
+        drift = 0.5 * step_size**2 * variance
+        spread = step_size * variance.sqrt()
+        mean = z - drift * gradient(z)
+        noise = standard_normal(z.shape, generator, z)
+        proposal = mean + spread * noise
+        if not self.adjusted:
+            return proposal
+        back = (z - proposal + drift * gradient(proposal)) / spread
+        log_ratio = potential(z) - potential(proposal)
+        log_ratio = log_ratio + 0.5 * (noise.square() - back.square()).sum(-1)
+        return self._metropolis(z, proposal, log_ratio, generator)
+
+
+class MetropolisLangevin(Langevin):
+    """Langevin steps with a Metropolis test (MALA; Roberts & Tweedie 1996): no bias left."""
+
+    adjusted = True
+
+
+class GibbsLangevin(Langevin):
+    r"""Langevin within Gibbs (Liao et al. 2022): h ~ p(h | z), then Langevin steps on z given h.
+
+    Its step sizes are annealed: they fall linearly from twice ``step_size`` to ``step_size`` over
+    the steps of a transition.
+    """
+
+    def step(
+        self, energy: GaussianBernoulliEnergy, z: Tensor, generator: torch.Generator, index: int
+    ) -> Tensor:
+        mean = energy.conditional_mean(sample_hidden(energy, z, generator))
+        annealed = self.step_size * (2 - (index + 1) / self.n_steps)
+
+        def potential(y: Tensor) -> Tensor:
+            return 0.5 * ((y - mean).square() / energy.variance).sum(-1)
+
+        def gradient(y: Tensor) -> Tensor:
+            return (y - mean) / energy.variance
+
+        return self._langevin_step(z, potential, gradient, energy.variance, annealed, generator)
+
+
+class MetropolisGibbsLangevin(GibbsLangevin):
+    """`GibbsLangevin` with a Metropolis test of each step on the joint of z and h: no bias left."""
+
+    adjusted = True
+
+
+class ExactSampler(Sampler):
+    """Independent draws, which forget where the chains stood (2^(H+1) operations each time)."""
+
+    def step(
+        self, energy: GaussianBernoulliEnergy, z: Tensor, generator: torch.Generator, index: int
+    ) -> Tensor:
+        return exact_sample(energy, z.shape[0], generator)
+
+
+class ParallelTempering(Sampler):
+    """Block Gibbs at several temperatures that exchange states, to cross between modes.
+
+    Replicas stand on a path from a broad Gaussian with free hidden units, where every mode is
+    reached at once, to the target (Swendsen & Wang 1986; Geyer 1991). A transition makes
+    ``n_steps`` rounds of a sweep of all replicas and exchanges between neighbours.
+
+    Parameters
+    ----------
+    n_steps : int
+    step_size : float
+        Not used.
+    n_replicas : int
+        Temperatures, target included.
+    """
+
+    def __init__(self, n_steps: int = 1, step_size: float = 0.3, n_replicas: int = 12) -> None:
+        super().__init__(n_steps, step_size)
+        self.betas = [k / (n_replicas - 1) for k in range(n_replicas)]
+        self._replicas: list[Tensor] | None = None
+
+    def step(
+        self, energy: GaussianBernoulliEnergy, z: Tensor, generator: torch.Generator, index: int
+    ) -> Tensor:
+        path = self._path(energy)
+        if self._replicas is None or self._replicas[0].shape != z.shape:
+            self._replicas = [z] * len(self.betas)
+        replicas = [*self._replicas[:-1], z]
+        replicas = [
+            block_gibbs(path.at(beta), replica, generator)
+            for beta, replica in zip(self.betas, replicas, strict=True)
+        ]
+        for low in range(len(self.betas) - 1):
+            replicas[low : low + 2] = self._exchange(path, replicas, low, generator)
+        self._replicas = replicas
+        return replicas[-1]
+
+    @staticmethod
+    def _path(energy: GaussianBernoulliEnergy) -> AnnealingPath:
+        """From a Gaussian as broad as the mixture of all hidden configurations can be."""
+        centre = energy.conditional_mean(torch.full_like(energy.hidden_bias, 0.5))
+        variance = energy.variance + 0.25 * energy.weight.square().sum(1)
+        return AnnealingPath(energy, centre, variance)
+
+    def _exchange(
+        self, path: AnnealingPath, replicas: list[Tensor], low: int, generator: torch.Generator
+    ) -> list[Tensor]:
+        """Propose that neighbours change places, chain by chain."""
+        cold, hot = replicas[low + 1], replicas[low]
+        beta_hot, beta_cold = self.betas[low : low + 2]
+        log_ratio = path.log_increment(hot, beta_hot, beta_cold)
+        log_ratio = log_ratio + path.log_increment(cold, beta_cold, beta_hot)
+        pair = torch.cat([hot, cold], dim=-1)
+        swapped = torch.cat([cold, hot], dim=-1)
+        return list(self._metropolis(pair, swapped, log_ratio, generator).chunk(2, dim=-1))
+
+
+SAMPLERS: dict[str, type[Sampler]] = {
+    "gibbs": BlockGibbs,
+    "langevin": Langevin,
+    "metropolis-langevin": MetropolisLangevin,
+    "gibbs-langevin": GibbsLangevin,
+    "metropolis-gibbs-langevin": MetropolisGibbsLangevin,
+    "parallel-tempering": ParallelTempering,
+    "exact": ExactSampler,
+}
 
 
 class PersistentChains:

@@ -1,4 +1,4 @@
-"""What the law tests share: random RBMs, their sum over hidden units by hand, and 4 standard errors."""
+"""What the law tests share: random RBMs, their sums by hand, quadrature, and 4 standard errors."""
 
 import numpy as np
 import pytest
@@ -10,10 +10,10 @@ from skevae.energies import GaussianBernoulliEnergy
 @pytest.fixture
 def global_rng_untouched():
     """Hold law 9 over the whole test: the global generators end as they began."""
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
     yield
     assert torch.equal(torch.get_rng_state(), torch_state)
-    for now, then in zip(np.random.get_state(), numpy_state, strict=True):
+    for now, then in zip(np.random.get_state(), numpy_state, strict=True):  # noqa: NPY002
         np.testing.assert_array_equal(now, then)
 
 

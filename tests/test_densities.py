@@ -235,12 +235,16 @@ def test_float32_log_partition_is_the_float64_one_rounded(mixture):
     assert density.log_partition().item() == pytest.approx(truth, rel=1e-6)
 
 
-@pytest.mark.parametrize("n_hidden, exact", [(EXACT_EVALUATION_UNITS, True), (EXACT_EVALUATION_UNITS + 1, False)])
+@pytest.mark.parametrize(
+    "n_hidden, exact", [(EXACT_EVALUATION_UNITS, True), (EXACT_EVALUATION_UNITS + 1, False)]
+)
 def test_exact_evaluation_ends_where_it_says(n_hidden, exact):
     assert rbm(2, n_hidden).has_exact_log_partition is exact
 
 
-@pytest.mark.parametrize("n_hidden, exact", [(EXACT_TRAINING_UNITS, True), (EXACT_TRAINING_UNITS + 1, False)])
+@pytest.mark.parametrize(
+    "n_hidden, exact", [(EXACT_TRAINING_UNITS, True), (EXACT_TRAINING_UNITS + 1, False)]
+)
 def test_exact_training_ends_where_it_says(n_hidden, exact):
     assert rbm(2, n_hidden).trains_exactly is exact
 
@@ -262,9 +266,7 @@ def test_fixed_scale_is_one_and_learns_nothing():
 
 
 def test_initial_weights_have_the_scale_asked_for(assert_mean):
-    density = GaussianBernoulliDensity(
-        100, 50, generator=make_generator(0), initial_scale=0.3
-    )
+    density = GaussianBernoulliDensity(100, 50, generator=make_generator(0), initial_scale=0.3)
     assert_mean(density.weight.flatten().square(), 0.09)
     assert_mean(density.weight.flatten(), 0.0)
 

@@ -140,7 +140,9 @@ def test_iwae_is_never_below_elbo_on_the_same_draws(partition):
 def test_more_draws_never_lower_the_expected_iwae_bound(n_draws):
     model = make_model()
     few, many = (draw_rows(model, n, 4000, seed=n) for n in (n_draws, 4 * n_draws))
-    bounds = [OBJECTIVES["iwae"](d.log_likelihood - d.energy - d.log_posterior) for d in (few, many)]
+    bounds = [
+        OBJECTIVES["iwae"](d.log_likelihood - d.energy - d.log_posterior) for d in (few, many)
+    ]
     error = math.sqrt(sum(b.var().item() / b.numel() for b in bounds))
     assert bounds[1].mean() >= bounds[0].mean() - 4 * error
 
@@ -149,7 +151,9 @@ def test_more_draws_never_lower_the_expected_iwae_bound(n_draws):
 def test_the_number_of_draws_does_not_change_the_expected_elbo(n_draws):
     model = make_model()
     few, many = (draw_rows(model, n, 4000, seed=n) for n in (n_draws, 4 * n_draws))
-    bounds = [OBJECTIVES["elbo"](d.log_likelihood - d.energy - d.log_posterior) for d in (few, many)]
+    bounds = [
+        OBJECTIVES["elbo"](d.log_likelihood - d.energy - d.log_posterior) for d in (few, many)
+    ]
     error = math.sqrt(sum(b.var().item() / b.numel() for b in bounds))
     assert abs(bounds[1].mean() - bounds[0].mean()) <= 4 * error
 
@@ -162,14 +166,14 @@ def draw_rows(model, n_draws, n_repeats, seed):
 
 
 @each_objective
-def test_expected_bound_with_the_exact_partition_is_below_the_log_likelihood(
-    objective, plane_grid
-):
+def test_expected_bound_with_the_exact_partition_is_below_the_log_likelihood(objective, plane_grid):
     model = make_model()
     nodes, area = plane_grid()
     x = torch.full((1, N_FEATURES), 0.7, dtype=torch.float64)
     with torch.no_grad():
-        log_joint = model.likelihood.log_density(x, model.decoder(nodes)) - model.density.energy(nodes)
+        log_joint = model.likelihood.log_density(x, model.decoder(nodes)) - model.density.energy(
+            nodes
+        )
         truth = log_joint.logsumexp(0) - (-model.density.energy(nodes)).logsumexp(0)
         draws = draw_rows(model, 4, 4000, seed=3)
         values = OBJECTIVES[objective](draws.log_likelihood - draws.energy - draws.log_posterior)
@@ -349,9 +353,7 @@ def covering_draws(density, posterior, n_draws, n_rows, seed=0):
 
 
 @each_posterior
-def test_aggregate_is_unbiased_for_z_where_the_posteriors_cover_it(
-    posterior, mixture, assert_mean
-):
+def test_aggregate_is_unbiased_for_z_where_the_posteriors_cover_it(posterior, mixture, assert_mean):
     density, q = make_density(), POSTERIORS[posterior]()
     estimate = PARTITIONS["aggregate"](density, make_generator(0))
     values = [

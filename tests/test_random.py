@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from torch import nn
 
 from skevae._device import copy_to, resolve_device
@@ -14,6 +15,7 @@ from skevae._random import (
     SEED_BOUND,
     draw_seed,
     make_generator,
+    quasi_normal,
     seeded_construction,
     spawn,
     standard_normal,
@@ -97,6 +99,60 @@ def test_noise_is_standard_normal(assert_mean):
     z = standard_normal((20_000,), make_generator(0), torch.empty(0, dtype=torch.float64))
     powers = torch.stack([z, z**2, z**3, z**4], dim=1)
     assert_mean(powers, [0.0, 1.0, 0.0, 3.0])
+
+
+# --- evenly spread noise --------------------------------------------------------------------------
+
+each_size = pytest.mark.parametrize("n_draws", [1, 2, 3, 64, 1000])
+
+
+@each_size
+@pytest.mark.parametrize("n_dimensions", [1, 2, 16, 300])
+def test_even_noise_is_a_block_of_finite_numbers(n_draws, n_dimensions):
+    noise = quasi_normal(n_draws, n_dimensions, seed=0)
+    assert noise.shape == (n_draws, n_dimensions) and noise.dtype == torch.float64
+    assert torch.isfinite(noise).all()
+
+
+@each_size
+def test_even_noise_is_determined_by_its_seed(n_draws):
+    first, again, other = (quasi_normal(n_draws, 3, seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+@each_size
+def test_fewer_even_draws_are_the_first_of_more(n_draws):
+    assert torch.equal(quasi_normal(n_draws, 3, 0), quasi_normal(2048, 3, 0)[:n_draws])
+
+
+@pytest.fixture(scope="module")
+def even_blocks():
+    """Blocks of 20 points in 3 dimensions, one for each of 1500 seeds."""
+    return torch.stack([quasi_normal(20, 3, seed) for seed in range(1500)])
+
+
+@pytest.mark.parametrize("point", [0, 1, 7, 19])
+def test_each_even_point_is_standard_normal_by_itself(even_blocks, point):
+    p_values = [stats.kstest(even_blocks[:, point, d], "norm").pvalue for d in range(3)]
+    assert min(p_values) > 2 * stats.norm.sf(4)
+
+
+@pytest.mark.parametrize("point", [0, 19])
+def test_coordinates_of_an_even_point_are_uncorrelated(even_blocks, point, assert_mean):
+    z = even_blocks[:, point]
+    assert_mean(z[:, [0, 0, 1]] * z[:, [1, 2, 2]], 0.0)
+
+
+def test_averages_over_even_noise_are_unbiased(even_blocks, assert_mean):
+    # E exp(z_1 / 2 + z_2 / 2) = exp(1 / 4), of a few points: what a likelihood averages.
+    averages = (0.5 * even_blocks[:, :5, :2].sum(2)).exp().mean(1)
+    assert_mean(averages, np.exp(0.25))
+
+
+def test_averages_over_even_noise_vary_less_than_over_independent_noise():
+    blocks = torch.stack([quasi_normal(256, 3, seed) for seed in range(200)])
+    spread = blocks.square().mean(1).var(0)
+    assert (spread < 0.2 * 2 / 256).all()
 
 
 # --- construction of layers -----------------------------------------------------------------------

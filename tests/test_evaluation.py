@@ -1,0 +1,559 @@
+"""Laws of the importance-sampled log-likelihood, its diagnostics, and its bounded memory."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from torch import nn
+from torch.distributions import MultivariateNormal
+
+from skevae._random import make_generator, seeded_construction
+from skevae.densities import GaussianBernoulliDensity, StandardNormalDensity
+from skevae.evaluation import (
+    CACHE_BYTES,
+    METHODS,
+    aggregated_moments,
+    chunk_sizes,
+    diagnostics,
+    effective_sample_size,
+    held_out_bound,
+    importance_estimate,
+    log_weights,
+    pareto_k,
+    self_normalized_estimate,
+    widest_output,
+)
+from skevae.likelihoods import LIKELIHOODS
+from skevae.modules import VAE
+from skevae.networks import UNIT_SHIFT
+from skevae.posteriors import MIN_SCALE, POSTERIORS
+
+pytestmark = pytest.mark.usefixtures("global_rng_untouched")
+N_FEATURES, D, NOISE, MIN_NOISE = 4, 2, 0.7, 0.1
+each_method = pytest.mark.parametrize("method", METHODS)
+each_posterior = pytest.mark.parametrize("posterior", POSTERIORS)
+
+
+def normals(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=make_generator(seed), dtype=dtype)
+
+
+def raw(value):
+    """What a network has to return for a positive number."""
+    return math.log(math.expm1(value)) - UNIT_SHIFT
+
+
+# --- linear-Gaussian models, whose log-likelihood is known ----------------------------------------
+
+
+def loadings():
+    """A with orthogonal columns of different lengths, and the offset c: x = A z + c + noise."""
+    columns, _ = torch.linalg.qr(normals(N_FEATURES, D))
+    return columns * torch.tensor([1.5, 0.4], dtype=torch.float64), normals(N_FEATURES, seed=1)
+
+
+def affine(weight, bias):
+    with seeded_construction(0):
+        layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer = layer.double()
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias)
+    return layer
+
+
+def make_model(posterior="diagonal", density=None):
+    """Factor analysis as a VAE. With the normal prior the "diagonal" posterior is the exact one.
+
+    Given x the latents are N(V A'(x - c) / s^2, V) with V = (I + A'A / s^2)^-1, diagonal here.
+    """
+    A, c = loadings()
+    likelihood = LIKELIHOODS["gaussian"](N_FEATURES, MIN_NOISE).double()
+    with torch.no_grad():
+        likelihood.raw_scale.fill_(raw(NOISE - MIN_NOISE))
+    variance = 1 / (1 + (A**2).sum(0) / NOISE**2)
+    to_mean = variance[:, None] * A.T / NOISE**2
+    weight, bias = [to_mean], [-to_mean @ c]
+    kind = POSTERIORS[posterior]
+    if posterior == "diagonal":
+        weight.append(torch.zeros_like(to_mean))
+        scales = variance.sqrt().tolist()
+        bias.append(torch.tensor([raw(s - MIN_SCALE) for s in scales], dtype=torch.float64))
+    else:  # the mean is right, what else there is takes its neutral value
+        weight += [torch.zeros_like(to_mean)] * (kind.outputs_per_latent - 1)
+        bias += [torch.zeros_like(bias[0])] * (kind.outputs_per_latent - 1)
+    encoder = affine(torch.cat(weight), torch.cat(bias))
+    density = StandardNormalDensity(D) if density is None else density
+    return VAE(encoder, affine(A, c), kind(), likelihood, density).double()
+
+
+def log_likelihood(x):
+    """Ln N(x; c, A A' + s^2 I), the factor analyser's."""
+    A, c = loadings()
+    return MultivariateNormal(c, A @ A.T + NOISE**2 * torch.eye(N_FEATURES).double()).log_prob(x)
+
+
+def data(n=6, seed=2):
+    A, c = loadings()
+    noise = NOISE * normals(n, N_FEATURES, seed=seed + 1)
+    return normals(n, D, seed=seed) @ A.T + c + noise
+
+
+def rbm_density():
+    density = GaussianBernoulliDensity(D, 5, generator=make_generator(0), initial_scale=1.5)
+    return density.double()
+
+
+def log_z(model):
+    return model.density.log_partition_interval(make_generator(0)).high
+
+
+def tables(model, x, n_draws, seed=0):
+    """Weights with noise of each row's own: rows are then independent repeats."""
+    return log_weights(model, x, normals(n_draws, len(x), D, seed=seed), n_draws)
+
+
+@pytest.mark.parametrize("n_draws", [1, 2, 50])
+def test_with_the_exact_posterior_every_draw_gives_the_closed_form(n_draws):
+    model, x = make_model(), data()
+    estimate = importance_estimate(*tables(model, x, n_draws), log_z(model))
+    torch.testing.assert_close(estimate, log_likelihood(x), rtol=0, atol=1e-10)
+
+
+@each_posterior
+def test_importance_estimate_is_unbiased_for_the_closed_form(posterior, assert_mean):
+    model, x = make_model(posterior), data(1).expand(20_000, -1)
+    estimate = importance_estimate(*tables(model, x, 2), log_z(model))
+    assert_mean((estimate - log_likelihood(x)).exp(), 1.0)
+
+
+@each_posterior
+def test_importance_estimate_is_unbiased_for_a_mixture_of_gaussians(
+    posterior, mixture, assert_mean
+):
+    """With an RBM prior p(x) is a mixture: N(x; A E[z|h] + c, A Sigma A' + s^2 I) for each h."""
+    model, x = make_model(posterior, rbm_density()), data(1)
+    A, c = loadings()
+    energy = model.density.as_energy()
+    _, weights, means = mixture(energy)
+    covariance = A @ torch.diag(energy.variance) @ A.T + NOISE**2 * torch.eye(N_FEATURES).double()
+    parts = MultivariateNormal(means @ A.T + c, covariance).log_prob(x)
+    truth = (weights.log_softmax(0) + parts).logsumexp(0).detach()
+    # q is about as wide as the true posterior, and 10 draws tame what tails there are.
+    estimate = importance_estimate(*tables(model, x.expand(20_000, -1), 10), log_z(model))
+    assert_mean((estimate - truth).exp(), 1.0)
+
+
+@pytest.mark.parametrize("n_draws", [1, 4, 32])
+def test_importance_estimate_errs_low(n_draws):
+    model, x = make_model("fixed"), data(1).expand(4000, -1)
+    estimate = importance_estimate(*tables(model, x, n_draws), log_z(model))
+    error = estimate.std().item() / math.sqrt(4000)
+    assert estimate.mean() <= log_likelihood(x)[0] + 4 * error
+
+
+@pytest.mark.parametrize("n_draws", [1, 4, 32])
+def test_self_normalized_estimate_errs_high_even_with_the_exact_posterior(n_draws):
+    model, x = make_model(), data(1).expand(4000, -1)
+    estimate = self_normalized_estimate(*tables(model, x, n_draws), log_z(model))
+    error = estimate.std().item() / math.sqrt(4000)
+    assert estimate.mean() > log_likelihood(x)[0] + 4 * error
+
+
+def test_self_normalized_estimate_with_one_draw_is_the_reconstruction():
+    model, x = make_model(density=rbm_density()), data()
+    noise = normals(1, len(x), D)
+    estimate = self_normalized_estimate(*log_weights(model, x, noise, 1), log_z(model))
+    z = model.posterior.draw(model.encoder(x), noise)[0][0]
+    expected = model.likelihood.log_density(x, model.decoder(z))
+    torch.testing.assert_close(estimate, expected.detach(), rtol=1e-12, atol=1e-12)
+
+
+def test_methods_differ_by_ln_z_against_what_the_draws_see_of_it():
+    model, x = make_model(density=rbm_density()), data()
+    likelihoods, ratios = tables(model, x, 9)
+    gap = self_normalized_estimate(likelihoods, ratios, log_z(model)) - importance_estimate(
+        likelihoods, ratios, log_z(model)
+    )
+    own = torch.log(torch.exp(ratios).mean(0))
+    torch.testing.assert_close(gap, log_z(model) - own, rtol=1e-11, atol=1e-11)
+
+
+# --- every method ---------------------------------------------------------------------------------
+
+
+@each_method
+def test_the_zero_of_the_energy_is_no_part_of_a_score(method):
+    likelihoods, ratios = normals(30, 5), normals(30, 5, seed=1)
+    score = METHODS[method](likelihoods, ratios, 2.0)
+    lifted = METHODS[method](likelihoods, ratios - 7.0, 2.0 - 7.0)
+    torch.testing.assert_close(lifted, score, rtol=1e-12, atol=1e-12)
+
+
+@each_method
+def test_a_jacobian_shifts_a_score_by_itself(method):
+    likelihoods, ratios = normals(30, 5), normals(30, 5, seed=1)
+    score = METHODS[method](likelihoods, ratios, 2.0)
+    scaled = METHODS[method](likelihoods - 3.0, ratios, 2.0)
+    torch.testing.assert_close(scaled, score - 3.0, rtol=1e-12, atol=1e-12)
+
+
+@each_method
+def test_order_of_the_draws_changes_no_score(method):
+    likelihoods, ratios = normals(30, 5), normals(30, 5, seed=1)
+    score = METHODS[method](likelihoods, ratios, 2.0)
+    turned = METHODS[method](likelihoods.flip(0), ratios.flip(0), 2.0)
+    torch.testing.assert_close(turned, score, rtol=1e-12, atol=1e-12)
+
+
+@each_method
+def test_weights_beyond_the_range_of_exponentials_are_scored(method):
+    likelihoods, ratios = normals(30, 5) - 5000.0, normals(30, 5, seed=1) + 3000.0
+    assert torch.isfinite(METHODS[method](likelihoods, ratios, 3000.0)).all()
+
+
+# --- weights in pieces ----------------------------------------------------------------------------
+
+
+@each_posterior
+@pytest.mark.parametrize("draws_at_once", [1, 4, 12, 13, 100])
+def test_weights_do_not_depend_on_how_draws_are_cut_up(posterior, draws_at_once):
+    model, x, noise = make_model(posterior, rbm_density()), data(), normals(13, 1, D)
+    whole, parts = log_weights(model, x, noise, 13), log_weights(model, x, noise, draws_at_once)
+    for part, truth in zip(parts, whole, strict=True):
+        torch.testing.assert_close(part, truth, rtol=1e-12, atol=1e-12)
+
+
+@each_posterior
+def test_weights_of_a_row_do_not_depend_on_the_rows_beside_it(posterior):
+    model, x, noise = make_model(posterior, rbm_density()), data(), normals(13, 1, D)
+    together = log_weights(model, x, noise, 13)
+    alone = [log_weights(model, row[None], noise, 13) for row in x]
+    for i, truth in enumerate(together):
+        part = torch.cat([pair[i] for pair in alone], dim=1)
+        torch.testing.assert_close(part, truth, rtol=1e-12, atol=1e-12)
+
+
+def test_weights_are_the_terms_of_the_model():
+    model, x, noise = make_model(density=rbm_density()), data(), normals(13, 1, D)
+    likelihoods, ratios = log_weights(model, x, noise, 5)
+    draws = model(x, noise)
+    torch.testing.assert_close(likelihoods, draws.log_likelihood.detach())
+    torch.testing.assert_close(ratios, (-draws.energy - draws.log_posterior).detach())
+    assert not likelihoods.requires_grad and not ratios.requires_grad
+
+
+# --- chunks ---------------------------------------------------------------------------------------
+
+sizes = st.tuples(
+    st.integers(1, 10**7),  # rows
+    st.integers(1, 10**5),  # draws
+    st.integers(1, 10**5),  # width
+    st.sampled_from([4, 8]),
+    st.integers(1, 2**32),  # bytes
+)
+chunk_law = settings(deadline=None, max_examples=200, derandomize=True)
+
+
+@chunk_law
+@given(sizes)
+def test_chunks_hold_something_and_no_more_than_there_is(size):
+    rows, draws = chunk_sizes(*size)
+    assert 1 <= rows <= size[0] and 1 <= draws <= size[1]
+
+
+@chunk_law
+@given(sizes)
+def test_chunks_keep_layers_within_the_bytes_granted(size):
+    _, _, width, itemsize, max_bytes = size
+    rows, draws = chunk_sizes(*size)
+    layer = itemsize * rows * draws * width
+    # Input, output and two temporaries; less than one row and one draw cannot be had.
+    assert 4 * layer <= max_bytes or rows == draws == 1
+
+
+@chunk_law
+@given(sizes)
+def test_chunks_keep_tables_of_weights_within_the_bytes_granted(size):
+    _, n_draws, _, itemsize, max_bytes = size
+    rows, _ = chunk_sizes(*size)
+    assert 8 * itemsize * rows * n_draws <= max_bytes or rows == 1
+
+
+def test_chunks_of_a_small_evaluation_are_the_whole():
+    assert chunk_sizes(100, 10, 64, 8, 2**30) == (100, 10)
+
+
+def test_chunks_stay_in_a_cache_however_much_memory_is_granted():
+    rows, draws = chunk_sizes(10**6, 1000, 64, 4, 2**50)
+    assert 4 * rows * draws * 64 <= CACHE_BYTES
+
+
+@pytest.mark.parametrize("widths", [(), (50,), (5, 50, 7)])
+def test_widest_output_is_the_widest_layer(widths):
+    with seeded_construction(0):
+        stack = nn.Sequential(
+            *(nn.Linear(a, b) for a, b in zip((4, *widths), (*widths, 2), strict=True))
+        )
+    assert widest_output(stack, torch.zeros(1, 4)) == max(4, *widths, 2)
+
+
+def test_widest_output_leaves_no_hooks():
+    with seeded_construction(0):
+        stack = nn.Sequential(nn.Linear(4, 9), nn.Linear(9, 2))
+    widest_output(stack, torch.zeros(1, 4))
+    assert all(not layer._forward_hooks for layer in stack.modules())
+
+
+def test_widest_output_leaves_no_hooks_after_an_error():
+    with seeded_construction(0):
+        stack = nn.Sequential(nn.Linear(4, 9), nn.Linear(8, 2))
+    with pytest.raises(RuntimeError):
+        widest_output(stack, torch.zeros(1, 4))
+    assert all(not layer._forward_hooks for layer in stack.modules())
+
+
+# --- effective sample size ------------------------------------------------------------------------
+
+weight_tables = hnp.arrays(
+    np.float64, st.tuples(st.integers(1, 40), st.integers(1, 3)), elements=st.floats(-500, 500)
+)
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(weight_tables)
+def test_effective_sample_size_lies_between_one_and_all(table):
+    size = effective_sample_size(torch.as_tensor(table))
+    assert (size >= 1 - 1e-10).all() and (size <= len(table) * (1 + 1e-10)).all()
+
+
+def test_effective_sample_size_is_the_squared_sum_over_the_sum_of_squares():
+    w = normals(30, 4).exp()
+    expected = w.sum(0) ** 2 / (w**2).sum(0)
+    torch.testing.assert_close(effective_sample_size(w.log()), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("level", [0.0, -1003.3, 2e4])
+def test_equal_weights_all_count(level, dtype):
+    size = effective_sample_size(torch.full((1000, 2), level, dtype=dtype))
+    tolerance = 1000 * 64 * torch.finfo(dtype).eps
+    torch.testing.assert_close(size, torch.full((2,), 1000.0, dtype=dtype), rtol=0, atol=tolerance)
+
+
+def test_one_weight_above_all_counts_alone():
+    weights = torch.zeros(1000, 1, dtype=torch.float64)
+    weights[7] = 600.0
+    assert effective_sample_size(weights).item() == pytest.approx(1, rel=1e-10)
+
+
+# --- the Pareto shape -----------------------------------------------------------------------------
+
+
+def pareto_weights(shape, n_draws=50_000, n_rows=20, seed=0):
+    """Logs of generalised Pareto weights, by inversion; any tail of them has the same shape."""
+    u = torch.rand(n_draws, n_rows, generator=make_generator(seed), dtype=torch.float64)
+    return torch.log(torch.expm1(-shape * torch.log1p(-u)) / shape)
+
+
+@pytest.mark.parametrize("shape", [0.2, 0.5, 0.9])
+def test_pareto_k_recovers_the_shape_of_generalised_pareto_weights(shape):
+    k = pareto_k(pareto_weights(shape))
+    n_tail = math.ceil(3 * math.sqrt(50_000))
+    # The asymptotic error of the maximum-likelihood shape is (1 + k) / sqrt(n); its bias and that
+    # of the prior, which is worth 10 observations of k = 1/2, are of the order of 1 / n.
+    error = (1 + shape) / math.sqrt(n_tail)
+    bias = (10 * abs(shape - 0.5) + 5) / n_tail
+    assert abs(k.mean().item() - shape) <= 4 * error / math.sqrt(20) + bias
+    assert ((k - shape).abs() <= 4 * error + bias).all()
+
+
+def test_bounded_weights_have_a_small_shape():
+    u = torch.rand(20_000, 3, generator=make_generator(0), dtype=torch.float64)
+    assert (pareto_k(u.log()) < 0).all()  # uniform weights are generalised Pareto with k = -1
+
+
+@pytest.mark.parametrize("shift", [-2000.0, 700.0])
+def test_pareto_k_does_not_depend_on_the_scale_of_the_weights(shift):
+    weights = pareto_weights(0.5, n_draws=1000)
+    rounding = 1e3 * abs(shift) * np.finfo(float).eps
+    torch.testing.assert_close(pareto_k(weights + shift), pareto_k(weights), rtol=0, atol=rounding)
+
+
+def test_pareto_k_does_not_depend_on_the_order_of_the_draws():
+    weights = pareto_weights(0.5, n_draws=1000)
+    torch.testing.assert_close(pareto_k(weights.flip(0)), pareto_k(weights), rtol=1e-12, atol=0)
+
+
+def test_rows_have_shapes_of_their_own():
+    weights = pareto_weights(0.5, n_draws=1000)
+    alone = torch.cat([pareto_k(column[:, None]) for column in weights.T])
+    torch.testing.assert_close(pareto_k(weights), alone, rtol=1e-10, atol=1e-12)
+
+
+def test_body_of_the_weights_has_no_say_in_their_tail():
+    weights = pareto_weights(0.5, n_draws=1000)
+    n_tail = math.ceil(3 * math.sqrt(1000))
+    below = weights < weights.topk(n_tail + 1, dim=0).values[-1]
+    moved = torch.where(below, weights - 5.0, weights)
+    torch.testing.assert_close(pareto_k(moved), pareto_k(weights), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("level", [0.0, -3000.0])
+def test_equal_weights_have_no_tail(level):
+    k = pareto_k(torch.full((100, 3), level, dtype=torch.float64))
+    assert (k == -math.inf).all()
+
+
+def test_equal_largest_weights_have_no_tail():
+    weights = torch.linspace(-5, 0, 1000, dtype=torch.float64)[:, None].clamp(max=-2.0)
+    assert pareto_k(weights).item() == -math.inf
+
+
+@pytest.mark.parametrize("n_draws", [1, 2, 5, 10, 20, 24])
+def test_a_tail_cannot_be_fitted_to_few_draws(n_draws):
+    assert torch.isnan(pareto_k(normals(n_draws, 2))).all()
+
+
+@pytest.mark.parametrize("n_draws", [25, 26, 100])
+def test_from_25_draws_a_tail_can_be_fitted(n_draws):
+    assert torch.isfinite(pareto_k(normals(n_draws, 2))).all()
+
+
+@pytest.mark.parametrize("n_larger", [1, 5, 30, 80])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_few_weights_above_equal_ones_are_a_tail_to_be_warned_of(n_larger, dtype):
+    weights = torch.zeros(1000, 1, dtype=dtype)
+    weights[:n_larger, 0] = torch.linspace(1, 20, n_larger)
+    k = pareto_k(weights).item()
+    assert k > 0.7
+
+
+def test_one_draw_that_dominates_is_warned_of():
+    weights = normals(1000, 1)
+    weights[3] = 1000.0
+    assert pareto_k(weights).item() > 0.7
+
+
+def test_diagnostics_are_of_the_weights_of_the_likelihood():
+    likelihoods, ratios = normals(400, 3), normals(400, 3, seed=1)
+    w = np.exp((likelihoods + ratios).numpy())
+    found = diagnostics(likelihoods, ratios)
+    assert set(found) == {"standard_error", "effective_sample_size", "pareto_k"}
+    expected = w.std(0, ddof=1) / w.mean(0) / np.sqrt(400)
+    np.testing.assert_allclose(found["standard_error"], expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        found["effective_sample_size"], w.sum(0) ** 2 / (w**2).sum(0), rtol=1e-12
+    )
+    torch.testing.assert_close(found["pareto_k"], pareto_k(likelihoods + ratios))
+
+
+def test_standard_error_is_the_spread_of_repeated_scores():
+    model, x = make_model("fixed"), data(1).expand(2000, -1)
+    likelihoods, ratios = tables(model, x, 500)
+    scores = importance_estimate(likelihoods, ratios, log_z(model))
+    predicted = diagnostics(likelihoods, ratios)["standard_error"].square().mean().sqrt()
+    relative = (predicted / scores.std()).item()
+    # 2000 repeats show a spread to 1 / sqrt(4000); the delta method leaves out O(1 / n_draws).
+    weight_variance = 500 * predicted.item() ** 2
+    assert relative == pytest.approx(1, abs=4 / math.sqrt(4000) + 4 * weight_variance / 500)
+
+
+# --- what training is watched by ------------------------------------------------------------------
+
+
+def watch(model, x, **changes):
+    settings_ = {"n_draws": 4, "rows_at_once": 50, "rebinarize": False, "seed": 0, **changes}
+    return held_out_bound(model, x, **settings_)
+
+
+@pytest.mark.parametrize("n_draws, rows_at_once", [(1, 50), (5, 7), (3, 1)])
+def test_held_out_bound_with_the_exact_posterior_is_the_mean_closed_form(n_draws, rows_at_once):
+    model, x = make_model(), data(50)
+    value = watch(model, x, n_draws=n_draws, rows_at_once=rows_at_once)
+    assert value == pytest.approx(log_likelihood(x).mean().item(), abs=1e-10)
+
+
+@pytest.mark.parametrize("posterior", [name for name in POSTERIORS if name != "diagonal"])
+def test_held_out_bound_errs_low(posterior):
+    model, x = make_model(posterior), data(2000)
+    value = watch(model, x)
+    scores = importance_estimate(*tables(model, x, 4), log_z(model)) - log_likelihood(x)
+    error = scores.std().item() / math.sqrt(2000)
+    assert value <= log_likelihood(x).mean().item() + 4 * error
+
+
+def test_held_out_bound_uses_the_right_ln_z(mixture):
+    model, x = make_model(density=rbm_density()), data(30)
+    truth = mixture(model.density.as_energy())[1].logsumexp(0).item()
+    # The noise that is first drawn from the seed.
+    likelihoods, ratios = tables(model, x, 4, seed=0)
+    expected = (likelihoods + ratios).exp().mean(0).log().mean().item() - truth
+    assert watch(model, x) == pytest.approx(expected, rel=1e-12)
+
+
+def test_held_out_bound_is_determined_by_its_seed():
+    model, x = make_model("fixed"), data(30)
+    assert watch(model, x, seed=1) == watch(model, x, seed=1) != watch(model, x, seed=2)
+
+
+def test_held_out_rows_that_are_probabilities_are_made_binary():
+    with seeded_construction(0):
+        encoder, decoder = nn.Linear(3, 2 * D), nn.Linear(D, 3)
+    likelihood = LIKELIHOODS["bernoulli"](3, 0.1)
+    parts = encoder, decoder, POSTERIORS["diagonal"](), likelihood, StandardNormalDensity(D)
+    model, seen = VAE(*parts).double(), []
+    model.encoder.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+    x = torch.full((40, 3), 0.5, dtype=torch.float64)
+    first, again = (watch(model, x, rebinarize=True) for _ in range(2))
+    rows = torch.cat(seen)
+    assert ((rows == 0) | (rows == 1)).all() and 0.25 < rows.mean() < 0.75
+    assert first == again
+
+
+# --- moments of the aggregated posterior ----------------------------------------------------------
+
+
+@each_posterior
+@pytest.mark.parametrize("rows_at_once", [1, 7, 40, 1000])
+def test_aggregated_moments_are_those_of_the_mixture_of_posteriors(posterior, rows_at_once):
+    model, x = make_model(posterior), data(40)
+    with torch.no_grad():
+        outputs = model.encoder(x)
+        means = model.posterior.mean(outputs).numpy()
+        variances = model.posterior.variance(outputs).numpy()
+    mean, variance = aggregated_moments(model, x, rows_at_once)
+    np.testing.assert_allclose(mean, means.mean(0), rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(variance, variances.mean(0) + means.var(0), rtol=1e-11)
+
+
+@each_posterior
+def test_aggregated_moments_are_those_of_draws(posterior, assert_mean):
+    model, x = make_model(posterior), data(40)
+    mean, variance = aggregated_moments(model, x, 40)
+    outputs = model.encoder(x).detach()
+    z = model.posterior.draw(outputs, normals(500, 40, D))[0].detach()
+    # The mean over all 40 rows is one repeat.
+    assert_mean(z.mean(1), mean)
+    assert_mean((z - mean).square().mean(1), variance)
+
+
+@each_posterior
+def test_aggregated_moments_of_far_narrow_posteriors_are_a_proper_base(posterior):
+    """In float32: a mean square less a squared mean has no digits left here."""
+    model, x = make_model(posterior), data(40)
+    with torch.no_grad():
+        model.encoder.weight.mul_(1e-4)
+        model.encoder.bias[:D] = 100.0
+        model.encoder.bias[D:] = raw(0.003)
+    expected = aggregated_moments(model, x, 40)[1]
+    mean, variance = aggregated_moments(model.float(), x.float(), 40)
+    # Means are stored to float32 rounding, of 100: that much their spread is uncertain.
+    rounding = 4 * torch.finfo(torch.float32).eps * 100
+    tolerance = rounding * expected.sqrt() + rounding**2 + 1e-5 * expected
+    assert (variance > 0).all()
+    assert ((variance.double() - expected).abs() <= tolerance).all()
