@@ -22,10 +22,12 @@ from skevae.partition import (
 )
 from skevae.samplers import SAMPLERS, Sampler, Transition
 
-# Hidden units up to which one evaluation of ln Z (2^(H+1) flops) is worth paying once, after a
-# fit, on a CPU of a few cores; and up to which a training step can carry it. A step of a small
-# network takes a few milliseconds, and so does H = 24.
-EXACT_EVALUATION_UNITS = 32
+# ln Z costs 2^(H+1) operations. Hidden units up to which, on a CPU of a few cores, it is worth paying
+# once after a fit (seconds), at every call of `sample` (half a second), once an epoch (tens of
+# milliseconds), and at every training step (milliseconds, as much as a small network takes).
+EXACT_EVALUATION_UNITS = 36
+EXACT_SAMPLING_UNITS = 32
+EXACT_WATCHING_UNITS = 28
 EXACT_TRAINING_UNITS = 24
 
 # Without exact tables, long chains stand in for independent draws.
@@ -235,7 +237,7 @@ class GaussianBernoulliDensity(Density):
     @torch.no_grad()
     def quick_log_partition(self, generator: torch.Generator) -> float:
         energy = self.as_energy()
-        if self.has_exact_log_partition:
+        if self.has_exact_log_partition and self.n_hidden <= EXACT_WATCHING_UNITS:
             return exact_log_partition(energy.to(torch.float64)).item()
         log_weights, _ = anneal_forward(
             self._annealing_path(energy), samplers.block_gibbs, generator, n_chains=100, n_betas=200
@@ -263,7 +265,7 @@ class GaussianBernoulliDensity(Density):
     @torch.no_grad()
     def sample(self, n_samples: int, generator: torch.Generator) -> Tensor:
         energy = self.as_energy()
-        if self.has_exact_log_partition:
+        if self.has_exact_log_partition and self.n_hidden <= EXACT_SAMPLING_UNITS:
             return samplers.exact_sample(energy, n_samples, generator)
         start = self.noise(n_samples, generator)
         return self.make_sampler(BURN_IN_STEPS)(energy, start, generator)
