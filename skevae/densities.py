@@ -22,9 +22,9 @@ from skevae.partition import (
 )
 from skevae.samplers import SAMPLERS, Sampler, Transition
 
-# ln Z costs 2^(H+1) operations. Hidden units up to which, on a CPU of a few cores, it is worth paying
-# once after a fit (seconds), at every call of `sample` (half a second), once an epoch (tens of
-# milliseconds), and at every training step (milliseconds, as much as a small network takes).
+# ln Z costs 2^(H+1) operations. Up to these numbers of hidden units that is worth paying, on a CPU
+# of a few cores, once after a fit (seconds), at every call of `sample` (half a second), once an
+# epoch (tens of milliseconds), and at every training step (milliseconds, as a small network takes).
 EXACT_EVALUATION_UNITS = 36
 EXACT_SAMPLING_UNITS = 32
 EXACT_WATCHING_UNITS = 28
