@@ -46,6 +46,11 @@ TRAINING_CONSTRAINTS: dict[str, list[Any]] = {
 MAX_GRADIENT_NORM = 10.0
 
 
+def as_tensor(rows: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Copy an array, read-only or reversed as it may be, to a device."""
+    return torch.tensor(np.ascontiguousarray(rows), device=device, dtype=dtype)
+
+
 def trainable(module: nn.Module) -> list[Tensor]:
     """Return the parameters that learn."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -95,8 +100,7 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
     def _tensor(self, X: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Rows as the module sees them: standardised, on the device."""
         # In float64 until the mean is off: a column near 1e6 has no float32 digits to lose.
-        rows = self._scaler.transform(X.astype(np.float64, copy=False))
-        return torch.from_numpy(rows).to(device=device, dtype=dtype)
+        return as_tensor(self._scaler.transform(X.astype(np.float64, copy=False)), device, dtype)
 
     def _centre_and_spread(self, n_columns: int) -> tuple[np.ndarray, np.ndarray]:
         """What standardisation takes off each column and divides it by."""

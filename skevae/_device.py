@@ -33,8 +33,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         resolved = torch.device(device)
-        torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError, TypeError) as error:
+        # A device that is not there, or that holds no numbers ("meta"), cannot give one back.
+        torch.zeros(1, device=resolved).item()
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
         raise ValueError(
             f"device={device!r} is not available on this machine ({error}). "
             "Use device='auto' or device='cpu'."

@@ -33,6 +33,7 @@ from skevae._base import (
     EpochCallbacks,
     TorchDensityEstimator,
     TrainingState,
+    as_tensor,
     kept,
     memory_budget,
     row_slices,
@@ -668,6 +669,6 @@ class EnergyVAE(
         parts = []
         with torch.no_grad():
             for rows in row_slices(len(Z), at_once):
-                z = torch.from_numpy(Z[rows]).to(device)
+                z = as_tensor(Z[rows], device, example.dtype)
                 parts.append(read(model, model.decoder(z)).cpu().numpy())
         return self._scaler.inverse_transform(np.concatenate(parts))

@@ -113,8 +113,8 @@ class StandardNormalDensity(Density):
         super().__init__()
         self.n_latent = n_latent
         # Carries device and dtype; there is nothing to learn.
-        self.log_volume: Tensor
-        self.register_buffer("log_volume", torch.tensor(0.5 * n_latent * LOG_2PI))
+        self.anchor: Tensor
+        self.register_buffer("anchor", torch.zeros(()))
 
     def describe_size(self) -> str:
         return f"N(0, I) in {self.n_latent} dimensions is normalised in closed form"
@@ -123,7 +123,7 @@ class StandardNormalDensity(Density):
         return standard_normal_energy(z)
 
     def log_partition(self) -> Tensor:
-        return self.log_volume
+        return self.anchor + 0.5 * self.n_latent * LOG_2PI
 
     def log_partition_interval(self, generator: torch.Generator) -> LogPartitionInterval:
         value = 0.5 * self.n_latent * LOG_2PI
@@ -139,7 +139,7 @@ class StandardNormalDensity(Density):
         return self.noise(n_samples, generator)
 
     def noise(self, n_samples: int, generator: torch.Generator) -> Tensor:
-        return standard_normal((n_samples, self.n_latent), generator, self.log_volume)
+        return standard_normal((n_samples, self.n_latent), generator, self.anchor)
 
 
 class GaussianBernoulliDensity(Density):

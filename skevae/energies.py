@@ -16,6 +16,11 @@ from torch import Tensor
 LOG_2PI = math.log(2 * math.pi)
 
 
+def softplus(x: Tensor) -> Tensor:
+    """ln(1 + e^x). torch's own drops e^-x above 20, which float64 still sees; this keeps it."""
+    return F.softplus(x, threshold=40.0)
+
+
 @dataclass(frozen=True)
 class GaussianBernoulliEnergy:
     r"""Energy of a Gaussian-Bernoulli restricted Boltzmann machine, hidden units summed out.
@@ -51,7 +56,7 @@ class GaussianBernoulliEnergy:
     def __call__(self, z: Tensor) -> Tensor:
         """Energy in nats of each row: (..., n_visible) -> (...)."""
         quadratic = ((z - self.visible_mean).square() / self.variance).sum(-1)
-        return 0.5 * quadratic - F.softplus(self.hidden_logits(z)).sum(-1)
+        return 0.5 * quadratic - softplus(self.hidden_logits(z)).sum(-1)
 
     def hidden_logits(self, z: Tensor) -> Tensor:
         """Log-odds of h_j = 1 given z: (..., n_visible) -> (..., n_hidden)."""
@@ -122,7 +127,7 @@ class AnnealingPath:
         logits = self.target.hidden_logits(z)
         base = ((z - self.base_mean).square() / self.base_variance).sum(-1)
         target = ((z - self.target.visible_mean).square() / self.target.variance).sum(-1)
-        hidden = (F.softplus(beta_to * logits) - F.softplus(beta_from * logits)).sum(-1)
+        hidden = (softplus(beta_to * logits) - softplus(beta_from * logits)).sum(-1)
         return 0.5 * (beta_to - beta_from) * (base - target) + hidden
 
     def at(self, beta: float) -> GaussianBernoulliEnergy:

@@ -65,7 +65,7 @@ def chunk_sizes(
     # A layer's input, its output and two temporaries of that size live together, and so do about
     # eight (n_draws, rows) tables of log-weights.
     values = min(max_bytes // 2, CACHE_BYTES) // itemsize
-    rows_at_once = max(1, min(n_rows, values // (8 * n_draws)))
+    rows_at_once = max(1, min(n_rows, values // (8 * n_draws), values // (4 * width)))
     draws_at_once = max(1, min(n_draws, values // (4 * rows_at_once * width)))
     return rows_at_once, draws_at_once
 
@@ -117,7 +117,8 @@ METHODS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 
 def effective_sample_size(weights: Tensor) -> Tensor:
     """(sum w)^2 / sum w^2 of log-weights, between 1 and n_draws: (n_draws, n) -> (n,)."""
-    return (2 * weights.logsumexp(0) - (2 * weights).logsumexp(0)).exp()
+    relative = (weights - weights.amax(0)).exp()
+    return relative.sum(0).square() / relative.square().sum(0)
 
 
 def pareto_k(weights: Tensor) -> Tensor:
@@ -141,7 +142,7 @@ def pareto_k(weights: Tensor) -> Tensor:
     """
     n_draws, n_rows = weights.shape
     n_tail = math.ceil(min(0.2 * n_draws, 3 * math.sqrt(n_draws)))
-    if n_tail < 5:
+    if n_draws < 25:
         return weights.new_full((n_rows,), math.nan)
     top = weights.topk(n_tail + 1, dim=0).values
     relative = (top - top[0]).exp()
@@ -199,11 +200,13 @@ def held_out_bound(
 @torch.no_grad()
 def aggregated_moments(model: VAE, x: Tensor, rows_at_once: int) -> tuple[Tensor, Tensor]:
     """Mean and variance of each latent under the aggregated posterior of rows: (D,) each."""
-    sums = [x.new_zeros(model.density.n_latent) for _ in range(2)]
+    # In float64: a mean square less a squared mean leaves few digits of a narrow spread.
+    total, squares = torch.zeros((2, model.density.n_latent), dtype=torch.float64, device=x.device)
     for rows in x.split(rows_at_once):
         outputs = model.encoder(rows)
-        mean = model.posterior.mean(outputs)
-        sums[0] += mean.sum(0)
-        sums[1] += (mean.square() + model.posterior.variance(outputs)).sum(0)
-    mean, square = (total / x.shape[0] for total in sums)
-    return mean, square - mean.square()
+        mean = model.posterior.mean(outputs).double()
+        total += mean.sum(0)
+        squares += (mean.square() + model.posterior.variance(outputs)).sum(0)
+    mean = total / x.shape[0]
+    variance = squares / x.shape[0] - mean.square()
+    return mean.to(x.dtype), variance.to(x.dtype)

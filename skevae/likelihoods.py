@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skevae._random import standard_normal
-from skevae.energies import LOG_2PI
+from skevae.energies import LOG_2PI, softplus
 from skevae.networks import positive
 
 
@@ -106,7 +105,7 @@ class Bernoulli(Likelihood):
     is_continuous = False
 
     def log_density(self, x: Tensor, outputs: Tensor) -> Tensor:
-        return (x * outputs - F.softplus(outputs)).sum(-1)
+        return (x * outputs - softplus(outputs)).sum(-1)
 
     def mean(self, outputs: Tensor) -> Tensor:
         return outputs.sigmoid()

@@ -101,10 +101,13 @@ class DiagonalNormal(Posterior):
 
     def pairwise_log_density(self, z: Tensor, outputs: Tensor) -> Tensor:
         mean, scale = self._moments(outputs)
-        precision = scale.square().reciprocal()
+        # In float64: squares of far, narrow posteriors cancel, and float32 has not the digits.
+        precision = scale.double().square().reciprocal()
         weighted = mean * precision
         constant = (mean * weighted + 2 * scale.log() + LOG_2PI).sum(-1)
-        return z @ weighted.mT - 0.5 * (z.square() @ precision.mT + constant)
+        z64 = z.double()
+        pairs = z64 @ weighted.mT - 0.5 * (z64.square() @ precision.mT + constant)
+        return pairs.to(z.dtype)
 
 
 POSTERIORS: dict[str, type[Posterior]] = {"fixed": FixedNormal, "diagonal": DiagonalNormal}

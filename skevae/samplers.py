@@ -12,6 +12,9 @@ from skevae._random import standard_normal
 from skevae.energies import AnnealingPath, GaussianBernoulliEnergy
 from skevae.ising import IsingModel
 
+# Sweeps that a tempered replica makes alone before it takes part in exchanges.
+RELAXATION_SWEEPS = 100
+
 Transition = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -77,7 +80,7 @@ class Sampler:
     Attributes
     ----------
     acceptance_rate : float
-        Share of the Metropolis tests passed so far; 1 where there are none, nan before any.
+        Share of the Metropolis tests passed so far; nan where there were none.
     """
 
     def __init__(self, n_steps: int = 1, step_size: float = 0.3) -> None:
@@ -253,7 +256,11 @@ class ParallelTempering(Sampler):
     ) -> Tensor:
         path = self._path(energy)
         if self._replicas is None or self._replicas[0].shape != z.shape:
-            self._replicas = [z] * len(self.betas)
+            # Nothing is exchanged before each replica is at home at its own temperature, or what
+            # the hot ones had not yet forgotten would distort the target.
+            self._replicas = [
+                block_gibbs(path.at(beta), z, generator, RELAXATION_SWEEPS) for beta in self.betas
+            ]
         replicas = [*self._replicas[:-1], z]
         replicas = [
             block_gibbs(path.at(beta), replica, generator)

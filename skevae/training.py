@@ -172,6 +172,8 @@ def minimize(
 
             record = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
             finite = all(math.isfinite(term) for term in record.values())
+            # A gradient can break the parameters after the last term of the epoch was known.
+            finite = finite and bool(torch.stack([p.isfinite().all() for p in parameters]).all())
             with average.applied():
                 if finite and validate is not None:
                     record["validation"] = validate()

@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from torch import nn
 
 from skevae import EnergyVAE, GaussianBernoulliRBMPrior, NormalPrior
+from skevae.densities import EXACT_EVALUATION_UNITS
 from skevae.objectives import PARTITIONS
 from skevae.samplers import SAMPLERS
 
@@ -382,7 +383,7 @@ def test_unknown_parameter():
         EnergyVAE().set_params(no_such=1)
 
 
-@pytest.mark.parametrize("n_hidden", [33, 40, 1000])
+@pytest.mark.parametrize("n_hidden", [EXACT_EVALUATION_UNITS + 1, 1000])
 def test_too_many_hidden_units_for_exactness(n_hidden):
     prior = GaussianBernoulliRBMPrior(n_hidden)
     message = rf"partition='exact'.*n_components={n_hidden}.*partition='persistent'"

@@ -16,6 +16,7 @@ from skevae.densities import (
     StandardNormalDensity,
 )
 from skevae.priors import PRIORS
+from skevae.samplers import SAMPLERS, block_gibbs
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 FOUR_SIGMA = 2 * stats.norm.sf(4)
@@ -51,8 +52,8 @@ def with_squares(z):
 @pytest.fixture
 def beyond_exactness(monkeypatch):
     """Make 6 hidden units the most that are worth an exact ln Z."""
-    monkeypatch.setattr(densities, "EXACT_EVALUATION_UNITS", 6)
-    monkeypatch.setattr(densities, "EXACT_TRAINING_UNITS", 4)
+    for name in ("EVALUATION", "SAMPLING", "WATCHING", "TRAINING"):
+        monkeypatch.setattr(densities, f"EXACT_{name}_UNITS", 6)
 
 
 # --- every density --------------------------------------------------------------------------------
@@ -124,6 +125,24 @@ def test_transition_leaves_the_moments_unchanged(kind, plane_grid, assert_mean, 
     z = density.sample(4000 if batch_size > 1 else 1000, source)
     moved = torch.cat([density.transition(rows, source) for rows in z.split(batch_size)])
     assert_mean(with_squares(moved), p @ with_squares(nodes))
+
+
+@everything
+def test_a_made_transition_follows_the_parameters(kind):
+    density = build(kind)
+    step = density.make_transition()
+    z = density.sample(5, make_generator(0))
+    step(z, make_generator(0))
+    stir(density, scale=2.0, seed=9)
+    fresh = density.make_transition()
+    assert torch.equal(step(z, make_generator(1)), fresh(z, make_generator(1)))
+
+
+@everything
+def test_noise_is_where_chains_without_a_past_start(kind):
+    density = build(kind)
+    z = density.noise(7, make_generator(0))
+    assert z.shape == (7, 2) and z.dtype == torch.float64 and not z.requires_grad
 
 
 @everything
@@ -235,6 +254,16 @@ def test_float32_log_partition_is_the_float64_one_rounded(mixture):
     assert density.log_partition().item() == pytest.approx(truth, rel=1e-6)
 
 
+def test_float32_log_partition_does_not_suffer_from_large_exponents(mixture):
+    """Weights of 3000 and biases that take them out: exponents of 4.5 million, ln Z near ln 3."""
+    density = GaussianBernoulliDensity(1, 2, generator=make_generator(0))
+    with torch.no_grad():
+        density.weight.copy_(torch.tensor([[3000.1, -2999.7]]))
+        density.hidden_bias.copy_(-0.5 * density.weight[0] ** 2)
+    truth = mixture(density.as_energy().to(torch.float64))[1].logsumexp(0).item()
+    assert density.log_partition().item() == pytest.approx(truth, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     "n_hidden, exact", [(EXACT_EVALUATION_UNITS, True), (EXACT_EVALUATION_UNITS + 1, False)]
 )
@@ -278,6 +307,22 @@ def test_a_transition_is_as_many_sweeps_as_asked_for():
     for _ in range(3):
         step_by_step = once.transition(step_by_step, one)
     assert torch.equal(thrice.transition(z, other), step_by_step)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_density_uses_the_sampler_of_its_name(sampler):
+    density = rbm(3, 4, sampler=sampler, n_gibbs_steps=2, step_size=0.7)
+    z = density.noise(5, make_generator(0))
+    expected = SAMPLERS[sampler](2, 0.7)(density.as_energy(), z, make_generator(1))
+    assert torch.equal(density.transition(z, make_generator(1)), expected)
+
+
+def test_noise_is_drawn_from_the_base_of_annealing(assert_mean):
+    density = rbm(2, 3)
+    density.set_base(torch.tensor([1.0, -2.0]), torch.tensor([3.0, 0.5]))
+    z = density.noise(20_000, make_generator(0))
+    assert_mean(z, [1.0, -2.0])
+    assert_mean((z - torch.tensor([1.0, -2.0])).square(), [3.0, 0.5])
 
 
 def test_base_is_kept_with_the_module():
@@ -328,6 +373,30 @@ def test_long_chains_sample_the_exact_moments(large, exact_moments, assert_mean)
     mean, second = exact_moments(large.as_energy())
     z = large.sample(2000, make_generator(0))
     assert_mean(with_squares(z), torch.cat([mean, second.flatten()]))
+
+
+def test_sampling_ends_before_evaluation_does(large, monkeypatch, exact_moments, assert_mean):
+    """Where ln Z is worth one evaluation and no more, draws come from long chains."""
+    monkeypatch.setattr(densities, "EXACT_EVALUATION_UNITS", 12)
+    density = rbm(8, 12, scale=0.3)
+    density.load_state_dict(large.state_dict())
+    low, high = density.log_partition_interval(make_generator(0))
+    assert low == high
+    mean, second = exact_moments(density.as_energy())
+    z = density.sample(1000, make_generator(0))
+    assert_mean(with_squares(z), torch.cat([mean, second.flatten()]))
+    start = density.noise(1000, source := make_generator(0))
+    chains = block_gibbs(density.as_energy(), start, source, densities.BURN_IN_STEPS)
+    assert torch.equal(z, chains)
+
+
+def test_watching_ends_before_evaluation_does(large, monkeypatch, mixture):
+    monkeypatch.setattr(densities, "EXACT_EVALUATION_UNITS", 12)
+    density = rbm(8, 12, scale=0.3)
+    density.load_state_dict(large.state_dict())
+    truth = mixture(density.as_energy())[1].logsumexp(0).item()
+    value = density.quick_log_partition(make_generator(0))
+    assert value != pytest.approx(truth, abs=1e-6) and value == pytest.approx(truth, abs=0.1)
 
 
 def test_base_does_not_change_the_truth_only_the_effort(large, mixture):

@@ -372,6 +372,32 @@ def test_pareto_k_recovers_the_shape_of_generalised_pareto_weights(shape):
     assert ((k - shape).abs() <= 4 * error + bias).all()
 
 
+def zhang_stephens(weights):
+    """The published estimate for one row, step by step, with ten observations' worth of k = 1/2."""
+    n_tail = math.ceil(min(0.2 * len(weights), 3 * math.sqrt(len(weights))))
+    ordered = np.sort(weights)
+    x = np.exp(ordered[-n_tail:] - ordered[-1]) - np.exp(ordered[-n_tail - 1] - ordered[-1])
+    m = 30 + int(math.sqrt(n_tail))
+    quartile = x[int(n_tail / 4 + 0.5) - 1]
+    theta = [1 / x[-1] + (1 - math.sqrt(m / (j - 0.5))) / (3 * quartile) for j in range(1, m + 1)]
+    profile = []
+    for t in theta:
+        k = -np.mean(np.log1p(-t * x))
+        profile.append(n_tail * (math.log(t / k) + k - 1))
+    shares = [1 / sum(math.exp(min(700, other - one)) for other in profile) for one in profile]
+    t = sum(share * value for share, value in zip(shares, theta, strict=True))
+    k = np.mean(np.log1p(-t * x))
+    return (n_tail * k + 10 * 0.5) / (n_tail + 10)
+
+
+@pytest.mark.parametrize("n_draws", [25, 60, 400, 1000])
+@pytest.mark.parametrize("shape", [0.2, 0.9])
+def test_pareto_k_is_the_published_estimate(n_draws, shape):
+    weights = pareto_weights(shape, n_draws, n_rows=4)
+    expected = [zhang_stephens(column) for column in weights.T.numpy()]
+    np.testing.assert_allclose(pareto_k(weights), expected, rtol=1e-9)
+
+
 def test_bounded_weights_have_a_small_shape():
     u = torch.rand(20_000, 3, generator=make_generator(0), dtype=torch.float64)
     assert (pareto_k(u.log()) < 0).all()  # uniform weights are generalised Pareto with k = -1

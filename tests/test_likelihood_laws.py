@@ -45,6 +45,12 @@ def rows(n=200, n_features=5, seed=0):
     return rng.normal(size=(n, 2)) @ mixing + 0.7 * rng.normal(size=(n, n_features)) + 3.0
 
 
+def nothing_is_exact(monkeypatch):
+    """Make four hidden units too many, so that annealing and chains take over."""
+    for name in ("EVALUATION", "SAMPLING", "WATCHING", "TRAINING"):
+        monkeypatch.setattr(densities, f"EXACT_{name}_UNITS", 3)
+
+
 def affine(n_inputs, n_outputs, hidden_layer_sizes):
     return nn.Linear(n_inputs, n_outputs)
 
@@ -329,7 +335,7 @@ def test_score_uses_the_upper_end_of_the_interval(monkeypatch):
     exact = model.fit(X).score_samples(X)
     log_z = model.prior_.log_partition_
     assert model.prior_.log_partition_interval_ == (log_z, log_z)
-    monkeypatch.setattr(densities, "EXACT_EVALUATION_UNITS", 3)
+    nothing_is_exact(monkeypatch)
     other = quick(prior=prior_of("grbm"), partition="posterior").fit(X)
     low, high = other.prior_.log_partition_interval_
     assert low < log_z < high
@@ -396,8 +402,7 @@ def test_global_generators_are_untouched():
 
 
 def test_annealing_leaves_the_global_generators_alone(monkeypatch):
-    monkeypatch.setattr(densities, "EXACT_EVALUATION_UNITS", 3)
-    monkeypatch.setattr(densities, "EXACT_TRAINING_UNITS", 3)
+    nothing_is_exact(monkeypatch)
     before = global_states()
     vae = quick(prior=prior_of("grbm"), random_state=None, max_iter=1).fit(X_GLOBAL)
     vae.sample(2)

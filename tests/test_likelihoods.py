@@ -289,6 +289,14 @@ def test_binary_rows_are_binary_and_binary_rows_stay(x, seed):
     assert torch.equal(binarize(drawn, *uniforms(4, seed)), drawn)
 
 
+@pytest.mark.parametrize("threshold", [0.0, 1 - 2.0**-53])
+def test_binary_rows_stay_at_the_ends_of_the_thresholds(threshold):
+    x = torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
+    thresholds = torch.full((2,), threshold, dtype=torch.float64)
+    for rotation in (0.0, 1.0, 3.0):  # whole numbers, which shift by nothing
+        assert torch.equal(binarize(x, thresholds, torch.full((2,), rotation).double()), x)
+
+
 def test_wide_rows_do_not_depend_on_their_batch():
     """784 pixels: the sum of the hash is long enough to be cut up differently."""
     x = probabilities(64, 784)

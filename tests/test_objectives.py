@@ -15,6 +15,7 @@ from skevae.objectives import (
     DENSITY_PARTITIONS,
     OBJECTIVES,
     PARTITIONS,
+    ChainPartition,
     LatentDraws,
     negative_bound,
     resolve_partition,
@@ -29,7 +30,8 @@ each_posterior = pytest.mark.parametrize("posterior", POSTERIORS)
 
 # What depends on the draws is a function of the parameters, which differences can follow; chains
 # only have a gradient.
-VALUED = [name for name in PARTITIONS if name != "persistent"]
+VALUED = [name for name, kind in PARTITIONS.items() if not issubclass(kind, ChainPartition)]
+CHAINS = [name for name in PARTITIONS if name not in VALUED]
 
 
 def stir(module, seed=0):
@@ -282,37 +284,68 @@ def test_gradient_of_the_bound_matches_finite_differences(
     assert_gradient(loss, model.parameters(), n_directions=2)
 
 
-def test_persistent_gradient_is_the_exact_one_on_average(assert_mean):
+def flat_gradient(value, density):
+    gradients = torch.autograd.grad(value, list(density.parameters()))
+    return torch.cat([gradient.flatten() for gradient in gradients])
+
+
+@pytest.mark.parametrize("kind", CHAINS)
+def test_chain_gradient_is_the_exact_one_on_average_where_chains_start_right(kind, assert_mean):
+    """Data of the model's own law, fresh persistent chains, or noise that is soon forgotten."""
     density = make_density(3)
-    parameters = list(density.parameters())
-    truth = torch.autograd.grad(exact_log_partition(density.as_energy()), parameters)
+    with torch.no_grad():
+        density.weight *= 0.3  # so weak that ten sweeps from noise are as good as infinitely many
+    truth = flat_gradient(exact_log_partition(density.as_energy()), density)
     density.n_chains = 100
-    estimate = fresh("persistent", density)
     repeats = []
-    for _ in range(300):
-        estimate.chains = None  # independent chains, from exact draws
-        gradients = torch.autograd.grad(estimate.evaluate(), parameters)
-        repeats.append(torch.cat([g.flatten() for g in gradients]))
-    assert_mean(torch.stack(repeats), torch.cat([g.flatten() for g in truth]))
+    for seed in range(300):
+        data = density.sample(100, make_generator(1000 + seed))
+        repeats.append(flat_gradient(fresh(kind, density, seed).evaluate(data), density))
+    assert_mean(torch.stack(repeats), truth)
 
 
 def test_persistent_gradient_stays_the_exact_one_as_chains_go_on():
     density = make_density(3)
-    parameters = list(density.parameters())
-    truth = torch.cat(
-        [g.flatten() for g in torch.autograd.grad(density.log_partition(), parameters)]
-    )
+    truth = flat_gradient(exact_log_partition(density.as_energy()), density)
     density.n_chains = 2000
-    estimate = fresh("persistent", density)
-    runs = []
-    for _ in range(400):
-        gradients = torch.autograd.grad(estimate.evaluate(), parameters)
-        runs.append(torch.cat([g.flatten() for g in gradients]))
+    estimate, far = fresh("persistent", density), torch.full((5, D), 50.0).double()
+    # Where the data lie is nothing to chains that persist.
+    runs = torch.stack([flat_gradient(estimate.evaluate(far), density) for _ in range(400)])
     # Means over blocks long beside the chains' memory are as good as independent.
-    blocks = torch.stack(runs).reshape(20, 20, -1).mean(1)
+    blocks = runs.reshape(20, 20, -1).mean(1)
     error = blocks.std(0) / math.sqrt(20)
     # Student's t with 19 degrees of freedom: 5.2 errors are what 4 are to a normal.
     assert ((blocks.mean(0) - truth).abs() <= 5.2 * error).all()
+
+
+def test_contrastive_chains_start_at_the_data():
+    density = make_density(3)
+    data = density.sample(6, make_generator(0))
+    estimate = fresh("contrastive", density, seed=2)
+    value = estimate.evaluate(data)
+    moved = density.transition(data, fresh("contrastive", density, seed=2).generator)
+    expected = -density.energy(moved).mean()
+    torch.testing.assert_close(flat_gradient(value, density), flat_gradient(expected, density))
+
+
+def test_chains_from_noise_do_not_look_at_the_data():
+    density = make_density(3)
+    near, far = torch.zeros(6, D).double(), torch.full((6, D), 50.0).double()
+    gradients = [
+        flat_gradient(fresh("contrastive-from-noise", density, seed=2).evaluate(x), density)
+        for x in (near, far)
+    ]
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("kind", CHAINS)
+def test_chains_learn_nothing_about_the_encoder(kind):
+    """The gradient of ln Z is the density's alone, though chains may start at its draws."""
+    model = make_model()
+    draws = draw(model, 4)
+    value = fresh(kind, model.density)(draws, model.posterior)
+    gradients = torch.autograd.grad(value, list(model.encoder.parameters()), allow_unused=True)
+    assert all(gradient is None for gradient in gradients)
 
 
 # --- estimates of ln Z ----------------------------------------------------------------------------
@@ -329,9 +362,10 @@ def test_exact_is_the_sum_over_all_hidden_rows(mixture):
     assert value.item() == pytest.approx(truth, rel=1e-12)
 
 
-def test_persistent_reports_the_reference_of_its_last_refresh(mixture):
+@pytest.mark.parametrize("kind", CHAINS)
+def test_chains_report_the_reference_of_their_last_refresh(kind, mixture):
     model = make_model()
-    estimate = fresh("persistent", model.density)
+    estimate = fresh(kind, model.density)
     before = true_log_partition(model.density, mixture)
     with torch.no_grad():
         model.density.hidden_bias += 1.0
@@ -425,7 +459,7 @@ def test_the_papers_bias_shrinks_with_more_draws():
 
 
 @pytest.mark.parametrize("kind", DENSITY_PARTITIONS)
-def test_a_density_partition_does_not_look_at_the_draws(kind):
+def test_value_of_a_density_partition_does_not_depend_on_the_draws(kind):
     model = make_model()
     one, other = (
         fresh(kind, model.density)(draw(model, 2, seed=seed), model.posterior) for seed in (0, 7)
@@ -469,7 +503,7 @@ def test_persistent_chains_are_as_many_as_the_density_wants():
     density = make_density()
     density.n_chains = 17
     estimate = fresh("persistent", density)
-    estimate.evaluate()
+    estimate.evaluate(torch.zeros(3, D).double())
     assert estimate.state().shape == (17, D)
 
 
@@ -486,24 +520,19 @@ def test_an_estimate_resumed_from_a_state_is_in_that_state(kind):
 def test_resumed_chains_go_on_from_where_the_others_stood():
     density = make_density()
     estimate = fresh("persistent", density)
-    estimate.evaluate()
+    estimate.evaluate(torch.zeros(3, D).double())
     state = estimate.state().clone()
     other = fresh("persistent", density, seed=5)
     other.resume(state)
-    other.evaluate()
-    expected = density.transition(state, fresh_after_refresh(density, seed=5))
+    other.evaluate(torch.zeros(3, D).double())
+    expected = density.transition(state, fresh("persistent", density, seed=5).generator)
     assert torch.equal(other.state(), expected)
-
-
-def fresh_after_refresh(density, seed):
-    """Generator of an estimate that has been refreshed and has drawn nothing else."""
-    return fresh("persistent", density, seed).generator
 
 
 def test_refresh_takes_the_base_of_annealing_from_the_chains():
     density = make_density()
     estimate = fresh("persistent", density)
-    estimate.evaluate()
+    estimate.evaluate(torch.zeros(3, D).double())
     estimate.refresh()
     state = estimate.state()
     torch.testing.assert_close(density.base_mean, state.mean(0))

@@ -9,8 +9,10 @@ from scipy import stats
 
 from skevae.energies import GaussianBernoulliEnergy
 from skevae.samplers import (
+    SAMPLERS,
     PersistentChains,
     block_gibbs,
+    energy_gradient,
     exact_sample,
     sample_hidden,
     sample_visible,
@@ -18,6 +20,11 @@ from skevae.samplers import (
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 FOUR_SIGMA = 2 * stats.norm.sf(4)
+# Langevin steps without a Metropolis test err by the square of their size; all else is exact.
+BIASED = [name for name, kind in SAMPLERS.items() if not getattr(kind, "adjusted", True)]
+EXACT = [name for name in SAMPLERS if name not in BIASED]
+TESTED = [name for name, kind in SAMPLERS.items() if getattr(kind, "adjusted", False)]
+each_sampler = pytest.mark.parametrize("name", SAMPLERS)
 
 
 @pytest.fixture
@@ -179,24 +186,177 @@ def test_draws_are_in_the_dtype_of_the_energy(energy, generator, dtype):
     assert block_gibbs(narrow, z, generator()).dtype == dtype
 
 
-# --- randomness -----------------------------------------------------------------------------------
+def test_exact_draws_do_not_suffer_from_a_float32_energy(assert_mean):
+    """Exponents of 4.5 million are known to 1/4 in float32: tables made there would be wrong."""
+    weight = torch.tensor([[3000.1, -2999.7]])
+    bias = -0.5 * weight[0] ** 2
+    energy = GaussianBernoulliEnergy(weight, bias, torch.zeros(1), torch.ones(1))
+    # No unit, one or the other; both together are 9 million nats below.
+    log_odds = bias.double() + 0.5 * weight[0].double() ** 2
+    p = torch.softmax(torch.cat([torch.zeros(1), log_odds]), 0)
+    z = exact_sample(energy, 20_000, torch.Generator().manual_seed(0))
+    places = torch.cat([z.abs() < 1000, z > 1000, z < -1000], dim=1).double()
+    assert_mean(places, p)
 
-SAMPLERS = {
-    "exact": lambda energy, source: exact_sample(energy, 10, source),
-    "gibbs": lambda energy, source: block_gibbs(energy, torch.zeros(10, 3).double(), source, 2),
-}
+
+# --- every sampler --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_draws_are_determined_by_the_generator(energy, generator, name):
-    here, again, other = (SAMPLERS[name](energy, generator(seed)) for seed in (0, 0, 1))
-    assert torch.equal(here, again) and not torch.equal(here, other)
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("batch_size, n_chains", [(1, 300), (10, 2000), (1000, 5000)])
+def test_transition_leaves_exact_moments_unchanged_at_any_batch_size(
+    energy, mixture, exact_moments, generator, assert_mean, name, batch_size, n_chains
+):
+    # Large steps, which a Metropolis test has to put right.
+    sampler, source = SAMPLERS[name](2, step_size=1.0), generator(0)
+    z = start_exactly(energy, n_chains, mixture, seed=1)
+    moved = torch.cat([sampler(energy, rows, source) for rows in z.split(batch_size)])
+    assert_mean(with_squares(moved), true_squares(exact_moments, energy))
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_draws_move_the_generator_on(energy, generator, name):
-    source = generator(0)
-    assert not torch.equal(SAMPLERS[name](energy, source), SAMPLERS[name](energy, source))
+@pytest.mark.parametrize("name", EXACT)
+def test_the_first_transition_leaves_exact_moments_unchanged(
+    energy, mixture, exact_moments, generator, assert_mean, name
+):
+    z = start_exactly(energy, 100_000, mixture, seed=2)
+    moved = SAMPLERS[name](1, step_size=1.0)(energy, z, generator(1))
+    assert_mean(with_squares(moved), true_squares(exact_moments, energy))
+
+
+@pytest.mark.parametrize("name", BIASED)
+@pytest.mark.parametrize("batch_size, n_chains", [(1, 300), (10, 2000), (1000, 5000)])
+def test_langevin_has_its_own_stationary_law_on_a_normal_at_any_batch_size(
+    make_rbm, generator, assert_mean, name, batch_size, n_chains
+):
+    """z' - mu = (1 - e^2/2)(z - mu) + e s xi keeps the variance s^2 / (1 - e^2/4).
+
+    Noise or drift that knew of a batch, as a mean over it would, would target exp(-E/B).
+    """
+    tied = make_rbm(2, 3)
+    energy = GaussianBernoulliEnergy(
+        torch.zeros_like(tied.weight), tied.hidden_bias, tied.visible_mean, tied.variance
+    )
+    step, source = 1.0, generator(0)
+    kept = energy.variance / (1 - step**2 / 4)
+    z = torch.randn(n_chains, 2, generator=source, dtype=torch.float64)
+    z = energy.visible_mean + kept.sqrt() * z
+    for _ in range(3):
+        sampler = SAMPLERS[name](1, step_size=step)
+        z = torch.cat([sampler(energy, rows, source) for rows in z.split(batch_size)])
+    deviation = z - energy.visible_mean
+    assert_mean(deviation, 0.0)
+    assert_mean(deviation.square(), kept)
+
+
+@pytest.mark.parametrize("name", BIASED)
+@pytest.mark.parametrize("batch_size, n_chains", [(1, 200), (10, 2000), (1000, 5000)])
+def test_langevin_keeps_the_law_of_exact_gibbs_but_for_the_square_of_its_step(
+    energy, mixture, exact_moments, generator, name, batch_size, n_chains
+):
+    step, source = 0.1, generator(0)
+    sampler = SAMPLERS[name](100, step_size=step)
+    z = start_exactly(energy, n_chains, mixture, seed=3)
+    moved = with_squares(torch.cat([sampler(energy, row, source) for row in z.split(batch_size)]))
+    truth = true_squares(exact_moments, energy)
+    error = moved.std(0) / math.sqrt(n_chains)
+    # Steps begin at twice their size; a variance errs by a quarter of the square.
+    size = with_squares(z).abs().mean(0)
+    assert ((moved.mean(0) - truth).abs() <= 4 * error + (2 * step) ** 2 * size).all()
+
+
+@pytest.mark.parametrize("name", BIASED)
+def test_langevin_errs_less_with_smaller_steps(make_rbm, generator, name):
+    energy = make_rbm(2, 3, norm=1.0)
+    z = exact_sample(energy, 50_000, generator(0))
+
+    def spread(step):
+        sampler = SAMPLERS[name](30, step_size=step)
+        return sampler(energy, z, generator(1)).var(0)
+
+    exact = z.var(0)
+    errors = [(spread(step) - exact).abs().max().item() for step in (1.0, 0.5)]
+    assert errors[1] < 0.5 * errors[0]
+
+
+@each_sampler
+def test_transitions_are_determined_by_the_generator(energy, generator, name):
+    def run(seed):
+        return SAMPLERS[name](2)(energy, torch.zeros(10, 3).double(), generator(seed))
+
+    assert torch.equal(run(0), run(0)) and not torch.equal(run(0), run(1))
+
+
+@each_sampler
+def test_transitions_move_the_generator_on(energy, generator, name):
+    source, z = generator(0), torch.zeros(10, 3).double()
+    assert not torch.equal(
+        SAMPLERS[name](2)(energy, z, source), SAMPLERS[name](2)(energy, z, source)
+    )
+
+
+@each_sampler
+def test_transition_leaves_its_argument_alone(energy, generator, name):
+    z = energy.visible_mean.repeat(4, 1)
+    before = z.clone()
+    SAMPLERS[name](2)(energy, z, generator())
+    assert torch.equal(z, before)
+
+
+@each_sampler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_transition_keeps_shape_and_dtype_and_no_graph(energy, generator, name, dtype):
+    parts = (energy.weight, energy.hidden_bias, energy.visible_mean, energy.variance)
+    tracked = GaussianBernoulliEnergy(*(part.to(dtype).requires_grad_() for part in parts))
+    z = SAMPLERS[name](2)(tracked, torch.zeros(4, 3, dtype=dtype), generator())
+    assert z.shape == (4, 3) and z.dtype == dtype and not z.requires_grad
+
+
+@each_sampler
+def test_transition_serves_chains_of_another_number(energy, generator, name):
+    sampler = SAMPLERS[name](2)
+    for n_chains in (7, 3, 7):
+        assert sampler(energy, torch.zeros(n_chains, 3).double(), generator()).shape == (
+            n_chains,
+            3,
+        )
+
+
+@pytest.mark.parametrize("name", TESTED)
+def test_acceptance_rate_is_the_share_of_rows_that_moved(energy, mixture, generator, name):
+    sampler = SAMPLERS[name](1, step_size=1.0)
+    assert math.isnan(sampler.acceptance_rate)
+    z, moves = start_exactly(energy, 500, mixture), 0
+    for _ in range(4):
+        moved = sampler(energy, z, generator(1))
+        moves += (moved != z).any(dim=1).sum().item()
+        z = moved
+    assert sampler.acceptance_rate == pytest.approx(moves / 2000) and 0 < moves < 2000
+
+
+@pytest.mark.parametrize("name", TESTED)
+def test_small_steps_are_all_but_always_accepted(energy, mixture, generator, name):
+    sampler = SAMPLERS[name](1, step_size=0.01)
+    sampler(energy, start_exactly(energy, 2000, mixture), generator(0))
+    assert sampler.acceptance_rate > 0.99
+
+
+def test_tempering_crosses_between_modes_that_gibbs_cannot(generator, assert_mean):
+    """One unit, 14 standard deviations out, at even odds: Gibbs has to climb 7 of them."""
+    zero, one = torch.zeros(1).double(), torch.ones(1).double()
+    energy = GaussianBernoulliEnergy(14 * one[:, None], -98 * one, zero, one)
+    start = torch.zeros(1000, 1).double()
+    crossed = {
+        name: (SAMPLERS[name](200)(energy, start, generator(0)) > 7).double()
+        for name in ("gibbs", "parallel-tempering")
+    }
+    assert not crossed["gibbs"].any()
+    assert_mean(crossed["parallel-tempering"], [0.5])
+
+
+def test_closed_form_gradient_is_that_of_the_energy(energy, generator):
+    z = torch.randn(20, 3, generator=generator(0), dtype=torch.float64).requires_grad_()
+    (gradient,) = torch.autograd.grad(energy(z).sum(), z)
+    torch.testing.assert_close(energy_gradient(energy, z), gradient, rtol=1e-12, atol=1e-12)
 
 
 # --- persistent chains ----------------------------------------------------------------------------
