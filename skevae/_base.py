@@ -16,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
 from skevae import training
@@ -61,6 +61,57 @@ def kept(module: ModuleT) -> ModuleT:
     return copy_to(module, "cpu", torch.float32).eval()
 
 
+class Standardizer:
+    """Way between rows of X and what a module sees, with its Jacobian.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, n_features)
+    enabled : bool
+        Whether columns are centred and scaled to unit variance (constant ones: only centred, as
+        everywhere in scikit-learn), or left as they are.
+
+    Attributes
+    ----------
+    centre, spread : ndarray of shape (n_features,)
+        What is taken off each column and what it is divided by.
+    log_jacobian : float
+        What the standardised log-density is short of that of X: minus the sum of ln spread.
+
+    Raises
+    ------
+    ValueError
+        If values of X are so large that their variance overflows.
+    """
+
+    def __init__(self, X: np.ndarray, enabled: bool) -> None:
+        n_features = X.shape[1]
+        self.centre, self.spread = np.zeros(n_features), np.ones(n_features)
+        if enabled:
+            with np.errstate(over="ignore", invalid="ignore"):
+                scaler = StandardScaler().fit(X.astype(np.float64, copy=False))
+            self.centre, self.spread = scaler.mean_, scaler.scale_
+        extreme = ~(np.isfinite(self.centre) & np.isfinite(self.spread))
+        if extreme.any():
+            raise ValueError(
+                f"X has values too large to be standardised: the variance of column "
+                f"{extreme.argmax()} overflows. Scale X down first."
+            )
+        self.log_jacobian = -float(np.log(self.spread).sum())
+
+    def tensor(self, X: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Rows as the module sees them, on the device."""
+        # In float64 until the mean is off: a column near 1e6 has no float32 digits to lose.
+        rows = X - self.centre
+        rows /= self.spread
+        return as_tensor(rows, device, dtype)
+
+    def rows(self, z: Tensor) -> np.ndarray:
+        """Rows on the scale of X, from what the module returned."""
+        values = z.cpu().numpy()
+        return (values * self.spread + self.centre).astype(values.dtype, copy=False)
+
+
 class TorchDensityEstimator(DensityMixin, BaseEstimator):
     """Base of the estimators: a density over the rows of X, held by a torch module."""
 
@@ -78,6 +129,7 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
     random_state: int | np.random.RandomState | None
     verbose: int
     history_: dict[str, np.ndarray]
+    _standardizer: Standardizer
 
     def _set_fitted(self, attributes: dict[str, Any]) -> None:
         for name, value in attributes.items():
@@ -91,22 +143,17 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
             self, X, dtype=[np.float64, np.float32], reset=reset, ensure_min_samples=min_samples
         )
 
-    def _fit_scaler(self, X: np.ndarray, enabled: bool) -> None:
-        # Constant columns get scale 1, as everywhere in scikit-learn.
-        self._scaler = StandardScaler(with_mean=enabled, with_std=enabled).fit(X)
-        log_scales = np.log(self._scaler.scale_) if enabled else np.zeros(1)
-        self._log_jacobian = -float(log_scales.sum())
-
-    def _tensor(self, X: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Rows as the module sees them: standardised, on the device."""
-        # In float64 until the mean is off: a column near 1e6 has no float32 digits to lose.
-        return as_tensor(self._scaler.transform(X.astype(np.float64, copy=False)), device, dtype)
-
-    def _centre_and_spread(self, n_columns: int) -> tuple[np.ndarray, np.ndarray]:
-        """What standardisation takes off each column and divides it by."""
-        if self._scaler.scale_ is None:
-            return np.zeros(n_columns), np.ones(n_columns)
-        return self._scaler.mean_, self._scaler.scale_
+    def _finite_rows(
+        self, X: np.ndarray, standardizer: Standardizer, device: torch.device
+    ) -> Tensor:
+        """Rows to train on, in float32, which reaches less far than float64."""
+        rows = standardizer.tensor(X, device, torch.float32)
+        if not rows.isfinite().all():
+            raise ValueError(
+                f"X has values as large as {np.abs(X).max():g}, beyond the range of float32 in "
+                "which training computes. Scale X down, or use standardize=True."
+            )
+        return rows
 
     # --- fitting ------------------------------------------------------------------------------
 
@@ -158,6 +205,11 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
                 print(f"[{type(self).__name__}] epoch {epoch}  {terms}")
             return callbacks is not None and callbacks.end()
 
+        @torch.no_grad()
+        def first_batch() -> float:
+            # At full progress, where the loss is what it will be when training ends.
+            return loss(X[:batch_size], 1.0)[1]["objective"].item()
+
         run = training.minimize(
             loss,
             parameters,
@@ -172,6 +224,7 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
             grace=grace,
             patience=self.n_iter_no_change,
             tol=self.tol,
+            check=first_batch if validate is None else validate,
             on_epoch_begin=begin,
             on_epoch_end=on_epoch_end,
         )
@@ -179,32 +232,32 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
         return run
 
     def _warn_about(self, run: training.Run) -> None:
-        if run.status == "diverged":
-            warnings.warn(
-                f"{type(self).__name__} diverged: the objective was not finite after epoch "
-                f"{len(run.history.get('objective', []))}. The state of epoch {run.best_epoch} "
-                f"was restored. Try a smaller learning_rate than {self.learning_rate}, or look "
-                "for extreme values in X.",
+        kept_state = f"the state of epoch {run.best_epoch} was kept"
+        if run.best_epoch == 0:
+            kept_state = "the state at the start was kept"
+        messages = {
+            "diverged": (
+                f"{type(self).__name__} diverged: the objective fell apart after epoch "
+                f"{len(run.history.get('objective', []))}; {kept_state}. Try a smaller "
+                f"learning_rate than {self.learning_rate}, or look for extreme values in X.",
                 ConvergenceWarning,
-                stacklevel=4,
-            )
-        elif run.status == "interrupted":
-            warnings.warn(
-                f"Training interrupted; the state of epoch {run.best_epoch} was kept.",
-                UserWarning,
-                stacklevel=4,
-            )
+            ),
+            "interrupted": (f"Training was interrupted; {kept_state}.", UserWarning),
+        }
+        if run.status in messages:
+            warnings.warn(*messages[run.status], stacklevel=5)
 
-    def _extend_history(self, run: training.Run, shifted: set[str], keep: bool) -> None:
-        """Append a run to `history_`, log-densities of x moved to the scale of X."""
+    def _extended_history(
+        self, run: training.Run, shifted: set[str], log_jacobian: float, keep: bool
+    ) -> dict[str, np.ndarray]:
+        """Append a run to `history_`, log-densities of x (``shifted``) moved to the scale of X."""
         old = self.history_ if keep else {}
-        shift = {name: self._log_jacobian if name in shifted else 0.0 for name in run.history}
+        shift = {name: log_jacobian if name in shifted else 0.0 for name in run.history}
         new = {name: np.asarray(values) + shift[name] for name, values in run.history.items()}
-        self.history_ = {
+        return {
             name: np.concatenate([old.get(name, np.empty(0)), new.get(name, np.empty(0))])
             for name in {**old, **new}
         }
-        self.n_iter_ = len(self.history_.get("objective", ()))
 
     # --- calls on the fitted model ----------------------------------------------------------------
 
@@ -224,15 +277,15 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
         """
         return float(np.mean(self.score_samples(X)))
 
-    def _generator_for(
-        self, random_state: int | np.random.RandomState | None, device: torch.device
-    ) -> torch.Generator:
-        """Generator of a call: its own random_state, else the estimator's."""
+    def _seed_for(self, random_state: int | np.random.RandomState | None) -> int:
+        """Seed of a call: from its own random_state, else from the estimator's."""
         state = self.random_state if random_state is None else random_state
         validate_parameter_constraints(
-            {"random_state": ["random_state"]}, {"random_state": state}, type(self).__name__
+            {"random_state": ["random_state"]},
+            {"random_state": state},
+            caller_name=type(self).__name__,
         )
-        return make_generator(draw_seed(state), device)
+        return draw_seed(state)
 
     def _check_n_samples(self, n_samples: int) -> int:
         validate_parameter_constraints(
@@ -244,7 +297,6 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
 
     def _check_latent(self, Z: Any, n_columns: int, name: str) -> np.ndarray:
         """Validate an array that is not X: latents or hidden units."""
-        check_is_fitted(self)
         Z = check_array(Z, dtype=[np.float64, np.float32], input_name=name)
         if Z.shape[1] != n_columns:
             raise ValueError(

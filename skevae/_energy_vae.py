@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -24,13 +24,14 @@ from sklearn.utils._param_validation import (
     validate_parameter_constraints,
 )
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
+from torch import Tensor, nn
 
 from skevae import evaluation
 from skevae._base import (
     TORCH_DTYPES,
     TRAINING_CONSTRAINTS,
     EpochCallbacks,
+    Standardizer,
     TorchDensityEstimator,
     TrainingState,
     as_tensor,
@@ -49,6 +50,15 @@ from skevae.objectives import OBJECTIVES, PARTITIONS, resolve_partition
 from skevae.posteriors import POSTERIORS
 from skevae.priors import PRIORS
 from skevae.training import make_optimizer
+
+
+class _State(NamedTuple):
+    """What a fit decides once and every later call goes by."""
+
+    standardizer: Standardizer
+    prior: Any  # unfitted
+    partition_seed: int
+    score_seed: int
 
 
 class EnergyVAE(
@@ -338,15 +348,15 @@ class EnergyVAE(
         self._check_range(X)
         device = resolve_device(self.device)
         seeds = spawn(draw_seed(self.random_state), 6)
-        if not going_on:
-            self._start(X, seeds[0])
-        model = copy_to(self.module_, device, torch.float32).train()
-        rows = self._tensor(X, device, torch.float32)
+        state = self._state if going_on else self._start(X, seeds[0])
+        module = self.module_ if going_on else self._build(state.prior, X.shape[1], seeds[0])
+        model = copy_to(module, device, torch.float32).train()
+        rows = self._finite_rows(X, state.standardizer, device)
         rebinarize = not model.likelihood.is_continuous and not np.isin(X, (0, 1)).all()
         train, held_out = (rows, None) if one_pass else self._split(rows, seeds[1])
 
         generator = make_generator(seeds[2], device)
-        choices = [self.partition, getattr(self._prior, "partition", "auto")]
+        choices = [self.partition, getattr(state.prior, "partition", "auto")]
         kind = PARTITIONS[resolve_partition(choices, model.density)]
         partition = kind(model.density, generator)
         parameters = trainable(model)
@@ -375,7 +385,7 @@ class EnergyVAE(
             )
 
         max_epochs = 1 if one_pass else self.max_iter
-        callbacks = EpochCallbacks(self, X, y, max_epochs, lambda: self._attributes(model))
+        callbacks = EpochCallbacks(self, X, y, max_epochs, lambda: self._attributes(model, state))
         run = self._run(
             loss,
             parameters,
@@ -389,40 +399,69 @@ class EnergyVAE(
             on_epoch_begin=partition.refresh,
             callbacks=callbacks,
         )
+        model.density.set_base(*aggregated_moments(model, rows, rows_at_once))
+        densities_of_x = {"objective", "reconstruction", "validation"}
+        self.history_ = self._extended_history(
+            run, densities_of_x, state.standardizer.log_jacobian, keep=going_on
+        )
+        self.n_iter_ = len(self.history_.get("objective", ()))
         self._training_state = TrainingState(optimizer, partition) if one_pass else None
-        moments = aggregated_moments(model, rows, rows_at_once)
-        model.density.set_base(*moments)
-        self._extend_history(run, {"objective", "reconstruction", "validation"}, keep=going_on)
-        self._set_fitted(self._attributes(model))
+        self._set_fitted(self._attributes(model, state))
         if not one_pass:
             # Now, so that its cost and its warning belong to fit.
             self.prior_.log_partition_interval_  # noqa: B018
         callbacks.finish()
         return self
 
-    def _start(self, X: np.ndarray, seed: int) -> None:
-        """Initialise scaler, prior and module, untrained."""
-        construction, density, prior, self._partition_seed, self._score_seed = spawn(seed, 5)
+    def _start(self, X: np.ndarray, seed: int) -> _State:
+        """What a fit decides once: standardisation, prior estimator, and seeds of later calls."""
+        prior_seed, partition_seed, score_seed = spawn(seed, 3)
         if isinstance(self.prior, str):
-            self._prior = PRIORS[self.prior](device=self.device, random_state=prior)
+            prior = PRIORS[self.prior](device=self.device, random_state=prior_seed)
         else:
-            self._prior = clone(self.prior)
-        likelihood = LIKELIHOODS[self.likelihood](X.shape[1], self.min_scale)
+            prior = clone(self.prior)
+            if hasattr(prior, "_validate_params"):
+                prior._validate_params()
+        enabled = self.standardize and LIKELIHOODS[self.likelihood].is_continuous
+        return _State(Standardizer(X, enabled), prior, partition_seed, score_seed)
+
+    def _build(self, prior: Any, n_features: int, seed: int) -> VAE:
+        """Untrained module."""
+        construction, density = spawn(seed, 5)[3:]
+        likelihood = LIKELIHOODS[self.likelihood](n_features, self.min_scale)
         posterior = POSTERIORS[self.posterior]()
         sizes = self._hidden_sizes()
+        n_codes = posterior.outputs_per_latent * self.n_components
+        n_outputs = likelihood.outputs_per_feature * n_features
         build = network_builder(self.network, self.activation, self.weight_norm)
-        n_outputs = posterior.outputs_per_latent * self.n_components
         with seeded_construction(construction):
-            self.module_ = VAE(
-                encoder=build(X.shape[1], n_outputs, sizes),
-                decoder=build(
-                    self.n_components, likelihood.outputs_per_feature * X.shape[1], sizes[::-1]
+            module = VAE(
+                encoder=self._checked(build(n_features, n_codes, sizes), n_features, n_codes),
+                decoder=self._checked(
+                    build(self.n_components, n_outputs, sizes[::-1]), self.n_components, n_outputs
                 ),
                 posterior=posterior,
                 likelihood=likelihood,
-                density=self._prior.make_density(self.n_components, make_generator(density)),
+                density=prior.make_density(self.n_components, make_generator(density)),
             )
-        self._fit_scaler(X, self.standardize and likelihood.is_continuous)
+        return module
+
+    def _checked(self, network: Any, n_inputs: int, n_outputs: int) -> nn.Module:
+        """Raise if what the user's callable built is no network of the right shape."""
+        wanted = f"map (n, {n_inputs}) to (n, {n_outputs})"
+        if not isinstance(network, nn.Module):
+            raise TypeError(
+                f"network={self.network!r} must return a torch.nn.Module to {wanted}, got "
+                f"{network!r}."
+            )
+        with torch.no_grad():
+            shape = tuple(network(torch.zeros(2, n_inputs)).shape)
+        if shape != (2, n_outputs):
+            raise ValueError(
+                f"network={self.network!r} must return a module to {wanted}, but it returned one "
+                f"that maps (2, {n_inputs}) to {shape}."
+            )
+        return network
 
     def _hidden_sizes(self) -> list[int]:
         sizes = self.hidden_layer_sizes
@@ -445,11 +484,11 @@ class EnergyVAE(
                 f"{high:g}. Scale X (MinMaxScaler(clip=True), say) or use likelihood='gaussian'."
             )
 
-    def _attributes(self, model: VAE) -> dict[str, Any]:
-        """Fitted attributes that change with training."""
+    def _attributes(self, model: VAE, state: _State) -> dict[str, Any]:
+        """Fitted attributes, which are set together once training is over."""
         module = kept(model)
-        prior = self._prior.with_density(module.density, self._partition_seed)
-        return {"module_": module, "prior_": prior}
+        prior = state.prior.with_density(module.density, state.partition_seed)
+        return {"module_": module, "prior_": prior, "_state": state}
 
     # --- calls on the fitted model ----------------------------------------------------------------
 
@@ -545,23 +584,30 @@ class EnergyVAE(
         random_state: int | np.random.RandomState | None = None,
         diagnose: bool = False,
     ) -> dict[str, np.ndarray]:
-        check_is_fitted(self)
+        check_is_fitted(self, "module_")
         X = self._check_rows(X)
         self._check_range(X)
         model, device = self._loaded(X.dtype)
         dtype = TORCH_DTYPES[X.dtype]
         log_z = self.prior_.log_partition_interval_.high
-        n_draws = self.n_score_draws if n_draws is None else n_draws
-        seed = self._score_seed if random_state is None else draw_seed(random_state)
+        if n_draws is None:
+            n_draws = self.n_score_draws
+            # It may have been set since fit.
+            validate_parameter_constraints(
+                {"n_score_draws": self._parameter_constraints["n_score_draws"]},
+                {"n_score_draws": n_draws},
+                caller_name=type(self).__name__,
+            )
+        seed = self._state.score_seed if random_state is None else self._seed_for(random_state)
         # On the CPU whatever the device, so that a score does not depend on where it is made.
         noise = quasi_normal(n_draws, model.density.n_latent, seed)[:, None]
         noise = noise.to(device=device, dtype=dtype)
 
-        row = self._tensor(X[:1], device, dtype)
+        row = self._state.standardizer.tensor(X[:1], device, dtype)
         at_once, draws_at_once = self._chunk_sizes(model, row, len(X), n_draws)
         parts: list[dict[str, Tensor]] = []
         for rows in row_slices(len(X), at_once):
-            x = self._tensor(X[rows], device, dtype)
+            x = self._state.standardizer.tensor(X[rows], device, dtype)
             if not model.likelihood.is_continuous:
                 x = self._binarize(x)
             pair = evaluation.log_weights(model, x, noise, draws_at_once)
@@ -570,11 +616,13 @@ class EnergyVAE(
                 part |= evaluation.diagnostics(*pair)
             parts.append({name: values.cpu() for name, values in part.items()})
         scores = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
-        scores["log_likelihood"] = scores["log_likelihood"] + X.dtype.type(self._log_jacobian)
+        scores["log_likelihood"] = scores["log_likelihood"] + X.dtype.type(
+            self._state.standardizer.log_jacobian
+        )
         return scores
 
     def _binarize(self, x: Tensor) -> Tensor:
-        generator = make_generator(self._score_seed)
+        generator = make_generator(self._state.score_seed)
         uniform = torch.rand((2, x.shape[1]), generator=generator, dtype=torch.float64)
         thresholds, rotation = uniform.to(x.device)
         return binarize(x, thresholds, 1e3 * rotation)
@@ -594,17 +642,17 @@ class EnergyVAE(
         return self._encode(X)
 
     def _encode(self, X: Any) -> np.ndarray:
-        check_is_fitted(self)
+        check_is_fitted(self, "module_")
         X = self._check_rows(X)
         self._check_range(X)
         model, device = self._loaded(X.dtype)
-        row = self._tensor(X[:1], device, TORCH_DTYPES[X.dtype])
+        row = self._state.standardizer.tensor(X[:1], device, TORCH_DTYPES[X.dtype])
         at_once, _ = self._chunk_sizes(model, row, len(X), 1)
+        parts = []
         with torch.no_grad():
-            parts = [
-                model.posterior.mean(model.encoder(self._tensor(X[rows], device, row.dtype))).cpu()
-                for rows in row_slices(len(X), at_once)
-            ]
+            for rows in row_slices(len(X), at_once):
+                x = self._state.standardizer.tensor(X[rows], device, row.dtype)
+                parts.append(model.posterior.mean(model.encoder(x)).cpu())
         return torch.cat(parts).numpy()
 
     def inverse_transform(self, Z):
@@ -619,7 +667,7 @@ class EnergyVAE(
         ndarray of shape (n_samples, n_features)
             E[x | z], on the scale of X, in the dtype of Z.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "module_")
         Z = self._check_latent(Z, self.module_.density.n_latent, "Z")
         return self._decode(Z, lambda model, outputs: model.likelihood.mean(outputs))
 
@@ -653,10 +701,10 @@ class EnergyVAE(
             float64, on the scale of X; zeros and ones for ``likelihood="bernoulli"``. For the
             decoder's means instead of draws, decode ``prior_.sample`` by `inverse_transform`.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "module_")
         n_samples = self._check_n_samples(n_samples)
         device = resolve_device(self.device)
-        generator = self._generator_for(random_state, device)
+        generator = make_generator(self._seed_for(random_state), device)
         density = copy_to(self.module_.density, device, torch.float64)
         Z = density.sample(n_samples, generator).cpu().numpy()
         return self._decode(Z, lambda model, outputs: model.likelihood.sample(outputs, generator))
@@ -669,6 +717,6 @@ class EnergyVAE(
         parts = []
         with torch.no_grad():
             for rows in row_slices(len(Z), at_once):
-                z = as_tensor(Z[rows], device, example.dtype)
-                parts.append(read(model, model.decoder(z)).cpu().numpy())
-        return self._scaler.inverse_transform(np.concatenate(parts))
+                outputs = model.decoder(as_tensor(Z[rows], device, example.dtype))
+                parts.append(self._state.standardizer.rows(read(model, outputs)))
+        return np.concatenate(parts)

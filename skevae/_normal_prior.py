@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from sklearn.base import _fit_context
 
+from skevae._base import Standardizer
 from skevae._device import resolve_device
 from skevae._prior_base import DensityPrior
 from skevae.densities import Density, StandardNormalDensity
@@ -74,8 +75,8 @@ class NormalPrior(DensityPrior):
         """
         X = self._check_rows(X, reset=True)
         resolve_device(self.device)
-        self._fit_scaler(X, enabled=False)
-        self._set_fitted(self._attributes(StandardNormalDensity(X.shape[1]), seed=0))
+        density, identity = StandardNormalDensity(X.shape[1]), Standardizer(X, enabled=False)
+        self._set_fitted(self._attributes(density, identity, seed=0))
         return self
 
     def make_density(self, n_features: int, generator: torch.Generator) -> Density:

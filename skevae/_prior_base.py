@@ -10,9 +10,14 @@ import torch
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
 
-from skevae._base import TORCH_DTYPES, TorchDensityEstimator, memory_budget, row_slices
+from skevae._base import (
+    TORCH_DTYPES,
+    Standardizer,
+    TorchDensityEstimator,
+    memory_budget,
+    row_slices,
+)
 from skevae._device import copy_to, resolve_device
 from skevae._random import make_generator
 from skevae.densities import Density
@@ -75,25 +80,32 @@ class DensityPrior(TorchDensityEstimator):
         """
         fitted = clone(self)
         fitted.n_features_in_ = density.n_latent
-        fitted._fit_scaler(np.zeros((2, density.n_latent)), enabled=False)
-        fitted._set_fitted(fitted._attributes(density, random_state))
+        identity = Standardizer(np.zeros((1, density.n_latent)), enabled=False)
+        fitted._set_fitted(fitted._attributes(density, identity, random_state))
         return fitted
 
-    def _attributes(self, density: Density, seed: int) -> dict[str, Any]:
+    def _attributes(
+        self, density: Density, standardizer: Standardizer, seed: int
+    ) -> dict[str, Any]:
         """Fitted attributes around ``density``, which lives in standardised coordinates."""
-        return {"density_": density, "_partition_seed": seed, "_interval": None}
+        return {
+            "density_": density,
+            "_standardizer": standardizer,
+            "_partition_seed": seed,
+            "_interval": None,
+        }
 
     @property
     def log_partition_interval_(self) -> LogPartitionInterval:
         """Bounds of ln Z in nats, worked out when first asked for."""
-        check_is_fitted(self)
+        check_is_fitted(self, "density_")
         known = self._interval
         if known is None:
             device = resolve_device(self.device)
             density = copy_to(self.density_, device, torch.float64)
             interval = density.log_partition_interval(make_generator(self._partition_seed, device))
             # exp(-E) in the coordinates of X integrates to Z times the volume of the scaling.
-            low, high = (bound - self._log_jacobian for bound in interval)
+            low, high = (bound - self._standardizer.log_jacobian for bound in interval)
             self._interval = known = LogPartitionInterval(low, high)
             self._warn_if_wide(known)
         return known
@@ -117,7 +129,7 @@ class DensityPrior(TorchDensityEstimator):
 
     def _evaluate(self, X: Any, function: str) -> np.ndarray:
         """Apply a method of the density to rows, in the dtype of X and bounded memory."""
-        check_is_fitted(self)
+        check_is_fitted(self, "density_")
         X = self._check_rows(X)
         device, dtype = resolve_device(self.device), TORCH_DTYPES[X.dtype]
         density = copy_to(self.density_, device, dtype)
@@ -126,7 +138,7 @@ class DensityPrior(TorchDensityEstimator):
         n_at_once = max(1, memory_budget() // (8 * X.itemsize * (width + X.shape[1])))
         with torch.no_grad():
             parts = [
-                getattr(density, function)(self._tensor(X[rows], device, dtype))
+                getattr(density, function)(self._standardizer.tensor(X[rows], device, dtype))
                 for rows in row_slices(X.shape[0], n_at_once)
             ]
         return torch.cat(parts).cpu().numpy()
@@ -174,13 +186,9 @@ class DensityPrior(TorchDensityEstimator):
         -------
         ndarray of shape (n_samples, n_features)
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "density_")
         n_samples = self._check_n_samples(n_samples)
         device = resolve_device(self.device)
         density = copy_to(self.density_, device, torch.float64)
-        z = density.sample(n_samples, self._generator_for(random_state, device))
-        return self._to_rows(z)
-
-    def _to_rows(self, z: Tensor) -> np.ndarray:
-        """Standardised coordinates back to the scale of X."""
-        return self._scaler.inverse_transform(z.cpu().numpy())
+        generator = make_generator(self._seed_for(random_state), device)
+        return self._standardizer.rows(density.sample(n_samples, generator))

@@ -15,7 +15,14 @@ from sklearn.utils._param_validation import Interval, StrOptions, validate_param
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skevae._base import TRAINING_CONSTRAINTS, EpochCallbacks, TrainingState, kept, trainable
+from skevae._base import (
+    TRAINING_CONSTRAINTS,
+    EpochCallbacks,
+    Standardizer,
+    TrainingState,
+    kept,
+    trainable,
+)
 from skevae._device import copy_to, resolve_device
 from skevae._prior_base import DensityPrior
 from skevae._random import draw_seed, make_generator, spawn
@@ -276,11 +283,12 @@ class GaussianBernoulliRBMPrior(
         seeds = spawn(draw_seed(self.random_state), 5)
         device = resolve_device(self.device)
         if going_on:
+            standardizer = self._standardizer
             density = copy_to(self.density_, device, torch.float32)
         else:
-            self._fit_scaler(X, self.standardize)
+            standardizer = Standardizer(X, self.standardize)
             density = self.make_density(X.shape[1], make_generator(seeds[0])).to(device)
-        rows = self._tensor(X, device, torch.float32)
+        rows = self._finite_rows(X, standardizer, device)
         if not going_on:
             density.set_base(rows.mean(0), rows.var(0, correction=0) + 1e-3)
 
@@ -311,7 +319,7 @@ class GaussianBernoulliRBMPrior(
             X,
             y,
             max_epochs,
-            lambda: self._attributes(kept(density), seeds[4]),
+            lambda: self._attributes(kept(density), standardizer, seeds[4]),
         )
         run = self._run(
             loss,
@@ -326,26 +334,31 @@ class GaussianBernoulliRBMPrior(
             callbacks=callbacks,
         )
         self._training_state = TrainingState(optimizer, partition) if one_pass else None
-        self._extend_history(run, {"objective", "validation"}, keep=going_on)
-        self._set_fitted(self._attributes(kept(density), seeds[4]))
+        self.history_ = self._extended_history(
+            run, {"objective", "validation"}, standardizer.log_jacobian, keep=going_on
+        )
+        self.n_iter_ = len(self.history_.get("objective", ()))
+        self._set_fitted(self._attributes(kept(density), standardizer, seeds[4]))
         if not one_pass:
             # Now, so that its cost and its warning belong to fit.
             self.log_partition_interval_  # noqa: B018
         callbacks.finish()
         return self
 
-    def _attributes(self, density: Density, seed: int) -> dict[str, Any]:
+    def _attributes(
+        self, density: Density, standardizer: Standardizer, seed: int
+    ) -> dict[str, Any]:
         assert isinstance(density, GaussianBernoulliDensity)
         energy = density.as_energy().to(torch.float64)
         weight, bias, mean, variance = (
             tensor.detach().cpu().numpy()
             for tensor in (energy.weight, energy.hidden_bias, energy.visible_mean, energy.variance)
         )
-        centre, spread = self._centre_and_spread(len(mean))
+        centre, spread = standardizer.centre, standardizer.spread
         scale = spread * np.sqrt(variance)
         components = (spread[:, None] * weight).T
         return {
-            **super()._attributes(density, seed),
+            **super()._attributes(density, standardizer, seed),
             "components_": components,
             "intercept_hidden_": bias - components @ (centre / scale**2),
             "intercept_visible_": centre + spread * mean,
@@ -381,7 +394,7 @@ class GaussianBernoulliRBMPrior(
         ndarray of shape (n_samples, n_features)
             E[x | h] = mu + W h, on the scale of X, in the dtype of H.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "density_")
         H = self._check_latent(H, self.density_.n_hidden, "H")
         return (self.intercept_visible_ + H @ self.components_).astype(H.dtype, copy=False)
 
@@ -412,13 +425,14 @@ class GaussianBernoulliRBMPrior(
         -------
         ndarray of shape (n_samples, n_features)
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "density_")
         X = self._check_rows(X)
         device = resolve_device(self.device)
         density = copy_to(self.density_, device, torch.float64)
-        generator = self._generator_for(random_state, device)
-        z = block_gibbs(density.as_energy(), self._tensor(X, device, torch.float64), generator)
-        return self._to_rows(z).astype(X.dtype, copy=False)
+        generator = make_generator(self._seed_for(random_state), device)
+        z = self._standardizer.tensor(X, device, torch.float64)
+        z = block_gibbs(density.as_energy(), z, generator)
+        return self._standardizer.rows(z).astype(X.dtype, copy=False)
 
     def run_chains(
         self, n_chains=100, n_steps=100, *, burn_in=0, sampler=None, X=None, random_state=None
@@ -451,7 +465,7 @@ class GaussianBernoulliRBMPrior(
             effective_sample_size : ndarray of shape (n_features,)
                 Independent draws that would give means of the same precision.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "density_")
         at_least = partial(Interval, Integral, right=None, closed="left")
         validate_parameter_constraints(
             {
@@ -465,13 +479,13 @@ class GaussianBernoulliRBMPrior(
         )
         device = resolve_device(self.device)
         density = copy_to(self.density_, device, torch.float64)
-        generator = self._generator_for(random_state, device)
+        generator = make_generator(self._seed_for(random_state), device)
         density.sampler = density.sampler if sampler is None else sampler
         step, energy = density.make_sampler(), density.as_energy()
         if X is None:
             z = density.noise(n_chains, generator)
         else:
-            z = self._tensor(self._check_rows(X), device, torch.float64)
+            z = self._standardizer.tensor(self._check_rows(X), device, torch.float64)
         kept_states = []
         with torch.no_grad():
             for index in range(burn_in + n_steps):
@@ -479,7 +493,7 @@ class GaussianBernoulliRBMPrior(
                 if index >= burn_in:
                     kept_states.append(z)
             states = torch.stack(kept_states)
-        rows = self._to_rows(states.flatten(0, 1)).reshape(states.shape)
+        rows = self._standardizer.rows(states.flatten(0, 1)).reshape(states.shape)
         return Bunch(
             samples=rows,
             acceptance_rate=step.acceptance_rate,

@@ -42,9 +42,9 @@ def log_mean_exp_error(log_weights: Tensor, dim: int = 0) -> Tensor:
     n = log_weights.shape[dim]
     if n < 2:
         return torch.full_like(log_weights.select(dim, 0), math.inf)
-    # Relative to the mean weight: mean 1, so the sum of squares gives the relative variance.
-    relative = (log_weights - log_mean_exp(log_weights, dim).unsqueeze(dim)).exp()
-    return relative.std(dim) / math.sqrt(n)
+    # Relative to the largest weight, which is exact, as no logarithm of a sum can be.
+    weights = (log_weights - log_weights.amax(dim, keepdim=True)).exp()
+    return weights.std(dim) / (weights.mean(dim) * math.sqrt(n))
 
 
 @torch.no_grad()

@@ -20,7 +20,12 @@ Transition = Callable[[Tensor, torch.Generator], Tensor]
 
 def sample_hidden(energy: GaussianBernoulliEnergy, z: Tensor, generator: torch.Generator) -> Tensor:
     """Draw h from p(h | z): (..., n_visible) -> (..., n_hidden)."""
-    return torch.bernoulli(energy.hidden_logits(z).sigmoid_(), generator=generator)
+    probability = energy.hidden_logits(z).sigmoid_()
+    uniform = torch.rand(
+        probability.shape, generator=generator, dtype=z.dtype, device=probability.device
+    )
+    # Not torch.bernoulli, which raises where a diverging run has made a probability nan.
+    return (uniform < probability).to(z.dtype)
 
 
 def sample_visible(

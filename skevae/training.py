@@ -18,6 +18,9 @@ from torch import Tensor
 Loss = Callable[[Tensor, float], tuple[Tensor, dict[str, Tensor]]]
 Status = Literal["finished", "converged", "stopped", "diverged", "interrupted"]
 
+# A run that ends this many nats below its start, and more than twice as low, has diverged.
+DIVERGENCE_NATS = 100.0
+
 
 @dataclass
 class Run:
@@ -109,6 +112,7 @@ def minimize(
     grace: float = 0.0,
     patience: int = 10,
     tol: float = 0.0,
+    check: Callable[[], float] | None = None,
     on_epoch_begin: Callable[[], None] = lambda: None,
     on_epoch_end: Callable[[int, dict[str, float]], bool] = lambda epoch, record: False,
 ) -> Run:
@@ -137,6 +141,9 @@ def minimize(
     patience : int
         Epochs in a row without a rise of more than ``tol`` after which training stops.
     tol : float
+    check : callable () -> float, optional
+        Score of the current parameters by which divergence is judged: if the state that would be
+        kept is far below the one at the start, finite as it may be, the latter is put back.
     on_epoch_begin : callable ()
     on_epoch_end : callable (epoch, record) -> bool
         Called with the average in the parameters; True stops.
@@ -147,10 +154,11 @@ def minimize(
     """
     run = Run()
     average = WeightAverage(parameters, averaging)
-    best = snapshot(parameters)
-    best_score = reference_score = -math.inf
-    stale = 0
+    best = start = snapshot(parameters)
     n_batches = math.ceil(X.shape[0] / batch_size)
+    best_score = reference_score = -math.inf
+    validated, stale = False, 0
+    start_score = check() if check is not None else -math.inf
 
     try:
         for epoch in range(1, max_epochs + 1):
@@ -179,6 +187,7 @@ def minimize(
                     record["validation"] = validate()
                     finite = math.isfinite(record["validation"])
                 if not finite:
+                    run.history = run.history or {name: [] for name in record}
                     run.status = "diverged"
                     break
                 run.append(record)
@@ -186,9 +195,10 @@ def minimize(
                 score = record.get("validation", best_score)
                 if warm and (validate is None or score > best_score):
                     best, best_score, run.best_epoch = snapshot(parameters), score, epoch
-                elif run.best_epoch == 0:
-                    # Nothing validated yet: an interruption keeps the latest.
-                    best = snapshot(parameters)
+                    validated = True
+                elif not validated:
+                    # No candidate yet: an interruption keeps the latest.
+                    best, run.best_epoch = snapshot(parameters), epoch
                 stop = on_epoch_end(epoch, record)
             if stop:
                 run.status = "stopped"
@@ -202,4 +212,10 @@ def minimize(
     except KeyboardInterrupt:
         run.status = "interrupted"
     restore(parameters, best)
+    if check is not None:
+        end_score = check()
+        # Not >=: nan has fallen as well.
+        if not end_score >= start_score - DIVERGENCE_NATS - abs(start_score):
+            run.status, run.best_epoch = "diverged", 0
+            restore(parameters, start)
     return run

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from skevae import densities
+from skevae import densities, samplers
 from skevae._device import copy_to
 from skevae._random import make_generator
 from skevae.densities import (
@@ -388,6 +388,17 @@ def test_sampling_ends_before_evaluation_does(large, monkeypatch, exact_moments,
     start = density.noise(1000, source := make_generator(0))
     chains = block_gibbs(density.as_energy(), start, source, densities.BURN_IN_STEPS)
     assert torch.equal(z, chains)
+
+
+def test_exact_draws_are_not_made_over_and_over_to_be_forgotten(large, monkeypatch):
+    """Each costs 2^(H+1) operations, and the last forgets all before it."""
+    calls, exact_sample = [], samplers.exact_sample
+    monkeypatch.setattr(
+        samplers, "exact_sample", lambda *arguments: calls.append(1) or exact_sample(*arguments)
+    )
+    large.sampler = "exact"
+    large.sample(3, make_generator(0))
+    assert len(calls) == 1
 
 
 def test_watching_ends_before_evaluation_does(large, monkeypatch, mixture):

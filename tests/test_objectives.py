@@ -338,6 +338,16 @@ def test_chains_from_noise_do_not_look_at_the_data():
     assert torch.equal(*gradients)
 
 
+def test_chains_from_noise_start_where_the_density_says(monkeypatch):
+    density, asked = make_density(3), []
+    noise = density.noise
+    monkeypatch.setattr(density, "noise", lambda n, source: asked.append(n) or noise(n, source))
+    estimate = fresh("contrastive-from-noise", density)
+    for n_rows in (6, 2):
+        estimate.evaluate(torch.zeros(n_rows, D).double())
+    assert asked == [6, 2]
+
+
 @pytest.mark.parametrize("kind", CHAINS)
 def test_chains_learn_nothing_about_the_encoder(kind):
     """The gradient of ln Z is the density's alone, though chains may start at its draws."""

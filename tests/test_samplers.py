@@ -218,7 +218,7 @@ def test_transition_leaves_exact_moments_unchanged_at_any_batch_size(
 def test_the_first_transition_leaves_exact_moments_unchanged(
     energy, mixture, exact_moments, generator, assert_mean, name
 ):
-    z = start_exactly(energy, 100_000, mixture, seed=2)
+    z = start_exactly(energy, 20_000, mixture, seed=2)
     moved = SAMPLERS[name](1, step_size=1.0)(energy, z, generator(1))
     assert_mean(with_squares(moved), true_squares(exact_moments, energy))
 

@@ -466,7 +466,8 @@ def test_divergence_in_the_first_epoch_restores_the_start():
     w = parameter(1.0, 2.0)
     outcome = run(failing_from(w, 1, become(math.nan)), w)
     assert outcome.status == "diverged" and outcome.best_epoch == 0
-    assert w.tolist() == [1.0, 2.0] and outcome.history == {}
+    assert w.tolist() == [1.0, 2.0]
+    assert all(values == [] for values in outcome.history.values())
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
@@ -489,6 +490,25 @@ def test_a_gradient_that_is_not_finite_is_divergence_though_the_loss_was_finite(
     outcome = run(failing_from(w, 4, broken_root), w, batch_size=23, max_epochs=max_epochs)
     assert outcome.status == "diverged"
     assert torch.isfinite(w).all()
+
+
+@pytest.mark.parametrize("validate", [None, lambda: -500.0])
+def test_a_run_that_ends_far_below_its_start_has_diverged_finite_as_it_is(validate):
+    w = parameter(1.0, 2.0)
+
+    def loss(x, progress):
+        return w.sum(), {"objective": torch.tensor(-500.0)}
+
+    outcome = run(loss, w, validate=validate, start_score=-100.0)
+    assert outcome.status == "diverged" and outcome.best_epoch == 0
+    assert w.tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("start_score, end", [(-100.0, -250.0), (0.0, -90.0), (5000.0, 100.0)])
+def test_a_run_that_ends_a_little_below_its_start_is_no_divergence(start_score, end):
+    w = parameter()
+    outcome = run(slide(w), w, batch_size=23, validate=lambda: end, start_score=start_score)
+    assert outcome.status == "finished" and outcome.best_epoch == 1
 
 
 def interrupt(w):
@@ -534,17 +554,21 @@ def test_an_interrupt_before_the_end_of_an_epoch_keeps_the_start():
     assert w.tolist() == [1.0, 2.0]
 
 
-def test_an_interrupt_within_grace_keeps_the_latest_state():
+@pytest.mark.parametrize(
+    "fail, status", [(interrupt, "interrupted"), (become(math.nan), "diverged")]
+)
+def test_the_latest_state_is_kept_and_named_if_the_run_ends_within_grace(fail, status):
     w = parameter()
     outcome = run(
-        failing_from(w, 4, interrupt),
+        failing_from(w, 4, fail),
         w,
         batch_size=23,
         max_epochs=10,
         grace=0.9,
         validate=lambda: 0.0,
     )
-    assert outcome.status == "interrupted" and w.tolist() == [-3.0, -3.0]
+    assert outcome.status == status and w.tolist() == [-3.0, -3.0]
+    assert outcome.best_epoch == 3
 
 
 def test_other_errors_are_the_callers():
