@@ -254,8 +254,12 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
         old = self.history_ if keep else {}
         shift = {name: log_jacobian if name in shifted else 0.0 for name in run.history}
         new = {name: np.asarray(values) + shift[name] for name, values in run.history.items()}
+        n_old, n_new = len(old.get("objective", ())), len(new.get("objective", ()))
+        # One entry an epoch: nan where an epoch had no such term.
         return {
-            name: np.concatenate([old.get(name, np.empty(0)), new.get(name, np.empty(0))])
+            name: np.concatenate(
+                [old.get(name, np.full(n_old, np.nan)), new.get(name, np.full(n_new, np.nan))]
+            )
             for name in {**old, **new}
         }
 

@@ -41,7 +41,7 @@ from skevae._base import (
     trainable,
 )
 from skevae._device import copy_to, resolve_device
-from skevae._random import draw_seed, make_generator, quasi_normal, seeded_construction, spawn
+from skevae._random import draw_seed, make_generator, quasi_normal, seeded_globals, spawn
 from skevae.evaluation import aggregated_moments, held_out_bound
 from skevae.likelihoods import LIKELIHOODS, binarize
 from skevae.modules import VAE, TrainingLoss
@@ -169,8 +169,8 @@ class EnergyVAE(
         One entry an epoch, in nats a row, of the training rows unless said otherwise:
         "objective" (the bound, with ln Z as ``partition`` has it, so that with "posterior" it is
         the flattering number), "reconstruction" E[ln p(x|z)], "energy" E[E(z)], "log_partition",
-        and with early stopping "validation" (the held-out bound with the right ln Z). Densities
-        of x are on the scale of X.
+        and with early stopping "validation" (the held-out bound with the right ln Z; nan for
+        passes of `partial_fit`). Densities of x are on the scale of X.
     n_iter_ : int
         Epochs run.
     n_features_in_ : int
@@ -350,8 +350,9 @@ class EnergyVAE(
         seeds = spawn(draw_seed(self.random_state), 6)
         state = self._state if going_on else self._start(X, seeds[0])
         module = self.module_ if going_on else self._build(state.prior, X.shape[1], seeds[0])
-        model = copy_to(module, device, torch.float32).train()
+        model = copy_to(module, device, torch.float32)
         rows = self._finite_rows(X, state.standardizer, device)
+        rows_at_once, _ = self._chunk_sizes(model, rows[:1], len(rows), self.n_draws)
         rebinarize = not model.likelihood.is_continuous and not np.isin(X, (0, 1)).all()
         train, held_out = (rows, None) if one_pass else self._split(rows, seeds[1])
 
@@ -372,10 +373,10 @@ class EnergyVAE(
             rebinarize=rebinarize,
             generator=generator,
         )
-        rows_at_once, _ = self._chunk_sizes(model, rows[:1], len(rows), self.n_draws)
 
         def validate(rows: Tensor) -> float:
-            return held_out_bound(
+            model.eval()
+            bound = held_out_bound(
                 model,
                 rows,
                 n_draws=self.n_draws,
@@ -383,22 +384,27 @@ class EnergyVAE(
                 rebinarize=rebinarize,
                 seed=seeds[3],
             )
+            model.train()
+            return bound
 
         max_epochs = 1 if one_pass else self.max_iter
         callbacks = EpochCallbacks(self, X, y, max_epochs, lambda: self._attributes(model, state))
-        run = self._run(
-            loss,
-            parameters,
-            train,
-            optimizer=optimizer,
-            seed=seeds[4],
-            max_epochs=max_epochs,
-            batch_size=self._resolve_batch_size(len(train)),
-            validate=None if held_out is None else partial(validate, held_out),
-            grace=loss.kl_warmup,
-            on_epoch_begin=partition.refresh,
-            callbacks=callbacks,
-        )
+        model.train()
+        with seeded_globals(seeds[5], device):
+            run = self._run(
+                loss,
+                parameters,
+                train,
+                optimizer=optimizer,
+                seed=seeds[4],
+                max_epochs=max_epochs,
+                batch_size=self._resolve_batch_size(len(train)),
+                validate=None if held_out is None else partial(validate, held_out),
+                grace=loss.kl_warmup,
+                on_epoch_begin=partition.refresh,
+                callbacks=callbacks,
+            )
+        model.eval()
         model.density.set_base(*aggregated_moments(model, rows, rows_at_once))
         densities_of_x = {"objective", "reconstruction", "validation"}
         self.history_ = self._extended_history(
@@ -416,12 +422,15 @@ class EnergyVAE(
     def _start(self, X: np.ndarray, seed: int) -> _State:
         """What a fit decides once: standardisation, prior estimator, and seeds of later calls."""
         prior_seed, partition_seed, score_seed = spawn(seed, 3)
-        if isinstance(self.prior, str):
-            prior = PRIORS[self.prior](device=self.device, random_state=prior_seed)
-        else:
-            prior = clone(self.prior)
-            if hasattr(prior, "_validate_params"):
-                prior._validate_params()
+        prior = PRIORS[self.prior]() if isinstance(self.prior, str) else clone(self.prior)
+        if hasattr(prior, "_parameter_constraints"):
+            prior._validate_params()
+        # Where the prior leaves it open, the fitted one follows this model.
+        left_open = {"device": ("auto", self.device), "random_state": (None, prior_seed)}
+        params = prior.get_params(deep=False) if hasattr(prior, "get_params") else {}
+        for name, (default, value) in left_open.items():
+            if name in params and params[name] == default:
+                prior.set_params(**{name: value})
         enabled = self.standardize and LIKELIHOODS[self.likelihood].is_continuous
         return _State(Standardizer(X, enabled), prior, partition_seed, score_seed)
 
@@ -434,7 +443,7 @@ class EnergyVAE(
         n_codes = posterior.outputs_per_latent * self.n_components
         n_outputs = likelihood.outputs_per_feature * n_features
         build = network_builder(self.network, self.activation, self.weight_norm)
-        with seeded_construction(construction):
+        with seeded_globals(construction):
             module = VAE(
                 encoder=self._checked(build(n_features, n_codes, sizes), n_features, n_codes),
                 decoder=self._checked(
@@ -455,7 +464,7 @@ class EnergyVAE(
                 f"{network!r}."
             )
         with torch.no_grad():
-            shape = tuple(network(torch.zeros(2, n_inputs)).shape)
+            shape = tuple(network.eval()(torch.zeros(2, n_inputs)).shape)
         if shape != (2, n_outputs):
             raise ValueError(
                 f"network={self.network!r} must return a module to {wanted}, but it returned one "

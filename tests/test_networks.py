@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from skevae._random import seeded_construction
+from skevae._random import seeded_globals
 from skevae.networks import (
     ACTIVATIONS,
     NETWORKS,
@@ -34,7 +34,7 @@ AT_SEVEN_TENTHS = {
 
 
 def build(network, sizes=(5, 4), activation="silu", weight_norm=False, seed=0):
-    with seeded_construction(seed):
+    with seeded_globals(seed):
         return network_builder(network, activation, weight_norm)(3, 2, sizes).double()
 
 
@@ -129,7 +129,7 @@ def test_users_callable_is_taken_as_it_is():
 
 
 def weight_normalised():
-    with seeded_construction(0):
+    with seeded_globals(0):
         return WeightNormLinear(3, 2).double()
 
 
@@ -168,7 +168,7 @@ def test_input_reaches_the_output_of_a_dense_trunk_past_dead_layers():
         def forward(self, x):
             return x.new_zeros(*x.shape[:-1], 4)
 
-    with seeded_construction(0):
+    with seeded_globals(0):
         trunk = DenselyConnected([Dead(), Dead()], nn.Linear(3 + 4 + 4, 2)).double()
     x, y = inputs(2, 6, 3)
     assert not torch.equal(trunk(x), trunk(y))

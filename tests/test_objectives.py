@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from skevae import densities
-from skevae._random import make_generator, seeded_construction
+from skevae._random import make_generator, seeded_globals
 from skevae.densities import GaussianBernoulliDensity, StandardNormalDensity
 from skevae.likelihoods import LIKELIHOODS
 from skevae.modules import VAE, TrainingLoss
@@ -50,7 +50,7 @@ def make_density(n_hidden=4):
 def make_model(posterior="diagonal", likelihood="gaussian", density=None):
     """VAE of linear maps, all parameters stirred."""
     q, p = POSTERIORS[posterior](), LIKELIHOODS[likelihood](N_FEATURES, 0.1)
-    with seeded_construction(0):
+    with seeded_globals(0):
         encoder = nn.Linear(N_FEATURES, q.outputs_per_latent * D)
         decoder = nn.Linear(D, p.outputs_per_feature * N_FEATURES)
     density = make_density() if density is None else density

@@ -16,7 +16,7 @@ from skevae._random import (
     draw_seed,
     make_generator,
     quasi_normal,
-    seeded_construction,
+    seeded_globals,
     spawn,
     standard_normal,
 )
@@ -160,7 +160,7 @@ def test_averages_over_even_noise_vary_less_than_over_independent_noise():
 
 def test_layers_built_under_one_seed_are_equal():
     def build(seed):
-        with seeded_construction(seed):
+        with seeded_globals(seed):
             return nn.Linear(3, 2).weight
 
     assert torch.equal(build(5), build(5))
@@ -168,16 +168,16 @@ def test_layers_built_under_one_seed_are_equal():
 
 
 def test_construction_that_fails_leaves_no_trace():
-    with pytest.raises(ZeroDivisionError), seeded_construction(0):
+    with pytest.raises(ZeroDivisionError), seeded_globals(0):
         nn.Linear(3, 2)
         raise ZeroDivisionError
 
 
 def test_construction_nests():
-    with seeded_construction(0):
+    with seeded_globals(0):
         expected = torch.rand(2)
-    with seeded_construction(0):
-        with seeded_construction(1):
+    with seeded_globals(0):
+        with seeded_globals(1):
             torch.rand(7)
         assert torch.equal(torch.rand(2), expected)
 
@@ -208,7 +208,7 @@ def test_a_device_that_holds_no_numbers_is_refused():
 
 
 def test_copy_has_the_dtype_asked_for_and_leaves_the_original():
-    with seeded_construction(0):
+    with seeded_globals(0):
         module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     before = copy.deepcopy(module.state_dict())
     double = copy_to(module, "cpu", torch.float64)
@@ -221,7 +221,7 @@ def test_copy_has_the_dtype_asked_for_and_leaves_the_original():
 
 
 def test_float64_copy_computes_the_same_function():
-    with seeded_construction(0):
+    with seeded_globals(0):
         module = nn.Linear(4, 3)
     x = torch.linspace(-1, 1, 8).reshape(2, 4)
     wide = copy_to(module, "cpu", torch.float64)(x.double())

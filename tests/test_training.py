@@ -492,23 +492,35 @@ def test_a_gradient_that_is_not_finite_is_divergence_though_the_loss_was_finite(
     assert torch.isfinite(w).all()
 
 
-@pytest.mark.parametrize("validate", [None, lambda: -500.0])
-def test_a_run_that_ends_far_below_its_start_has_diverged_finite_as_it_is(validate):
+@pytest.mark.parametrize("end", [-301.0, -1e9, -math.inf, math.nan])
+def test_a_run_that_ends_far_below_its_start_has_diverged_finite_as_it_is(end):
     w = parameter(1.0, 2.0)
-
-    def loss(x, progress):
-        return w.sum(), {"objective": torch.tensor(-500.0)}
-
-    outcome = run(loss, w, validate=validate, start_score=-100.0)
+    outcome = run(slide(w), w, check=scripted([-100.0, end]))
     assert outcome.status == "diverged" and outcome.best_epoch == 0
     assert w.tolist() == [1.0, 2.0]
 
 
-@pytest.mark.parametrize("start_score, end", [(-100.0, -250.0), (0.0, -90.0), (5000.0, 100.0)])
-def test_a_run_that_ends_a_little_below_its_start_is_no_divergence(start_score, end):
+@pytest.mark.parametrize("start, end", [(-100.0, -299.0), (0.0, -99.0), (500.0, -99.0), (0.0, 9.0)])
+def test_a_run_that_ends_a_little_below_its_start_or_above_is_no_divergence(start, end):
     w = parameter()
-    outcome = run(slide(w), w, batch_size=23, validate=lambda: end, start_score=start_score)
-    assert outcome.status == "finished" and outcome.best_epoch == 1
+    outcome = run(slide(w), w, batch_size=23, check=scripted([start, end]))
+    assert outcome.status == "finished" and outcome.best_epoch == 5
+    assert w.tolist() == [-5.0, -5.0]
+
+
+@pytest.mark.parametrize("averaging", [0.0, 0.9])
+def test_divergence_is_judged_at_the_start_and_at_the_state_that_is_kept(averaging):
+    w, seen = parameter(), []
+    outcome = run(
+        slide(w),
+        w,
+        batch_size=23,
+        averaging=averaging,
+        validate=scripted([1, 5, 2, 1, 1]),
+        check=lambda: seen.append(w[0].item()) or 0.0,
+    )
+    assert outcome.best_epoch == 2
+    assert seen == pytest.approx([0.0, averages([-1, -2], averaging)])
 
 
 def interrupt(w):
