@@ -42,6 +42,9 @@ TRAINING_CONSTRAINTS: dict[str, list[Any]] = {
     "verbose": ["verbose"],
 }
 
+# Terms of the history that are log-densities of x, which change with its scale.
+DENSITIES_OF_X = {"objective", "reconstruction", "validation"}
+
 # Gradients of larger norm are scaled down: one odd minibatch must not throw a run off.
 MAX_GRADIENT_NORM = 10.0
 
@@ -189,10 +192,15 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
         batch_size: int,
         validate: Callable[[], float] | None = None,
         grace: float = 0.0,
+        log_jacobian: float,
         on_epoch_begin: Callable[[], None],
         callbacks: EpochCallbacks | None = None,
     ) -> training.Run:
-        """Run the loop, print an epoch line if asked, and warn if it did not go well."""
+        """Run the loop, print an epoch line if asked, and warn if it did not go well.
+
+        Log-densities of x are told on the scale of X: ``log_jacobian`` is added to them.
+        """
+        shift = dict.fromkeys(DENSITIES_OF_X, log_jacobian)
 
         def begin() -> None:
             on_epoch_begin()
@@ -200,6 +208,7 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
                 callbacks.begin()
 
         def on_epoch_end(epoch: int, record: dict[str, float]) -> bool:
+            record = {name: value + shift.get(name, 0.0) for name, value in record.items()}
             if self.verbose:
                 terms = "  ".join(f"{name} {value:.4f}" for name, value in record.items())
                 print(f"[{type(self).__name__}] epoch {epoch}  {terms}")
@@ -229,6 +238,10 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
             on_epoch_end=on_epoch_end,
         )
         self._warn_about(run)
+        run.history = {
+            name: [value + shift.get(name, 0.0) for value in values]
+            for name, values in run.history.items()
+        }
         return run
 
     def _warn_about(self, run: training.Run) -> None:
@@ -247,13 +260,10 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
         if run.status in messages:
             warnings.warn(*messages[run.status], stacklevel=5)
 
-    def _extended_history(
-        self, run: training.Run, shifted: set[str], log_jacobian: float, keep: bool
-    ) -> dict[str, np.ndarray]:
-        """Append a run to `history_`, log-densities of x (``shifted``) moved to the scale of X."""
+    def _extended_history(self, run: training.Run, keep: bool) -> dict[str, np.ndarray]:
+        """Append a run to `history_`."""
         old = self.history_ if keep else {}
-        shift = {name: log_jacobian if name in shifted else 0.0 for name in run.history}
-        new = {name: np.asarray(values) + shift[name] for name, values in run.history.items()}
+        new = {name: np.asarray(values) for name, values in run.history.items()}
         n_old, n_new = len(old.get("objective", ())), len(new.get("objective", ()))
         # One entry an epoch: nan where an epoch had no such term.
         return {

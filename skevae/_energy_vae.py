@@ -401,15 +401,13 @@ class EnergyVAE(
                 batch_size=self._resolve_batch_size(len(train)),
                 validate=None if held_out is None else partial(validate, held_out),
                 grace=loss.kl_warmup,
+                log_jacobian=state.standardizer.log_jacobian,
                 on_epoch_begin=partition.refresh,
                 callbacks=callbacks,
             )
         model.eval()
         model.density.set_base(*aggregated_moments(model, rows, rows_at_once))
-        densities_of_x = {"objective", "reconstruction", "validation"}
-        self.history_ = self._extended_history(
-            run, densities_of_x, state.standardizer.log_jacobian, keep=going_on
-        )
+        self.history_ = self._extended_history(run, keep=going_on)
         self.n_iter_ = len(self.history_.get("objective", ()))
         self._training_state = TrainingState(optimizer, partition) if one_pass else None
         self._set_fitted(self._attributes(model, state))
@@ -618,7 +616,7 @@ class EnergyVAE(
         for rows in row_slices(len(X), at_once):
             x = self._state.standardizer.tensor(X[rows], device, dtype)
             if not model.likelihood.is_continuous:
-                x = self._binarize(x)
+                x = binarize(x, make_generator(self._state.score_seed))
             pair = evaluation.log_weights(model, x, noise, draws_at_once)
             part = {"log_likelihood": evaluation.METHODS[method](*pair, log_z)}
             if diagnose:
@@ -629,12 +627,6 @@ class EnergyVAE(
             self._state.standardizer.log_jacobian
         )
         return scores
-
-    def _binarize(self, x: Tensor) -> Tensor:
-        generator = make_generator(self._state.score_seed)
-        uniform = torch.rand((2, x.shape[1]), generator=generator, dtype=torch.float64)
-        thresholds, rotation = uniform.to(x.device)
-        return binarize(x, thresholds, 1e3 * rotation)
 
     def transform(self, X):
         """Mean of the posterior of each row.

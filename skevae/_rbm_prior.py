@@ -342,13 +342,12 @@ class GaussianBernoulliRBMPrior(
             max_epochs=max_epochs,
             batch_size=self._resolve_batch_size(len(train)),
             validate=None if held_out is None else partial(validate, held_out),
+            log_jacobian=standardizer.log_jacobian,
             on_epoch_begin=partition.refresh,
             callbacks=callbacks,
         )
         self._training_state = TrainingState(optimizer, partition) if one_pass else None
-        self.history_ = self._extended_history(
-            run, {"objective", "validation"}, standardizer.log_jacobian, keep=going_on
-        )
+        self.history_ = self._extended_history(run, keep=going_on)
         self.n_iter_ = len(self.history_.get("objective", ()))
         self._set_fitted(self._attributes(kept(density), standardizer, seeds[4]))
         if not one_pass:

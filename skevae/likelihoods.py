@@ -114,26 +114,33 @@ class Bernoulli(Likelihood):
         return torch.bernoulli(outputs.sigmoid(), generator=generator)
 
 
-def binarize(x: Tensor, thresholds: Tensor, rotation: Tensor) -> Tensor:
+def binarize(x: Tensor, generator: torch.Generator) -> Tensor:
     """Turn probabilities into binary rows, each a fixed function of the row itself.
 
     Scores have to be deterministic and may not depend on which rows stand beside a row, so the
-    uniform numbers come from the row: one threshold for each feature, shifted (modulo 1) by a
-    number that is hashed from the row's content. Each feature is one with its probability, and
-    rows that differ see different thresholds.
+    uniform numbers come from the row: its content is hashed to an integer k, and the threshold of
+    feature j is (u_j + k c_j) modulo 1 with u and c drawn once. For each row the thresholds are
+    uniform, and over rows that differ they fill the unit cube evenly (Weyl 1916).
 
     Parameters
     ----------
     x : Tensor of shape (n, n_features)
         In [0, 1]; zeros and ones stay what they are.
-    thresholds : Tensor of shape (n_features,)
-        Uniform on [0, 1), float64.
-    rotation : Tensor of shape (n_features,)
-        Coefficients of the hash, large against 1.
+    generator : torch.Generator
+        On the CPU. The same state gives the same function.
+
+    Returns
+    -------
+    Tensor of shape (n, n_features)
+        Zeros and ones.
     """
-    # In float64, so that the sum of a row does not hang on how rows were batched.
-    shift = (x.double() * rotation).sum(-1, keepdim=True)
-    return ((thresholds + shift).remainder(1.0) < x).to(x.dtype)
+    uniform = torch.rand((3, x.shape[1]), generator=generator, dtype=torch.float64)
+    offset, multiplier, weight = uniform.to(x.device)
+    # 20 bits of the fraction of a weighted sum: rounding, which may hang on how rows were
+    # batched, is far below them.
+    hashed = (x.double() * (1e3 * weight)).sum(-1, keepdim=True).remainder(1.0)
+    code = (hashed * 2**20).floor()
+    return ((offset + code * multiplier).remainder(1.0) < x).to(x.dtype)
 
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {

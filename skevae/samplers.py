@@ -227,7 +227,13 @@ class MetropolisGibbsLangevin(GibbsLangevin):
 
 
 class ExactSampler(Sampler):
-    """Independent draws, which forget where the chains stood (2^(H+1) operations each time)."""
+    """Independent draws, which forget where the chains stood (2^(H+1) operations each time).
+
+    One step is as good as any number of them.
+    """
+
+    def __init__(self, n_steps: int = 1, step_size: float = 0.3) -> None:
+        super().__init__(1, step_size)
 
     def step(
         self, energy: GaussianBernoulliEnergy, z: Tensor, generator: torch.Generator, index: int

@@ -314,7 +314,7 @@ def test_standardize_off_leaves_units_alone():
 
 def test_it_learns():
     train, test = X_IRIS[::2], X_IRIS[1::2]
-    model = EnergyVAE(2, random_state=0, n_score_draws=200).fit(train)
+    model = EnergyVAE(random_state=0, n_score_draws=200).fit(train)
     diagonal = GaussianMixture(1, covariance_type="diag").fit(train)
     assert model.score(test) > diagonal.score(test) + 1
     assert model.score(test) > GaussianMixture(1).fit(train).score(test) - 0.5

