@@ -102,8 +102,8 @@ class EnergyVAE(
         strictly between are probabilities, and every visit in training draws a fresh binary row
         (dynamic binarisation).
     min_scale : float, default=0.01
-        Lower bound of the decoder's scales, in standard deviations of each feature. It bounds the
-        density on discrete columns.
+        Lower bound of the decoder's scales, in standard deviations of each feature (in units of
+        X with ``standardize=False``). It bounds the density on discrete columns.
     objective : {"iwae", "elbo"}, default="iwae"
         The importance-weighted bound (Burda et al. 2016), or the evidence lower bound.
     partition : str, default="auto"
@@ -148,7 +148,9 @@ class EnergyVAE(
     n_score_draws : int, default=1000
         Importance draws for each row in `score_samples`. More draws err less low.
     warm_start : bool, default=False
-        Whether `fit` goes on from the fitted state: same network, same standardisation.
+        Whether `fit` goes on from the fitted state, with the same network and standardisation
+        (parameters of the architecture that were changed since have no effect), for another
+        ``max_iter`` epochs, warm-up included.
     device : str or torch.device, default="auto"
         "auto" is the first CUDA device if there is one, else the CPU, decided at each call.
     random_state : int, RandomState instance or None, default=None
@@ -352,7 +354,7 @@ class EnergyVAE(
         module = self.module_ if going_on else self._build(state.prior, X.shape[1], seeds[0])
         model = copy_to(module, device, torch.float32)
         rows = self._finite_rows(X, state.standardizer, device)
-        rows_at_once, _ = self._chunk_sizes(model, rows[:1], len(rows), self.n_draws)
+        rows_at_once, draws_at_once = self._chunk_sizes(model, rows[:1], len(rows), self.n_draws)
         rebinarize = not model.likelihood.is_continuous and not np.isin(X, (0, 1)).all()
         train, held_out = (rows, None) if one_pass else self._split(rows, seeds[1])
 
@@ -381,6 +383,7 @@ class EnergyVAE(
                 rows,
                 n_draws=self.n_draws,
                 rows_at_once=rows_at_once,
+                draws_at_once=draws_at_once,
                 rebinarize=rebinarize,
                 seed=seeds[3],
             )
@@ -521,7 +524,8 @@ class EnergyVAE(
     def score_samples(self, X):
         """Log-likelihood of each row.
 
-        Importance-sampled with ``n_score_draws`` draws from the row's posterior, normalised by
+        Importance-sampled with ``n_score_draws`` draws from the row's posterior (a tenth of them
+        from the prior, where it can be sampled exactly: that bounds the weights), normalised by
         the prior's exact ln Z or the upper end of its interval: it errs low. All rows share one
         block of noise fixed at `fit` (scrambled Sobol points), so a row's score is deterministic
         and does not depend on the rows beside it.
@@ -606,9 +610,17 @@ class EnergyVAE(
                 caller_name=type(self).__name__,
             )
         seed = self._state.score_seed if random_state is None else self._seed_for(random_state)
+        n_defence = 0
+        if method in evaluation.DEFENDED_METHODS and model.density.samples_exactly:
+            n_defence = int(evaluation.DEFENSIVE_SHARE * n_draws)
         # On the CPU whatever the device, so that a score does not depend on where it is made.
-        noise = quasi_normal(n_draws, model.density.n_latent, seed)[:, None]
+        noise = quasi_normal(n_draws - n_defence, model.density.n_latent, seed)[:, None]
         noise = noise.to(device=device, dtype=dtype)
+        defence = None
+        if n_defence > 0:
+            density = copy_to(self.module_.density, "cpu", torch.float64)
+            z = density.sample(n_defence, make_generator(seed)).to(device=device, dtype=dtype)
+            defence = evaluation.make_defence(model, z, log_z)
 
         row = self._state.standardizer.tensor(X[:1], device, dtype)
         at_once, draws_at_once = self._chunk_sizes(model, row, len(X), n_draws)
@@ -617,7 +629,7 @@ class EnergyVAE(
             x = self._state.standardizer.tensor(X[rows], device, dtype)
             if not model.likelihood.is_continuous:
                 x = binarize(x, make_generator(self._state.score_seed))
-            pair = evaluation.log_weights(model, x, noise, draws_at_once)
+            pair = evaluation.log_weights(model, x, noise, draws_at_once, defence)
             part = {"log_likelihood": evaluation.METHODS[method](*pair, log_z)}
             if diagnose:
                 part |= evaluation.diagnostics(*pair)

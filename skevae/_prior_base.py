@@ -187,7 +187,8 @@ class DensityPrior(TorchDensityEstimator):
             -E(x) - ln Z in nats. Where ln Z is an interval its upper end is subtracted, so that
             the number errs low.
         """
-        return -self.energy(X) - np.asarray(self.log_partition_, dtype=np.float64)
+        energy = self.energy(X)
+        return -energy - energy.dtype.type(self.log_partition_)
 
     def sample(self, n_samples=1, random_state=None):
         """Draw rows.

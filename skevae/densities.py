@@ -47,12 +47,15 @@ class Density(nn.Module):
         Whether `log_partition` is cheap enough to be evaluated once.
     trains_exactly : bool
         Whether it is cheap enough for every training step.
+    samples_exactly : bool
+        Whether `sample` returns independent draws from p(z) itself.
     """
 
     n_latent: int
     n_chains: int
     has_exact_log_partition: bool
     trains_exactly: bool
+    samples_exactly: bool = False
 
     def describe_size(self) -> str:
         """Say what makes exact normalisation expensive, for a message."""
@@ -107,6 +110,7 @@ class StandardNormalDensity(Density):
 
     has_exact_log_partition = True
     trains_exactly = True
+    samples_exactly = True
     n_chains = 1
 
     def __init__(self, n_latent: int) -> None:
@@ -183,6 +187,12 @@ class GaussianBernoulliDensity(Density):
         self.n_hidden = n_hidden
         self.has_exact_log_partition = n_hidden <= EXACT_EVALUATION_UNITS
         self.trains_exactly = n_hidden <= EXACT_TRAINING_UNITS
+        self.samples_exactly = self.has_exact_log_partition and n_hidden <= EXACT_SAMPLING_UNITS
+        if sampler == "exact" and n_hidden > EXACT_SAMPLING_UNITS:
+            raise ValueError(
+                f"sampler='exact' is out of reach of this prior: {self.describe_size()}. Use fewer "
+                "hidden units or another sampler."
+            )
         self.sampler = sampler
         self.n_gibbs_steps = n_gibbs_steps
         self.step_size = step_size
@@ -265,7 +275,7 @@ class GaussianBernoulliDensity(Density):
     @torch.no_grad()
     def sample(self, n_samples: int, generator: torch.Generator) -> Tensor:
         energy = self.as_energy()
-        if self.has_exact_log_partition and self.n_hidden <= EXACT_SAMPLING_UNITS:
+        if self.samples_exactly:
             return samplers.exact_sample(energy, n_samples, generator)
         start = self.noise(n_samples, generator)
         return self.make_sampler(BURN_IN_STEPS)(energy, start, generator)

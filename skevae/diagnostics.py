@@ -35,8 +35,8 @@ def split_r_hat(samples: Tensor) -> Tensor:
     n = halves.shape[0]
     within = halves.var(0).mean(0)
     between = halves.mean(0).var(0)
-    ratio = (between / within).nan_to_num(nan=0.0, posinf=torch.inf)
-    return ((n - 1) / n + ratio).sqrt()
+    r_hat = ((n - 1) / n + between / within).sqrt()
+    return torch.where((within == 0) & (between == 0), torch.ones_like(r_hat), r_hat)
 
 
 def chain_effective_sample_size(samples: Tensor) -> Tensor:

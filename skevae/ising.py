@@ -44,13 +44,6 @@ def block_sizes(n_units: int) -> tuple[int, int, int]:
     return third + (rest > 0), third, third + (rest > 1)
 
 
-def peak_elements(n_units: int) -> int:
-    """Return how many table elements the partition function holds at once."""
-    size_a, size_b, size_c = block_sizes(n_units)
-    strip = min(2 ** (size_a + max(size_b, size_c)), STRIP_ELEMENTS)
-    return 2 * 2 ** (size_b + size_c) + 6 * strip
-
-
 class _Strip(NamedTuple):
     """The part of the tables that belongs to some configurations of block A."""
 

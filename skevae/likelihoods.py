@@ -134,12 +134,13 @@ def binarize(x: Tensor, generator: torch.Generator) -> Tensor:
     Tensor of shape (n, n_features)
         Zeros and ones.
     """
-    uniform = torch.rand((3, x.shape[1]), generator=generator, dtype=torch.float64)
-    offset, multiplier, weight = uniform.to(x.device)
-    # 20 bits of the fraction of a weighted sum: rounding, which may hang on how rows were
-    # batched, is far below them.
-    hashed = (x.double() * (1e3 * weight)).sum(-1, keepdim=True).remainder(1.0)
-    code = (hashed * 2**20).floor()
+    n_features = x.shape[1]
+    uniform = torch.rand((2, n_features), generator=generator, dtype=torch.float64)
+    weight = 2 * torch.randint(2**62, (n_features,), generator=generator) + 1
+    offset, multiplier = uniform.to(x.device)
+    # In integers, whose sum (modulo 2^64) is the same in whatever order a device takes it.
+    hashed = ((x.double() * 2**52).long() * weight.to(x.device)).sum(-1, keepdim=True)
+    code = ((hashed >> 40) & (2**20 - 1)).double()
     return ((offset + code * multiplier).remainder(1.0) < x).to(x.dtype)
 
 

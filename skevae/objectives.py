@@ -12,7 +12,6 @@ and the estimate of ln Z is one of `PARTITIONS`. The pairs ("elbo", "posterior")
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -139,7 +138,7 @@ class ChainPartition(DensityPartition):
 
     def __init__(self, density: Density, generator: torch.Generator) -> None:
         super().__init__(density, generator)
-        self.reference = math.nan
+        self.reference: float | None = None
         self.transition = density.make_transition()
 
     def refresh(self) -> None:
@@ -147,10 +146,10 @@ class ChainPartition(DensityPartition):
 
     def _surrogate(self, negatives: Tensor) -> Tensor:
         """Return the reference, with minus the gradient of the mean energy of ``negatives``."""
-        if math.isnan(self.reference):
+        if self.reference is None:
             self.refresh()
         mean_energy = self.density.energy(negatives).mean()
-        return mean_energy.detach() - mean_energy + self.reference
+        return mean_energy.detach() - mean_energy + (self.reference or 0.0)
 
 
 class PersistentPartition(ChainPartition):

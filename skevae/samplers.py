@@ -201,8 +201,8 @@ class MetropolisLangevin(Langevin):
 class GibbsLangevin(Langevin):
     r"""Langevin within Gibbs (Liao et al. 2022): h ~ p(h | z), then Langevin steps on z given h.
 
-    Its step sizes are annealed: they fall linearly from twice ``step_size`` to ``step_size`` over
-    the steps of a transition.
+    Its step sizes are annealed: over the n steps of a transition they fall linearly from
+    (2 - 1/n) times ``step_size`` to ``step_size``.
     """
 
     def step(

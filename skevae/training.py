@@ -158,9 +158,10 @@ def minimize(
     n_batches = math.ceil(X.shape[0] / batch_size)
     best_score = reference_score = -math.inf
     validated, stale = False, 0
-    start_score = check() if check is not None else -math.inf
+    start_score = -math.inf
 
     try:
+        start_score = check() if check is not None else start_score
         for epoch in range(1, max_epochs + 1):
             on_epoch_begin()
             order = torch.randperm(X.shape[0], generator=generator, device=X.device)
@@ -214,8 +215,9 @@ def minimize(
     restore(parameters, best)
     if check is not None:
         end_score = check()
-        # Not >=: nan has fallen as well.
-        if not end_score >= start_score - DIVERGENCE_NATS - abs(start_score):
+        floor = start_score - DIVERGENCE_NATS - abs(start_score)
+        # A score that is nan has fallen too, unless it was from the start.
+        if end_score < floor or math.isnan(end_score) > math.isnan(start_score):
             run.status, run.best_epoch = "diverged", 0
             restore(parameters, start)
     return run
