@@ -135,6 +135,9 @@ def log_weights(
         for part in torch.arange(n_defence, device=x.device).split(draws_at_once):
             decoded, energy = defence.outputs[part, None], defence.energy[part, None]
             log_posterior = model.posterior.pairwise_log_density(defence.z[part], outputs)
+            # Squares overflow where an outlier's posterior is beyond all bounds: it is nowhere near
+            # the prior's draws.
+            log_posterior = log_posterior.nan_to_num(nan=-math.inf)
             log_likelihood[n_draws + part] = model.likelihood.log_density(x, decoded)
             log_ratio[n_draws + part] = -energy - log_proposal(log_posterior, energy)
     return log_likelihood, log_ratio
@@ -193,7 +196,7 @@ def pareto_k(weights: Tensor) -> Tensor:
     if n_draws < 25:
         return weights.new_full((n_rows,), math.nan)
     # In float64: ties among many float32 weights leave a tail whose fit overflows.
-    weights = weights.double()
+    dtype, weights = weights.dtype, weights.double()
     top = weights.topk(n_tail + 1, dim=0).values
     relative = (top - top[0]).exp()
     # Ascending excesses over the largest weight outside the tail: (n_rows, n_tail).
@@ -214,7 +217,7 @@ def pareto_k(weights: Tensor) -> Tensor:
     k = torch.log1p(-theta_hat * excess).mean(1)
     # Ten observations' worth of belief in k = 0.5.
     k = (n_tail * k + 5) / (n_tail + 10)
-    return torch.where(has_tail.squeeze(1), k, torch.full_like(k, -math.inf))
+    return torch.where(has_tail.squeeze(1), k, torch.full_like(k, -math.inf)).to(dtype)
 
 
 def diagnostics(log_likelihood: Tensor, log_ratio: Tensor) -> dict[str, Tensor]:

@@ -495,7 +495,8 @@ def test_standard_error_is_the_spread_of_repeated_scores():
 
 
 def watch(model, x, **changes):
-    settings_ = {"n_draws": 4, "rows_at_once": 50, "rebinarize": False, "seed": 0, **changes}
+    defaults = {"n_draws": 4, "rows_at_once": 50, "draws_at_once": 3, "rebinarize": False}
+    settings_ = {**defaults, "seed": 0, **changes}
     return held_out_bound(model, x, **settings_)
 
 
