@@ -346,6 +346,7 @@ class EnergyVAE(
         return self._fit(X, y, going_on=hasattr(self, "module_"), one_pass=True)
 
     def _fit(self, X: Any, y: Any, *, going_on: bool, one_pass: bool = False) -> Self:
+        given = X  # with its feature names, for scoring callbacks
         X = self._check_rows(X, reset=not going_on, min_samples=1 if going_on else 2)
         self._check_range(X)
         device = resolve_device(self.device)
@@ -391,7 +392,9 @@ class EnergyVAE(
             return bound
 
         max_epochs = 1 if one_pass else self.max_iter
-        callbacks = EpochCallbacks(self, X, y, max_epochs, lambda: self._attributes(model, state))
+        callbacks = EpochCallbacks(
+            self, given, y, max_epochs, lambda: self._attributes(model, state)
+        )
         model.train()
         with seeded_globals(seeds[5], device):
             run = self._run(

@@ -291,6 +291,7 @@ class GaussianBernoulliRBMPrior(
         return self._fit(X, y, going_on=hasattr(self, "density_"), one_pass=True)
 
     def _fit(self, X: Any, y: Any, *, going_on: bool, one_pass: bool = False) -> Self:
+        given = X  # with its feature names, for scoring callbacks
         X = self._check_rows(X, reset=not going_on, min_samples=1 if going_on else 2)
         seeds = spawn(draw_seed(self.random_state), 5)
         device = resolve_device(self.device)
@@ -328,7 +329,7 @@ class GaussianBernoulliRBMPrior(
         max_epochs = 1 if one_pass else self.max_iter
         callbacks = EpochCallbacks(
             self,
-            X,
+            given,
             y,
             max_epochs,
             lambda: self._attributes(kept(density), standardizer, seeds[4]),

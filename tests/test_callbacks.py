@@ -4,6 +4,7 @@ import pickle
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
@@ -298,3 +299,11 @@ def test_verbose_is_on_the_scale_of_x(make, capsys):
     last = capsys.readouterr().out.splitlines()[-1]
     printed = float(last.split("objective")[1].split()[0])
     assert printed == pytest.approx(model.history_["objective"][-1], abs=1e-3)
+
+
+@pytest.mark.filterwarnings("error:X does not have valid feature names")
+def test_scoring_callbacks_see_the_frame_that_was_given(make):
+    monitor = ScoringMonitor(scoring={"score": lambda estimator, X, y: estimator.score(X)})
+    frame = pd.DataFrame(X_IRIS, columns=list("abcd"))
+    model = make().set_callbacks(monitor).fit(frame)
+    assert len(monitor.get_logs().data) == model.n_iter_ + 1  # and the fit as a whole
