@@ -149,7 +149,7 @@ def importance_estimate(log_likelihood: Tensor, log_ratio: Tensor, log_z: float)
 
 
 def self_normalized_estimate(log_likelihood: Tensor, log_ratio: Tensor, log_z: float) -> Tensor:
-    """Eq. 5 of the paper, which does not use ln Z: (n_draws, n) twice -> (n,). Errs high."""
+    """Eq. 5 of the paper, without ln Z: (n_draws, n) twice -> (n,). As a rule it errs high."""
     return (log_likelihood + log_ratio).logsumexp(0) - log_ratio.logsumexp(0)
 
 
