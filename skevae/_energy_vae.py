@@ -555,8 +555,8 @@ class EnergyVAE(
         method : {"importance", "self_normalized"}, default="importance"
             "importance" is what `score_samples` returns; it errs low. "self_normalized" is eq. 5 of
             "Variational Inference with Unnormalized Priors", which replaces ln Z by what the
-            row's own draws see of it. **It flatters**: as a rule it errs high, by tens of nats for a
-            prior trained with ``partition="posterior"``, and with one draw it is the reconstruction
+            row's own draws see of it. **It flatters**: as a rule it errs high, far so for a prior
+            trained with ``partition="posterior"``, and with one draw it is the reconstruction
             term alone. It is here so that the paper's numbers can be reproduced.
         n_draws : int, default=None
             None uses ``n_score_draws``.
