@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from numbers import Integral, Real
@@ -20,6 +21,7 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
 from skevae import training
+from skevae._checkpoint import TrainingFile, fingerprint
 from skevae._device import ModuleT, copy_to
 from skevae._random import draw_seed, make_generator
 from skevae.objectives import PartitionEstimate
@@ -37,10 +39,14 @@ TRAINING_CONSTRAINTS: dict[str, list[Any]] = {
     "tol": [Interval(Real, 0, None, closed="left")],
     "averaging": [Interval(Real, 0, 1, closed="left")],
     "warm_start": ["boolean"],
+    "checkpoint_dir": [str, os.PathLike, None],
     "device": [str, torch.device],
     "random_state": ["random_state"],
     "verbose": ["verbose"],
 }
+
+# Parameters that do not change what a fit arrives at.
+NOT_OF_THE_RUN = {"checkpoint_dir", "device", "n_score_draws", "verbose", "warm_start"}
 
 # Terms of the history that are log-densities of x, which change with its scale.
 DENSITIES_OF_X = {"objective", "reconstruction", "validation"}
@@ -128,6 +134,7 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
     n_iter_no_change: int
     tol: float
     averaging: float
+    checkpoint_dir: str | os.PathLike[str] | None
     device: str | torch.device
     random_state: int | np.random.RandomState | None
     verbose: int
@@ -159,6 +166,18 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
         return rows
 
     # --- fitting ------------------------------------------------------------------------------
+
+    def _open_checkpoint(self, X: np.ndarray, device: torch.device) -> TrainingFile | None:
+        """Find the file of this very fit: same parameters, same X."""
+        if self.checkpoint_dir is None:
+            return None
+        params = {
+            name: value
+            for name, value in self.get_params(deep=False).items()
+            if name not in NOT_OF_THE_RUN
+        }
+        name = fingerprint(type(self).__name__, params, X)
+        return TrainingFile(self.checkpoint_dir, name, device)
 
     def _split(self, X: Tensor, seed: int) -> tuple[Tensor, Tensor | None]:
         """Shuffle once and hold rows out, if early stopping wants some: (training, held out)."""
@@ -195,6 +214,7 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
         log_jacobian: float,
         on_epoch_begin: Callable[[], None],
         callbacks: EpochCallbacks | None = None,
+        checkpoint: TrainingFile | None = None,
     ) -> training.Run:
         """Run the loop, print an epoch line if asked, and warn if it did not go well.
 
@@ -236,6 +256,7 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
             check=first_batch if validate is None else validate,
             on_epoch_begin=begin,
             on_epoch_end=on_epoch_end,
+            checkpoint=checkpoint,
         )
         self._warn_about(run)
         run.history = {

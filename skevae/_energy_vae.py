@@ -151,6 +151,11 @@ class EnergyVAE(
         Whether `fit` goes on from the fitted state, with the same network and standardisation
         (parameters of the architecture that were changed since have no effect), for another
         ``max_iter`` epochs, warm-up included.
+    checkpoint_dir : str or path, default=None
+        Directory where `fit` keeps the state of its training, in a file named by a hash of
+        parameters and X. The same fit, called again after it was cut off, goes on from there to
+        the same result (and returns at once if it was over); the fits of a search can share a
+        directory. Files stay until they are deleted. Pickles: only from sources you trust.
     device : str or torch.device, default="auto"
         "auto" is the first CUDA device if there is one, else the CPU, decided at each call.
     random_state : int, RandomState instance or None, default=None
@@ -252,6 +257,7 @@ class EnergyVAE(
         averaging=0.99,
         n_score_draws=1000,
         warm_start=False,
+        checkpoint_dir=None,
         device="auto",
         random_state=None,
         verbose=0,
@@ -280,6 +286,7 @@ class EnergyVAE(
         self.averaging = averaging
         self.n_score_draws = n_score_draws
         self.warm_start = warm_start
+        self.checkpoint_dir = checkpoint_dir
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -350,7 +357,9 @@ class EnergyVAE(
         X = self._check_rows(X, reset=not going_on, min_samples=1 if going_on else 2)
         self._check_range(X)
         device = resolve_device(self.device)
-        seeds = spawn(draw_seed(self.random_state), 6)
+        checkpoint = None if going_on or one_pass else self._open_checkpoint(X, device)
+        seed = draw_seed(self.random_state)
+        seeds = spawn(seed if checkpoint is None else checkpoint.seed(seed), 6)
         state = self._state if going_on else self._start(X, seeds[0])
         module = self.module_ if going_on else self._build(state.prior, X.shape[1], seeds[0])
         model = copy_to(module, device, torch.float32)
@@ -367,6 +376,8 @@ class EnergyVAE(
         optimizer = make_optimizer(parameters, self.learning_rate)
         if one_pass and going_on:
             TrainingState.resume(self, optimizer, partition)
+        if checkpoint is not None:
+            checkpoint.attach(generator, partition)
         loss = TrainingLoss(
             model,
             partition,
@@ -410,6 +421,7 @@ class EnergyVAE(
                 log_jacobian=state.standardizer.log_jacobian,
                 on_epoch_begin=partition.refresh,
                 callbacks=callbacks,
+                checkpoint=checkpoint,
             )
         model.eval()
         model.density.set_base(*aggregated_moments(model, rows, rows_at_once))

@@ -94,6 +94,11 @@ class GaussianBernoulliRBMPrior(
         Decay of the moving average of the parameters that is kept; 0 keeps the last ones.
     warm_start : bool, default=False
         Whether `fit` goes on from the fitted state, in the coordinates of the first fit.
+    checkpoint_dir : str or path, default=None
+        Directory where `fit` keeps the state of its training, in a file named by a hash of
+        parameters and X. The same fit, called again after it was cut off, goes on from there to
+        the same result (and returns at once if it was over); the fits of a search can share a
+        directory. Files stay until they are deleted. Pickles: only from sources you trust.
     device : str or torch.device, default="auto"
         "auto" is the first CUDA device if there is one, else the CPU.
     random_state : int, RandomState instance or None, default=None
@@ -180,6 +185,7 @@ class GaussianBernoulliRBMPrior(
         tol=1e-4,
         averaging=0.99,
         warm_start=False,
+        checkpoint_dir=None,
         device="auto",
         random_state=None,
         verbose=0,
@@ -202,6 +208,7 @@ class GaussianBernoulliRBMPrior(
         self.tol = tol
         self.averaging = averaging
         self.warm_start = warm_start
+        self.checkpoint_dir = checkpoint_dir
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -293,8 +300,10 @@ class GaussianBernoulliRBMPrior(
     def _fit(self, X: Any, y: Any, *, going_on: bool, one_pass: bool = False) -> Self:
         given = X  # with its feature names, for scoring callbacks
         X = self._check_rows(X, reset=not going_on, min_samples=1 if going_on else 2)
-        seeds = spawn(draw_seed(self.random_state), 5)
         device = resolve_device(self.device)
+        checkpoint = None if going_on or one_pass else self._open_checkpoint(X, device)
+        seed = draw_seed(self.random_state)
+        seeds = spawn(seed if checkpoint is None else checkpoint.seed(seed), 5)
         if going_on:
             standardizer = self._standardizer
             density = copy_to(self.density_, device, torch.float32)
@@ -313,6 +322,8 @@ class GaussianBernoulliRBMPrior(
         optimizer = make_optimizer(parameters, self.learning_rate)
         if one_pass and going_on:
             TrainingState.resume(self, optimizer, partition)
+        if checkpoint is not None:
+            checkpoint.attach(generator, partition)
 
         def loss(x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
             energy = density.energy(x).mean()
@@ -346,6 +357,7 @@ class GaussianBernoulliRBMPrior(
             log_jacobian=standardizer.log_jacobian,
             on_epoch_begin=partition.refresh,
             callbacks=callbacks,
+            checkpoint=checkpoint,
         )
         self._training_state = TrainingState(optimizer, partition) if one_pass else None
         self.history_ = self._extended_history(run, keep=going_on)

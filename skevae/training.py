@@ -10,16 +10,26 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 Loss = Callable[[Tensor, float], tuple[Tensor, dict[str, Tensor]]]
-Status = Literal["finished", "converged", "stopped", "diverged", "interrupted"]
+Status = Literal["running", "finished", "converged", "stopped", "diverged", "interrupted"]
 
 # A run that ends this many nats below its start, and more than twice as low, has diverged.
 DIVERGENCE_NATS = 100.0
+
+
+class Checkpoint(Protocol):
+    """Where the state of a run is saved, and found again."""
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the state saved last, if there is one."""
+
+    def save(self, state: dict[str, Any], *, last: bool) -> None:
+        """Save the state; it has to be the ``last`` one, others may be passed over."""
 
 
 @dataclass
@@ -32,18 +42,48 @@ class Run:
         Mean of every named term, one entry an epoch; "validation" too where there is one.
     status : str
         "finished" all epochs, "converged" by early stopping, "stopped" by `on_epoch_end`,
-        "diverged", or "interrupted" by the keyboard.
+        "diverged", or "interrupted" by the keyboard; "running" until then.
     best_epoch : int
         The epoch, from 1, whose parameters were kept; 0 if those at the start were.
     """
 
     history: dict[str, list[float]] = field(default_factory=dict)
-    status: Status = "finished"
+    status: Status = "running"
     best_epoch: int = 0
 
     def append(self, record: dict[str, float]) -> None:
         for name, value in record.items():
             self.history.setdefault(name, []).append(value)
+
+
+@dataclass
+class Progress:
+    """What a run knows between epochs, besides parameters, optimizer and average.
+
+    Attributes
+    ----------
+    start, best : list of Tensor
+        Parameters at the start, and those that would be kept if the run ended now.
+    start_score : float
+        By `check`.
+    epoch : int
+        Epochs behind.
+    best_score, reference_score : float
+        Of ``best``, and what a score has to exceed by ``tol`` not to be stale.
+    stale : int
+        Epochs in a row that did not.
+    validated : bool
+        Whether ``best`` was chosen by a score.
+    """
+
+    start: list[Tensor]
+    best: list[Tensor]
+    start_score: float = -math.inf
+    epoch: int = 0
+    best_score: float = -math.inf
+    reference_score: float = -math.inf
+    stale: int = 0
+    validated: bool = False
 
 
 class WeightAverage:
@@ -115,6 +155,7 @@ def minimize(
     check: Callable[[], float] | None = None,
     on_epoch_begin: Callable[[], None] = lambda: None,
     on_epoch_end: Callable[[int, dict[str, float]], bool] = lambda epoch, record: False,
+    checkpoint: Checkpoint | None = None,
 ) -> Run:
     """Minimise a loss over minibatches of X; the parameters end at the best state seen.
 
@@ -147,6 +188,9 @@ def minimize(
     on_epoch_begin : callable ()
     on_epoch_end : callable (epoch, record) -> bool
         Called with the average in the parameters; True stops.
+    checkpoint : object with ``load() -> dict or None`` and ``save(state, last)``, optional
+        Where the state is saved after each epoch (``last`` once the run is over), and taken up
+        again: a run that was cut off goes on as if it had not been.
 
     Returns
     -------
@@ -154,20 +198,29 @@ def minimize(
     """
     run = Run()
     average = WeightAverage(parameters, averaging)
-    best = start = snapshot(parameters)
+    at_start = snapshot(parameters)
+    past = Progress(start=at_start, best=at_start)
     n_batches = math.ceil(X.shape[0] / batch_size)
-    best_score = reference_score = -math.inf
-    validated, stale = False, 0
-    start_score = -math.inf
 
     try:
-        start_score = check() if check is not None else start_score
-        for epoch in range(1, max_epochs + 1):
+        saved = None if checkpoint is None else checkpoint.load()
+        if saved is not None:
+            run, past = saved["run"], saved["past"]
+            restore(parameters, saved["parameters"])
+            average.n_updates, values = saved["average"]
+            restore(average.average, values)
+            optimizer.load_state_dict(saved["optimizer"])
+            generator.set_state(saved["order"])
+        elif check is not None:
+            past.start_score = check()
+
+        while run.status == "running":
+            past.epoch += 1
             on_epoch_begin()
             order = torch.randperm(X.shape[0], generator=generator, device=X.device)
             sums: dict[str, Tensor] = {}
             for index, rows in enumerate(order.split(batch_size)):
-                progress = (epoch - 1 + index / n_batches) / max_epochs
+                progress = (past.epoch - 1 + index / n_batches) / max_epochs
                 value, terms = loss(X[rows], progress)
                 optimizer.zero_grad(set_to_none=True)
                 value.backward()
@@ -192,32 +245,42 @@ def minimize(
                     run.status = "diverged"
                     break
                 run.append(record)
-                warm = epoch > grace * max_epochs or epoch == max_epochs
-                score = record.get("validation", best_score)
-                if warm and (validate is None or score > best_score):
-                    best, best_score, run.best_epoch = snapshot(parameters), score, epoch
-                    validated = True
-                elif not validated:
+                warm = past.epoch > grace * max_epochs or past.epoch == max_epochs
+                score = record.get("validation", past.best_score)
+                if warm and (validate is None or score > past.best_score):
+                    past.best, past.best_score = snapshot(parameters), score
+                    run.best_epoch, past.validated = past.epoch, True
+                elif not past.validated:
                     # No candidate yet: an interruption keeps the latest.
-                    best, run.best_epoch = snapshot(parameters), epoch
-                stop = on_epoch_end(epoch, record)
+                    past.best, run.best_epoch = snapshot(parameters), past.epoch
+                stop = on_epoch_end(past.epoch, record)
+            if validate is not None and warm:
+                past.stale = 0 if score > past.reference_score + tol else past.stale + 1
+                past.reference_score = max(score, past.reference_score)
             if stop:
                 run.status = "stopped"
-                break
-            if validate is not None and warm:
-                stale = 0 if score > reference_score + tol else stale + 1
-                reference_score = max(score, reference_score)
-                if stale >= patience:
-                    run.status = "converged"
-                    break
+            elif past.stale >= patience:
+                run.status = "converged"
+            elif past.epoch == max_epochs:
+                run.status = "finished"
+            if checkpoint is not None:
+                state = {
+                    "run": run,
+                    "past": past,
+                    "parameters": snapshot(parameters),
+                    "average": (average.n_updates, average.average),
+                    "optimizer": optimizer.state_dict(),
+                    "order": generator.get_state(),
+                }
+                checkpoint.save(state, last=run.status != "running")
     except KeyboardInterrupt:
         run.status = "interrupted"
-    restore(parameters, best)
+    restore(parameters, past.best)
     if check is not None:
         end_score = check()
-        floor = start_score - DIVERGENCE_NATS - abs(start_score)
+        floor = past.start_score - DIVERGENCE_NATS - abs(past.start_score)
         # A score that is nan has fallen too, unless it was from the start.
-        if end_score < floor or math.isnan(end_score) > math.isnan(start_score):
+        if end_score < floor or math.isnan(end_score) > math.isnan(past.start_score):
             run.status, run.best_epoch = "diverged", 0
-            restore(parameters, start)
+            restore(parameters, past.start)
     return run

@@ -12,7 +12,7 @@ FLOORS = {
     **dict.fromkeys(["densities"], 3),
     **dict.fromkeys(["objectives"], 4),
     **dict.fromkeys(["modules"], 5),
-    **dict.fromkeys(["evaluation"], 6),
+    **dict.fromkeys(["evaluation", "_checkpoint"], 6),
     **dict.fromkeys(["_base", "datasets", "displays"], 7),
     **dict.fromkeys(["_prior_base"], 8),
     **dict.fromkeys(["_rbm_prior", "_normal_prior"], 9),
