@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
-from torch.distributions import Bernoulli, Independent, Normal
+from torch.distributions import Bernoulli, Categorical, Independent, MixtureSameFamily, Normal
 
 from skevae._random import make_generator
 from skevae.likelihoods import LIKELIHOODS, binarize
@@ -197,13 +197,36 @@ def test_rowwise_gaussian_is_a_normal_whose_scale_is_decoded():
     torch.testing.assert_close(likelihood.log_density(x, outputs), law.log_prob(x))
 
 
-@pytest.mark.parametrize("kind", CONTINUOUS)
-def test_continuous_likelihoods_start_at_unit_scale(kind):
+@pytest.mark.parametrize("kind", ["gaussian", "gaussian-rowwise"])
+def test_normal_likelihoods_start_at_unit_scale(kind):
     likelihood = LIKELIHOODS[kind](3, MIN_SCALE).double()
     zero = torch.zeros(1, 3 * likelihood.outputs_per_feature, dtype=torch.float64)
     expected = -1.5 * math.log(2 * math.pi) - 3 * math.log(1 + MIN_SCALE)
     value = likelihood.log_density(torch.zeros(1, 3).double(), zero).item()
     assert value == pytest.approx(expected, rel=1e-6)  # raw scales start in float32
+
+
+def test_mixture_is_that_of_its_decoded_components():
+    likelihood = build("gaussian-mixture")
+    outputs, x = decoded(likelihood, 4), normals(4, 3)
+    n = likelihood.n_components
+    logits, mean, raw = outputs.reshape(4, 3, n, 3).permute(1, 0, 3, 2)
+    # Rows decoded to 0 lie where the components start: at the quantiles of N(0, 1).
+    start = torch.as_tensor(stats.norm.ppf((np.arange(n) + 0.5) / n))
+    scale = MIN_SCALE + 0.5 * torch.log1p((math.e - 1) * raw.exp())
+    law = MixtureSameFamily(Categorical(logits=logits), Normal(mean + start, scale))
+    density, expected = likelihood.log_density(x, outputs), law.log_prob(x).sum(-1)
+    torch.testing.assert_close(density, expected, rtol=1e-6, atol=1e-6)  # quantiles are float32
+    torch.testing.assert_close(likelihood.mean(outputs), law.mean, rtol=1e-6, atol=1e-6)
+
+
+def test_mixture_starts_near_the_standard_normal():
+    likelihood = LIKELIHOODS["gaussian-mixture"](1, 0.01).double()
+    x = torch.linspace(-8, 8, 1601, dtype=torch.float64)[:, None]
+    zero = torch.zeros(1, likelihood.outputs_per_feature, dtype=torch.float64)
+    density = likelihood.log_density(x, zero).exp()
+    divergence = (density * (density.log() - Normal(0, 1).log_prob(x[:, 0]))).sum() * 0.01
+    assert 0 < divergence < 0.02
 
 
 def test_bernoulli_is_the_one_of_its_log_odds():
