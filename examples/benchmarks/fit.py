@@ -48,7 +48,9 @@ class Effort:
     """How much work a run puts in; `--quick` only shows that everything works."""
 
     max_rows: int | None = None  # None: as the data set has it
-    energy_vae: dict = field(default_factory=dict)  # the full benchmark leaves all at its default
+    # The full benchmark leaves all of these at their defaults.
+    energy_vae: dict = field(default_factory=dict)
+    rbm: dict = field(default_factory=dict)
     network: dict = field(default_factory=dict)
     n_components: tuple = (1, 2, 5, 10, 20, 50, 100, 200)
     bandwidths: tuple = tuple(np.geomspace(0.05, 2, 20))
@@ -57,6 +59,7 @@ class Effort:
 QUICK = Effort(
     max_rows=200,
     energy_vae={"max_iter": 3, "n_score_draws": 50},
+    rbm={"max_iter": 3},
     network={"max_epochs": 3},
     n_components=(1, 2),
     bandwidths=(0.2, 0.5, 1.0),
@@ -93,26 +96,32 @@ def energy_vae(effort, seed, n_rows, **parameters):
     return EnergyVAE(random_state=seed, **parameters, **effort.energy_vae)
 
 
+def rbm(effort, seed, n_rows):
+    return GaussianBernoulliRBMPrior(random_state=seed, **effort.rbm)
+
+
+def flow(effort, seed, n_rows, name):
+    return ZukoFlow(name, random_state=seed, **effort.network)
+
+
+def pythae(effort, seed, n_rows, model):
+    return PythaeVAE(model, random_state=seed, **effort.network)
+
+
 # Name -> function (effort, seed, number of training rows) -> unfitted estimator.
 ESTIMATORS = {
     "EnergyVAE": energy_vae,
     "EnergyVAE (normal)": partial(energy_vae, prior="normal"),
-    "GB-RBM": lambda effort, seed, n_rows: GaussianBernoulliRBMPrior(random_state=seed),
+    "GB-RBM": rbm,
     "GaussianMixture": partial(mixture, covariance_type="full"),
     "GaussianMixture (diag)": partial(mixture, covariance_type="diag"),
     "BayesianMixture": bayesian_mixture,
     "KernelDensity": kernel_density,
-    "NSF": lambda effort, seed, n_rows: ZukoFlow("NSF", random_state=seed, **effort.network),
-    "MAF": lambda effort, seed, n_rows: ZukoFlow("MAF", random_state=seed, **effort.network),
-    "pythae VAE": lambda effort, seed, n_rows: PythaeVAE(
-        "VAE", random_state=seed, **effort.network
-    ),
-    "pythae IWAE": lambda effort, seed, n_rows: PythaeVAE(
-        "IWAE", random_state=seed, **effort.network
-    ),
-    "pythae VAMP": lambda effort, seed, n_rows: PythaeVAE(
-        "VAMP", random_state=seed, **effort.network
-    ),
+    "NSF": partial(flow, name="NSF"),
+    "MAF": partial(flow, name="MAF"),
+    "pythae VAE": partial(pythae, model="VAE"),
+    "pythae IWAE": partial(pythae, model="IWAE"),
+    "pythae VAMP": partial(pythae, model="VAMP"),
     "IsolationForest": lambda effort, seed, n_rows: IsolationForest(random_state=seed),
     "LocalOutlierFactor": lambda effort, seed, n_rows: LocalOutlierFactor(novelty=True),
 }
@@ -164,7 +173,7 @@ def nats_axis(axis):
     """Linear within a nat, logarithmic beyond: a hundredth and a hundred nats both show."""
     axis.set_xscale("symlog", linthresh=1, linscale=1.5)
     axis.xaxis.set_major_formatter("{x:+g}")
-    axis.set_xlabel("nats a row above the best peer (bars: 2 standard errors, paired)")
+    axis.set_xlabel("nats a row above the best peer (bar: 2 standard errors of the difference)")
 
 
 def auc_axis(axis):
@@ -351,8 +360,8 @@ class Summary:
             blank = [""] if truth else []
             means = [f"{rank:.2f}" for rank in ranks.mean(axis=0)]
             firsts = [str(count) for count in (ranks < 1.5).sum(axis=0)]
-            lines.append([f"mean rank, {len(ranks)} sets", *means, *blank])
-            lines.append(["first", *firsts, *blank])
+            lines.append([f"mean rank (of {len(ranks)})", *means, *blank])
+            lines.append([f"first (of {len(ranks)})", *firsts, *blank])
         text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         failures = [f"- {name} on {where}: {why}" for (where, name), why in self.errors.items()]
         return "\n\n".join([f"### {self.task.title}", text, "\n".join(failures)]).rstrip()
@@ -371,21 +380,25 @@ class Summary:
             values = np.where(np.isfinite(self.values[row]), self.values[row], np.nan)
             best = peers[np.nanargmax(values[peers])]
             for column, name in enumerate(self.names):
-                error = self.difference_error(self.sets[row], name, self.names[best])
                 color, marker = STYLES[name]
                 ours = name in OURS
-                axis.errorbar(
-                    values[column] - values[best],
+                difference = values[column] - values[best]
+                axis.plot(
+                    difference,
                     line,
-                    xerr=2 * error if ours and np.isfinite(error) else None,
                     color=color,
                     marker=marker,
-                    markersize=9 if ours else 6,
+                    markersize=8 if ours else 6,
                     markerfacecolor=color if ours else "none",
+                    markeredgecolor="white" if ours else color,
                     linestyle="none",
                     label=name if line == 0 else None,
-                    zorder=3 if ours else 2,
+                    zorder=4 if ours else 2,
                 )
+                if name == "EnergyVAE":  # bars of all would hide one another
+                    error = self.difference_error(self.sets[row], name, self.names[best])
+                    ends = difference - 2 * error, difference + 2 * error
+                    axis.plot(ends, (line, line), color=color, alpha=0.5, linewidth=3, zorder=3)
         axis.axvline(0, color="black", linewidth=0.8, zorder=1)
         axis.set_yticks(range(len(shown)), [self.sets[row] for row in shown])
         axis.set_ylim(len(shown) - 0.5, -0.5)
