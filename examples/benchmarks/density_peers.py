@@ -9,8 +9,10 @@ from math import log, pi
 
 import numpy as np
 import torch
+from scipy.special import logsumexp
+from scipy.stats import multivariate_t
 from sklearn.base import BaseEstimator
-from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
+from sklearn.mixture import BayesianGaussianMixture
 from sklearn.model_selection import train_test_split
 from torch import nn
 
@@ -18,18 +20,26 @@ VALIDATION_FRACTION = 0.1
 N_SCORE_DRAWS = 1000
 
 
-class PlugInBayesianMixture(BayesianGaussianMixture):
-    """BayesianGaussianMixture, scored as the mixture of its posterior means.
+class PredictiveBayesianMixture(BayesianGaussianMixture):
+    r"""BayesianGaussianMixture, scored by its posterior predictive density.
 
     Its own `score_samples` averages logarithms over the posterior, which is no density: it
-    integrates to less than 1 and would be a handicap.
+    integrates to less than 1 and would be a handicap. The predictive density is a mixture of
+    Student's t (Bishop 2006, eq. 10.81), with the attributes of scikit-learn
+
+    .. math:: \sum_k \pi_k \, \mathrm{St}\Big(x; m_k,
+        \frac{(1 + \beta_k) \nu_k}{\beta_k (\nu_k + 1 - d)} \Sigma_k, \nu_k + 1 - d\Big).
     """
 
     def score_samples(self, X):
-        mixture = GaussianMixture(self.n_components, covariance_type=self.covariance_type)
-        mixture.weights_, mixture.means_ = self.weights_, self.means_
-        mixture.precisions_cholesky_ = self.precisions_cholesky_
-        return mixture.score_samples(X)
+        nu, beta = self.degrees_of_freedom_, self.mean_precision_
+        freedom = nu + 1 - X.shape[1]
+        shapes = ((1 + beta) * nu / (beta * freedom))[:, None, None] * self.covariances_
+        components = [
+            multivariate_t(mean, shape, df).logpdf(X)
+            for mean, shape, df in zip(self.means_, shapes, freedom, strict=True)
+        ]
+        return logsumexp(np.transpose(components), b=self.weights_, axis=1)
 
 
 def minimize(module, loss, train, validation, *, learning_rate, patience, max_epochs):

@@ -27,7 +27,7 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from density_peers import PlugInBayesianMixture, PythaeVAE, ZukoFlow
+from density_peers import PredictiveBayesianMixture, PythaeVAE, ZukoFlow
 from density_sets import find_sets, likelihood_split, outlier_split
 from scipy.stats import rankdata
 from sklearn.ensemble import IsolationForest
@@ -83,7 +83,7 @@ def mixture(effort, seed, n_rows, covariance_type):
 
 
 def bayesian_mixture(effort, seed, n_rows):
-    return PlugInBayesianMixture(
+    return PredictiveBayesianMixture(
         n_components=min(50, n_rows // 2), reg_covar=1e-4, max_iter=500, random_state=seed
     )
 
@@ -125,12 +125,22 @@ ESTIMATORS = {
     "IsolationForest": lambda effort, seed, n_rows: IsolationForest(random_state=seed),
     "LocalOutlierFactor": lambda effort, seed, n_rows: LocalOutlierFactor(novelty=True),
 }
-# Colour (of Okabe & Ito, for colour-blind readers) and symbol; peers stay grey, told by the symbol.
-STYLES = {name: ("0.35", marker) for name, marker in zip(ESTIMATORS, "...sDp^<>v1234", strict=True)}
-STYLES |= {
+# Colours of Okabe & Ito, which colour-blind readers tell apart; the symbol says it a second time.
+STYLES = {
     "EnergyVAE": ("#0072B2", "o"),
     "EnergyVAE (normal)": ("#E69F00", "o"),
     "GB-RBM": ("#CC79A7", "o"),
+    "GaussianMixture": ("0.35", "s"),
+    "GaussianMixture (diag)": ("0.35", "D"),
+    "BayesianMixture": ("0.35", "p"),
+    "KernelDensity": ("0.35", "^"),
+    "NSF": ("#009E73", "<"),
+    "MAF": ("#009E73", ">"),
+    "pythae VAE": ("#D55E00", "v"),
+    "pythae IWAE": ("#D55E00", "x"),
+    "pythae VAMP": ("#D55E00", "+"),
+    "IsolationForest": ("black", "*"),
+    "LocalOutlierFactor": ("black", "h"),
 }
 OURS = ("EnergyVAE", "EnergyVAE (normal)", "GB-RBM")
 NO_DENSITY = ("IsolationForest", "LocalOutlierFactor")
@@ -172,12 +182,12 @@ class Task:
 def nats_axis(axis):
     """Linear within a nat, logarithmic beyond: a hundredth and a hundred nats both show."""
     axis.set_xscale("symlog", linthresh=1, linscale=1.5)
-    axis.xaxis.set_major_formatter("{x:+g}")
+    axis.xaxis.set_major_formatter(lambda x, _: f"{x:+g}" if x else "0")
     axis.set_xlabel("nats a row above the best peer (bar: 2 standard errors of the difference)")
 
 
 def auc_axis(axis):
-    axis.xaxis.set_major_formatter("{x:+.2g}")
+    axis.xaxis.set_major_formatter(lambda x, _: f"{x:+.2g}" if x else "0")
     axis.set_xlabel("ROC-AUC above the best peer")
 
 
