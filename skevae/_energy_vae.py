@@ -442,7 +442,7 @@ class EnergyVAE(
         """Untrained module."""
         construction, density = spawn(seed, 5)[3:]
         likelihood = LIKELIHOODS[self.likelihood](n_features, self.min_scale)
-        posterior = POSTERIORS[self.posterior]()
+        posterior = POSTERIORS[self.posterior]
         sizes = self._hidden_sizes()
         n_codes = posterior.outputs_per_latent * self.n_components
         n_outputs = likelihood.outputs_per_feature * n_features
@@ -453,7 +453,7 @@ class EnergyVAE(
                 decoder=self._checked(
                     build(self.n_components, n_outputs, sizes[::-1]), self.n_components, n_outputs
                 ),
-                posterior=posterior,
+                posterior=posterior(self.n_components),
                 likelihood=likelihood,
                 density=prior.make_density(self.n_components, make_generator(density)),
             )
@@ -513,7 +513,7 @@ class EnergyVAE(
             widths = [
                 evaluation.widest_output(model.encoder, row),
                 evaluation.widest_output(model.decoder, latent),
-                2 * model.density.n_latent,
+                model.posterior.width,
             ]
         return evaluation.chunk_sizes(
             n_rows, n_draws, max(widths), row.element_size(), memory_budget()
