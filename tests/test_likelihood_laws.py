@@ -101,10 +101,17 @@ def integrate(log_density, cell):
     return fine
 
 
-@pytest.mark.parametrize("likelihood", GAUSSIANS)
-@pytest.mark.parametrize("posterior", POSTERIORS)
-@pytest.mark.parametrize("prior", PRIORS)
-@pytest.mark.parametrize("partition", PARTITIONS)
+# Flows take part with the ways to train that can differ for them: one that asks for their density
+# at any z, and one that does not.
+FLOWS = ("iaf", "iaf-volume-preserving")
+INTEGRATED = [
+    case
+    for case in product(PARTITIONS, PRIORS, POSTERIORS, GAUSSIANS)
+    if case[2] not in FLOWS or (case[0] in ("exact", "aggregate") and case[3] == "gaussian")
+]
+
+
+@pytest.mark.parametrize("partition, prior, posterior, likelihood", INTEGRATED)
 def test_density_integrates_to_one(partition, prior, posterior, likelihood):
     n_draws = N_DRAWS_SPIKY if partition == "posterior" else N_DRAWS
     model = quick(
