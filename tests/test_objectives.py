@@ -28,6 +28,9 @@ N_FEATURES, D = 3, 2
 each_objective = pytest.mark.parametrize("objective", OBJECTIVES)
 each_posterior = pytest.mark.parametrize("posterior", POSTERIORS)
 
+# The posteriors whose density at any z is a matrix product; a flow has to be inverted for it.
+CLOSED_FORMS = ("fixed", "diagonal")
+
 # What depends on the draws is a function of the parameters, which differences can follow; chains
 # only have a gradient.
 VALUED = [name for name, kind in PARTITIONS.items() if not issubclass(kind, ChainPartition)]
@@ -405,14 +408,15 @@ def covering_draws(density, posterior, n_draws, n_rows, seed=0):
 def test_aggregate_is_unbiased_for_z_where_the_posteriors_cover_it(posterior, mixture, assert_mean):
     density, q = make_density(), make_posterior(posterior)
     estimate = PARTITIONS["aggregate"](density, make_generator(0))
+    n_seeds = 200 if posterior in CLOSED_FORMS else 30
     values = [
-        estimate(covering_draws(density, q, 20, 30, seed=seed), q).item() for seed in range(200)
+        estimate(covering_draws(density, q, 20, 30, seed=seed), q).item() for seed in range(n_seeds)
     ]
     truth = true_log_partition(density, mixture)
     assert_mean(torch.tensor(values).sub(truth).exp(), 1.0)
 
 
-@each_posterior
+@pytest.mark.parametrize("posterior", CLOSED_FORMS)
 def test_aggregate_comes_close_to_exact_with_many_draws(posterior, mixture):
     density, q = make_density(), make_posterior(posterior)
     estimate = PARTITIONS["aggregate"](density, make_generator(0))
