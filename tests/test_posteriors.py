@@ -48,7 +48,7 @@ def posterior(request):
 @pytest.fixture
 def outputs(posterior):
     """Encoder outputs of 5 rows."""
-    return normals(5, posterior.outputs_per_latent * D)
+    return 0.5 * normals(5, posterior.outputs_per_latent * D)
 
 
 def raw_scale(scale):
@@ -64,7 +64,7 @@ FLOWS = {InverseAutoregressive, VolumePreservingInverseAutoregressive}
 
 # For flows the grid has as many nodes as their inverse can take in a second; closed forms, being
 # cheap, are held to more digits.
-GRIDS = {kind: {"reach": 12.0, "n_nodes": 241} for kind in FLOWS}
+GRIDS = {kind: {"reach": 16.0, "n_nodes": 213} for kind in FLOWS}
 CLOSED_FORM_GRID = {"reach": 30.0, "n_nodes": 1201}
 
 
