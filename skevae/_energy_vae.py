@@ -94,8 +94,13 @@ class EnergyVAE(
     prior : {"grbm", "normal"} or prior estimator, default="grbm"
         "grbm" is ``GaussianBernoulliRBMPrior()``, "normal" N(0, I). An unfitted prior estimator
         brings parameters of its own, which grid-search as ``prior__n_components`` and so on.
-    posterior : {"diagonal", "fixed"}, default="diagonal"
+    posterior : {"diagonal", "fixed", "iaf", "iaf-volume-preserving"}, default="diagonal"
         "diagonal": N(m(x), diag(s(x)^2)), the paper's EVAE. "fixed": N(m(x), I), its ECVVAE.
+        "iaf": m(x) + s(x) f(noise), where the inverse autoregressive flow f, given the row,
+        correlates the latents and bends their law (Kingma et al. 2016); "iaf-volume-preserving":
+        f shifts without scaling. They need zuko (``pip install "skevae[flows]"``). Their moments
+        have no closed form: `transform` averages over 256 fixed points of noise. Their density at
+        a given z takes a pass for each latent, so ``partition="aggregate"`` is slow with them.
     likelihood : {"gaussian-rowwise", "gaussian", "bernoulli"}, default="gaussian-rowwise"
         With "gaussian-rowwise" the decoder predicts the scale of each feature from the latents;
         "gaussian" learns one scale for each feature. "bernoulli" is for X in [0, 1]: values
@@ -194,6 +199,8 @@ class EnergyVAE(
     .. [1] "Variational Inference with Unnormalized Priors".
     .. [2] Kingma & Welling (2014). "Auto-encoding variational Bayes".
     .. [3] Burda, Grosse & Salakhutdinov (2016). "Importance weighted autoencoders".
+    .. [4] Kingma, Salimans, Jozefowicz, Chen, Sutskever & Welling (2016). "Improved variational
+       inference with inverse autoregressive flow".
 
     Examples
     --------
@@ -323,6 +330,8 @@ class EnergyVAE(
             If X is not a finite 2-D array of numbers with at least 2 rows, or is outside [0, 1]
             for ``likelihood="bernoulli"``; if a parameter is out of its range, the device is not
             present, or ``partition="exact"`` is asked of too large a prior.
+        ImportError
+            If ``posterior`` is a flow and zuko is not installed.
 
         Warns
         -----
@@ -454,7 +463,7 @@ class EnergyVAE(
         """Untrained module."""
         construction, density = spawn(seed, 5)[3:]
         likelihood = LIKELIHOODS[self.likelihood](n_features, self.min_scale)
-        posterior = POSTERIORS[self.posterior]()
+        posterior = POSTERIORS[self.posterior]
         sizes = self._hidden_sizes()
         n_codes = posterior.outputs_per_latent * self.n_components
         n_outputs = likelihood.outputs_per_feature * n_features
@@ -465,7 +474,7 @@ class EnergyVAE(
                 decoder=self._checked(
                     build(self.n_components, n_outputs, sizes[::-1]), self.n_components, n_outputs
                 ),
-                posterior=posterior,
+                posterior=posterior(self.n_components),
                 likelihood=likelihood,
                 density=prior.make_density(self.n_components, make_generator(density)),
             )
@@ -525,7 +534,7 @@ class EnergyVAE(
             widths = [
                 evaluation.widest_output(model.encoder, row),
                 evaluation.widest_output(model.decoder, latent),
-                2 * model.density.n_latent,
+                model.posterior.width,
             ]
         return evaluation.chunk_sizes(
             n_rows, n_draws, max(widths), row.element_size(), memory_budget()
@@ -665,7 +674,7 @@ class EnergyVAE(
         Returns
         -------
         ndarray of shape (n_samples, n_components)
-            E[z | x], in the dtype of X.
+            E[z | x], in the dtype of X; for flows, an average over fixed points of noise.
         """
         return self._encode(X)
 

@@ -7,7 +7,7 @@ import pytest
 
 FLOORS = {
     **dict.fromkeys(["_random", "_device"], 0),
-    **dict.fromkeys(["energies", "ising", "networks", "training", "diagnostics"], 1),
+    **dict.fromkeys(["energies", "ising", "networks", "flows", "training", "diagnostics"], 1),
     **dict.fromkeys(["samplers", "partition", "posteriors", "likelihoods"], 2),
     **dict.fromkeys(["densities"], 3),
     **dict.fromkeys(["objectives"], 4),

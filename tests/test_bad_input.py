@@ -1,5 +1,6 @@
 """Bad input: an error that names parameter, value and remedy, or a result that is finite."""
 
+import sys
 import warnings
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import nn
 from skevae import EnergyVAE, GaussianBernoulliRBMPrior, NormalPrior
 from skevae.densities import EXACT_EVALUATION_UNITS
 from skevae.objectives import PARTITIONS
+from skevae.posteriors import POSTERIORS
 from skevae.samplers import SAMPLERS
 
 X_IRIS = load_iris().data
@@ -221,7 +223,7 @@ def test_constant_columns_follow_scikit_learns_convention(maker, likelihood):
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "gaussian-rowwise"])
-@pytest.mark.parametrize("posterior", ["fixed", "diagonal"])
+@pytest.mark.parametrize("posterior", POSTERIORS)
 def test_outliers_at_score_are_improbable_not_nan(likelihood, posterior):
     model = vae(likelihood=likelihood, posterior=posterior).fit(X_IRIS)
     typical = model.score_samples(X_IRIS).min()
@@ -243,6 +245,18 @@ def test_outliers_of_a_prior_are_improbable_not_nan(maker):
         score = model.score_samples(size * X_IRIS)
         assert not np.isnan(score).any()
         assert (score < typical).all()
+
+
+# --- optional libraries ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("posterior", ["iaf", "iaf-volume-preserving"])
+def test_flows_without_zuko_say_what_to_install(posterior, monkeypatch):
+    monkeypatch.setitem(sys.modules, "zuko", None)  # which makes its import fail
+    message = rf"posterior='{posterior}'.*pip install \"skevae\[flows\]\".*posterior='diagonal'"
+    with pytest.raises(ImportError, match=message):
+        vae(posterior=posterior).fit(X_IRIS)
+    vae(posterior="diagonal").fit(X_IRIS)
 
 
 # --- the range of binary rows --------------------------------------------------------------------

@@ -66,6 +66,15 @@ def affine(weight, bias):
     return layer
 
 
+def stir(module):
+    """Parameters of a posterior's own, at random."""
+    source = make_generator(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=source, dtype=torch.float64)
+    return module
+
+
 def make_model(posterior="diagonal", density=None):
     """Factor analysis as a VAE. With the normal prior the "diagonal" posterior is the exact one.
 
@@ -88,7 +97,9 @@ def make_model(posterior="diagonal", density=None):
         bias += [torch.zeros_like(bias[0])] * (kind.outputs_per_latent - 1)
     encoder = affine(torch.cat(weight), torch.cat(bias))
     density = StandardNormalDensity(D) if density is None else density
-    return VAE(encoder, affine(A, c), kind(), likelihood, density).double()
+    with seeded_globals(0):
+        q = kind(D).double()
+    return VAE(encoder, affine(A, c), stir(q), likelihood, density).double()
 
 
 def log_likelihood(x):
@@ -534,7 +545,7 @@ def test_held_out_rows_that_are_probabilities_are_made_binary():
     with seeded_globals(0):
         encoder, decoder = nn.Linear(3, 2 * D), nn.Linear(D, 3)
     likelihood = LIKELIHOODS["bernoulli"](3, 0.1)
-    parts = encoder, decoder, POSTERIORS["diagonal"](), likelihood, StandardNormalDensity(D)
+    parts = encoder, decoder, POSTERIORS["diagonal"](D), likelihood, StandardNormalDensity(D)
     model, seen = VAE(*parts).double(), []
     model.encoder.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
     x = torch.full((40, 3), 0.5, dtype=torch.float64)

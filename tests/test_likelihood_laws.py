@@ -101,12 +101,20 @@ def integrate(log_density, cell):
     return fine
 
 
-@pytest.mark.parametrize("likelihood", GAUSSIANS)
-@pytest.mark.parametrize("posterior", POSTERIORS)
-@pytest.mark.parametrize("prior", PRIORS)
-@pytest.mark.parametrize("partition", PARTITIONS)
+# Flows take part with the ways to train that can differ for them: one that asks for their density
+# at any z, and one that does not.
+FLOWS = ("iaf", "iaf-volume-preserving")
+INTEGRATED = [
+    case
+    for case in product(PARTITIONS, PRIORS, POSTERIORS, GAUSSIANS)
+    if case[2] not in FLOWS or (case[0] in ("exact", "aggregate") and case[3] == "gaussian")
+]
+
+
+@pytest.mark.parametrize("partition, prior, posterior, likelihood", INTEGRATED)
 def test_density_integrates_to_one(partition, prior, posterior, likelihood):
     n_draws = N_DRAWS_SPIKY if partition == "posterior" else N_DRAWS
+    n_draws = 1000 if posterior in FLOWS else n_draws
     model = quick(
         prior=prior_of(prior),
         posterior=posterior,
@@ -213,7 +221,14 @@ def factor_analysis(model, X_train, X):
 ORACLES = {"grbm": closed_form, "normal": factor_analysis}
 
 
-@pytest.fixture(scope="module", params=product(ORACLES, POSTERIORS), ids="-".join)
+LINEAR = [
+    (prior, posterior)
+    for prior, posterior in product(ORACLES, POSTERIORS)
+    if posterior not in FLOWS or prior == "grbm"
+]
+
+
+@pytest.fixture(scope="module", params=LINEAR, ids="-".join)
 def linear(request):
     """Fitted linear model, rows it has not seen, and their log-likelihood in closed form."""
     prior, posterior = request.param

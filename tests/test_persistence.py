@@ -48,6 +48,7 @@ MODELS = {
     "normal prior": vae(prior="normal", likelihood="gaussian", posterior="fixed"),
     "weight norm": vae(weight_norm=True, network="densenet"),
     "own network": vae(network=affine),
+    "flow": vae(posterior="iaf"),
     "persistent": vae(partition="persistent"),
     "rbm": rbm(),
     "persistent rbm": rbm(partition="persistent"),

@@ -1,14 +1,24 @@
 """Laws that every approximate posterior obeys, and the closed forms of those that have one."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
 from torch.autograd import gradcheck
-from torch.distributions import Independent, Normal
+from torch.distributions import Independent, MultivariateNormal, Normal
 
+from skevae import posteriors
+from skevae._random import make_generator, seeded_globals
 from skevae.networks import UNIT_SHIFT
-from skevae.posteriors import POSTERIORS, DiagonalNormal, FixedNormal
+from skevae.posteriors import (
+    POSTERIORS,
+    DiagonalNormal,
+    FixedNormal,
+    InverseAutoregressive,
+    VolumePreservingInverseAutoregressive,
+)
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 D = 2
@@ -19,15 +29,26 @@ def normals(*shape, seed=0, dtype=torch.float64):
     return torch.randn(*shape, generator=source, dtype=dtype)
 
 
+def make(kind, n_latent=D, *, stirred=True):
+    """Posterior in float64, with parameters of its own (if it has any) at random."""
+    with seeded_globals(0):
+        posterior = kind(n_latent).double()
+    source = make_generator(0)
+    with torch.no_grad():
+        for parameter in posterior.parameters() if stirred else ():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=source, dtype=torch.float64)
+    return posterior
+
+
 @pytest.fixture(params=POSTERIORS)
 def posterior(request):
-    return POSTERIORS[request.param]().double()
+    return make(POSTERIORS[request.param])
 
 
 @pytest.fixture
 def outputs(posterior):
     """Encoder outputs of 5 rows."""
-    return normals(5, posterior.outputs_per_latent * D)
+    return 0.5 * normals(5, posterior.outputs_per_latent * D)
 
 
 def raw_scale(scale):
@@ -35,31 +56,52 @@ def raw_scale(scale):
     return math.log(math.expm1(scale)) - UNIT_SHIFT
 
 
+FLOWS = {InverseAutoregressive, VolumePreservingInverseAutoregressive}
+
+
 # --- every posterior ------------------------------------------------------------------------------
 
 
+# For flows the grid has as many nodes as their inverse can take in a second; closed forms, being
+# cheap, are held to more digits.
+GRIDS = {kind: {"reach": 16.0, "n_nodes": 213} for kind in FLOWS}
+CLOSED_FORM_GRID = {"reach": 30.0, "n_nodes": 1201}
+
+
+def density_on_a_grid(posterior, outputs, plane_grid):
+    nodes, area = plane_grid(**GRIDS.get(type(posterior), CLOSED_FORM_GRID))
+    with torch.no_grad():
+        return nodes, posterior.pairwise_log_density(nodes, outputs).exp() * area
+
+
 def test_density_integrates_to_one(posterior, outputs, plane_grid):
-    nodes, area = plane_grid(reach=30.0, n_nodes=1201)
-    mass = posterior.pairwise_log_density(nodes, outputs).exp().sum(0) * area
-    torch.testing.assert_close(mass, torch.ones(5).double(), rtol=0, atol=1e-9)
+    _, p = density_on_a_grid(posterior, outputs, plane_grid)
+    tolerance = 1e-4 if type(posterior) in FLOWS else 1e-9
+    torch.testing.assert_close(p.sum(0), torch.ones(5).double(), rtol=0, atol=tolerance)
 
 
 def test_moments_are_those_of_the_density(posterior, outputs, plane_grid):
-    nodes, area = plane_grid(reach=30.0, n_nodes=1201)
-    p = posterior.pairwise_log_density(nodes, outputs).exp() * area
+    nodes, p = density_on_a_grid(posterior, outputs, plane_grid)
     mean = p.T @ nodes
-    torch.testing.assert_close(posterior.mean(outputs), mean, rtol=0, atol=1e-8)
     variance = p.T @ nodes**2 - mean**2
-    torch.testing.assert_close(posterior.variance(outputs), variance, rtol=0, atol=1e-7)
+    # Moments of flows are averages over 256 points, in units of the posterior's scale.
+    errors = (1e-8, 1e-7) if type(posterior) not in FLOWS else (0.02, 0.05)
+    assert ((posterior.mean(outputs) - mean).abs() <= errors[0] * variance.sqrt()).all()
+    assert ((posterior.variance(outputs) - variance).abs() <= errors[1] * variance).all()
+
+
+def n_draws_for(posterior):
+    """So few that their standard error is above that of an average over the flows' 256 points."""
+    return 1000 if type(posterior) in FLOWS else 20_000
 
 
 def test_mean_is_that_of_the_draws(posterior, outputs, assert_mean):
-    z, _ = posterior.draw(outputs, normals(20_000, 5, D))
+    z, _ = posterior.draw(outputs, normals(n_draws_for(posterior), 5, D))
     assert_mean(z, posterior.mean(outputs))
 
 
 def test_variance_is_that_of_the_draws(posterior, outputs, assert_mean):
-    z, _ = posterior.draw(outputs, normals(20_000, 5, D, seed=1))
+    z, _ = posterior.draw(outputs, normals(n_draws_for(posterior), 5, D, seed=1))
     assert_mean((z - posterior.mean(outputs)).square(), posterior.variance(outputs))
 
 
@@ -128,7 +170,7 @@ def test_float32_pairs_are_as_sharp_as_float32_draws(kind):
     In float32 z lies up to eps |z| beside the point that its noise stands for; for a scale s that
     moves ln q by |noise| eps |z| / s, and this must be all that is lost.
     """
-    posterior, eps = POSTERIORS[kind](), torch.finfo(torch.float32).eps
+    posterior, eps = make(POSTERIORS[kind], 8).float(), torch.finfo(torch.float32).eps
     mean = 2 * normals(20, 8, dtype=torch.float32)
     k = posterior.outputs_per_latent
     outputs = torch.cat([mean, *[torch.full_like(mean, raw_scale(1e-2))] * (k - 1)], dim=1)
@@ -147,7 +189,7 @@ def test_float32_pairs_are_as_sharp_as_float32_draws(kind):
 def test_fixed_posterior_is_a_normal_of_unit_variance():
     outputs, z = normals(5, D), normals(7, D, seed=1)
     law = Independent(Normal(outputs, 1.0), 1)
-    density = FixedNormal().pairwise_log_density(z, outputs)
+    density = FixedNormal(D).pairwise_log_density(z, outputs)
     torch.testing.assert_close(density, law.log_prob(z[:, None]), rtol=1e-12, atol=1e-12)
 
 
@@ -161,20 +203,156 @@ def diagonal_law(outputs):
 def test_diagonal_posterior_is_a_normal_with_a_scale_for_each_latent():
     outputs, z = normals(5, 2 * D), normals(7, D, seed=1)
     expected = diagonal_law(outputs).log_prob(z[:, None])
-    density = DiagonalNormal().pairwise_log_density(z, outputs)
+    density = DiagonalNormal(D).pairwise_log_density(z, outputs)
     # The lower bound of the scale, 1e-5, moves ln q by that much relative to the scale.
     torch.testing.assert_close(density, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_diagonal_draws_have_the_density_of_that_normal():
     outputs = normals(5, 2 * D)
-    z, log_density = DiagonalNormal().draw(outputs, normals(3, 5, D))
+    z, log_density = DiagonalNormal(D).draw(outputs, normals(3, 5, D))
     expected = diagonal_law(outputs).log_prob(z)
     torch.testing.assert_close(log_density, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_fixed_draws_have_the_density_of_that_normal():
     outputs = normals(5, D)
-    z, log_density = FixedNormal().draw(outputs, normals(3, 5, D))
+    z, log_density = FixedNormal(D).draw(outputs, normals(3, 5, D))
     expected = Independent(Normal(outputs, 1.0), 1).log_prob(z)
     torch.testing.assert_close(log_density, expected, rtol=1e-12, atol=1e-12)
+
+
+# --- inverse autoregressive flows -----------------------------------------------------------------
+
+each_flow = pytest.mark.parametrize("kind", sorted(FLOWS, key=lambda kind: kind.__name__))
+
+
+@each_flow
+@pytest.mark.parametrize("n_latent", [1, 2, 7])
+def test_an_untrained_flow_is_the_diagonal_posterior(kind, n_latent):
+    flow, diagonal = make(kind, n_latent, stirred=False), DiagonalNormal(n_latent)
+    outputs, noise = normals(5, 3 * n_latent), normals(4, 5, n_latent, seed=1)
+    moments = outputs[:, : 2 * n_latent]  # without the context
+    close = {"rtol": 1e-6, "atol": 1e-6}  # the block of noise is kept in float32
+    torch.testing.assert_close(flow.mean(outputs), diagonal.mean(moments), **close)
+    torch.testing.assert_close(flow.variance(outputs), diagonal.variance(moments), **close)
+    z = normals(6, n_latent, seed=2)
+    torch.testing.assert_close(
+        flow.pairwise_log_density(z, outputs), diagonal.pairwise_log_density(z, moments)
+    )
+    for a, b in zip(flow.draw(outputs, noise), diagonal.draw(moments, noise), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_the_volume_preserving_flow_moves_draws_but_not_their_density():
+    flow = make(VolumePreservingInverseAutoregressive, 5)
+    outputs, noise = normals(7, 15), normals(4, 7, 5, seed=1)
+    z, log_density = flow.draw(outputs, noise)
+    straight, its_density = DiagonalNormal(5).draw(outputs[:, :10], noise)
+    assert torch.equal(log_density, its_density)
+    assert ((z - straight).abs() > 1e-3).all()
+
+
+@each_flow
+def test_determinant_of_a_draw_is_that_of_its_jacobian(kind):
+    flow, outputs, noise = make(kind, 4), normals(1, 12), normals(4, seed=1)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda e: flow.draw(outputs, e[None, None])[0][0, 0], noise
+    )
+    log_noise = Independent(Normal(torch.zeros(4).double(), 1.0), 1).log_prob(noise)
+    _, log_density = flow.draw(outputs, noise[None, None])
+    torch.testing.assert_close(log_density[0, 0], log_noise - torch.logdet(jacobian).real)
+    # Every latent sees all others: no entry is zero but by design of a single step.
+    assert (jacobian != 0).all()
+
+
+@each_flow
+def test_pairs_in_many_pieces_are_the_same_pairs(kind, monkeypatch):
+    flow = make(kind, 3)
+    outputs, z = normals(5, 9).requires_grad_(), normals(40, 3, seed=1).requires_grad_()
+    inputs = [outputs, z, *flow.parameters()]
+    results = []
+    for values_at_once in (posteriors.VALUES_AT_ONCE, 7 * 5 * flow.width, 1):
+        monkeypatch.setattr(posteriors, "VALUES_AT_ONCE", values_at_once)
+        table = flow.pairwise_log_density(z, outputs)
+        results.append([table, *torch.autograd.grad(table.square().sum(), inputs)])
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@each_flow
+def test_parameters_of_a_flow_are_differentiable_as_finite_differences_say(kind, assert_gradient):
+    flow, outputs = make(kind, 3), normals(4, 9)
+    noise, z = normals(2, 4, 3, seed=1), normals(3, 3, seed=2)
+
+    def loss():
+        draws, log_density = flow.draw(outputs, noise)
+        return (draws.sin().mean() + log_density.mean()) + flow.pairwise_log_density(
+            z, outputs
+        ).mean()
+
+    assert_gradient(loss, flow.parameters())
+
+
+def test_flows_are_built_from_the_seed_and_can_be_copied_and_pickled():
+    first, again = (make(InverseAutoregressive, 3) for _ in range(2))
+    outputs, noise = normals(5, 9), normals(4, 5, 3)
+    expected = first.draw(outputs, noise)
+    for other in (again, copy.deepcopy(first), pickle.loads(pickle.dumps(first))):
+        for a, b in zip(other.draw(outputs, noise), expected, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_looking_at_a_flow_draws_nothing():
+    assert "n_hidden" in repr(make(InverseAutoregressive))  # under global_rng_untouched
+
+
+def linear_model():
+    """x = A z + noise: its weights, scale, and by how much a diagonal posterior's ELBO falls short.
+
+    The best diagonal q has the true posterior's precisions P_ii; KL = (sum ln P_ii - ln det P) / 2.
+    """
+    A = torch.tensor([[1.0, 0.8], [0.7, 1.0], [0.6, 0.6]], dtype=torch.float64)
+    scale = 0.5
+    precision = torch.eye(2).double() + A.T @ A / scale**2
+    gap = 0.5 * (precision.diagonal().log().sum() - torch.logdet(precision))
+    # The encoder that gives the exact mean, and those precisions, to a diagonal posterior.
+    to_mean = torch.linalg.solve(precision, A.T / scale**2)
+    return A, scale, gap.item(), to_mean, precision.diagonal().rsqrt()
+
+
+def shortfall(posterior, outputs, x, noise):
+    """ln p(x) - ELBO, averaged over rows."""
+    A, scale, *_ = linear_model()
+    z, log_q = posterior.draw(outputs, noise)
+    log_joint = Normal(z @ A.T, scale).log_prob(x).sum(-1) + Normal(0.0, 1.0).log_prob(z).sum(-1)
+    covariance = A @ A.T + scale**2 * torch.eye(3).double()
+    log_p = MultivariateNormal(torch.zeros(3).double(), covariance).log_prob(x)
+    return (log_p - (log_joint - log_q).mean(0)).mean()
+
+
+@each_flow
+def test_a_flow_closes_the_gap_that_correlation_leaves_a_diagonal_posterior(kind):
+    A, scale, gap, to_mean, widths = linear_model()
+    x = normals(128, 2, seed=3) @ A.T + scale * normals(128, 3, seed=4)
+    raw = torch.tensor([raw_scale(width) for width in widths.tolist()], dtype=torch.float64)
+    moments = torch.cat([x @ to_mean.T, raw.expand(128, 2)], dim=1)
+    of_diagonal = shortfall(DiagonalNormal(2), moments, x, normals(2000, 128, 2, seed=5))
+    assert of_diagonal.item() == pytest.approx(gap, rel=0.05) and gap > 0.3
+    # Trained from there: the same mean, its own scale, no context.
+    flow = make(kind, 2, stirred=False)
+    free = moments.new_zeros(4).requires_grad_()
+    optimizer = torch.optim.Adam([free, *flow.parameters()], lr=0.01)
+
+    def outputs():
+        shift = torch.cat([free, free.new_zeros(2)])
+        return torch.cat([moments, torch.zeros(128, 2).double()], dim=1) + shift
+
+    for step in range(300):
+        optimizer.zero_grad()
+        shortfall(flow, outputs(), x, normals(4, 128, 2, seed=100 + step)).backward()
+        optimizer.step()
+    with torch.no_grad():
+        left = shortfall(flow, outputs(), x, normals(500, 128, 2, seed=6)).item()
+    assert -0.01 < left < 0.2 * gap
