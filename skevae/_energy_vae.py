@@ -42,7 +42,14 @@ from skevae._base import (
 )
 from skevae._device import copy_to, resolve_device
 from skevae._random import draw_seed, make_generator, quasi_normal, seeded_globals, spawn
-from skevae.evaluation import aggregated_moments, held_out_bound
+from skevae.densities import Density
+from skevae.evaluation import aggregated_draws, aggregated_moments, held_out_bound
+from skevae.ex_post import (
+    DensityEstimatorInstance,
+    EstimatorDensity,
+    check_can_sample,
+    fit_density,
+)
 from skevae.likelihoods import LIKELIHOODS, binarize
 from skevae.modules import VAE, TrainingLoss
 from skevae.networks import ACTIVATIONS, NETWORKS, network_builder
@@ -50,6 +57,10 @@ from skevae.objectives import OBJECTIVES, PARTITIONS, resolve_partition
 from skevae.posteriors import POSTERIORS
 from skevae.priors import PRIORS
 from skevae.training import make_optimizer
+
+
+# Draws of each row's posterior that an ex-post density is fitted to.
+EX_POST_DRAWS = 1
 
 
 class _State(NamedTuple):
@@ -120,6 +131,16 @@ class EnergyVAE(
           (up to 24 hidden units), else persistent.
     n_draws : int, default=8
         Latent draws for each row and visit.
+    ex_post : density estimator, default=None
+        An unfitted scikit-learn density estimator with ``score_samples`` and ``sample``
+        (`GaussianMixture`, `KernelDensity`, `GaussianBernoulliRBMPrior`, another `EnergyVAE`). A
+        clone of it is fitted, after training, to draws of the aggregated posterior of all rows
+        given to `fit` (of each call, for `partial_fit`) and takes the prior's place as the law of
+        the latents in `score_samples`, `log_likelihood` and `sample`. Its parameters grid-search
+        as ``ex_post__n_components`` and so on. Scores call its ``score_samples`` for each of
+        ``n_score_draws`` draws of each row, which takes long for a `KernelDensity` on many rows,
+        and for an `EnergyVAE` with many ``n_score_draws`` of its own. They err low if what it
+        scores is the density of what it samples, or less.
     standardize : bool, default=True
         Whether X is standardised inside (not with "bernoulli"). Scores are on the scale of X
         all the same.
@@ -165,6 +186,8 @@ class EnergyVAE(
     prior_ : estimator
         The fitted prior, with `sample`, `score_samples`, `log_partition_interval_`; a
         `GaussianBernoulliRBMPrior` has ``components_``, ``scale_`` and so on as well.
+    ex_post_ : estimator or None
+        The fitted clone of ``ex_post``, if there is one: the law of the latents then.
     module_ : torch.nn.Module
         The trained network, a `skevae.modules.VAE` on the CPU, in standardised coordinates.
     history_ : dict of str to ndarray of shape (`n_iter_`,)
@@ -221,6 +244,7 @@ class EnergyVAE(
         "objective": [StrOptions(set(OBJECTIVES))],
         "partition": [StrOptions({"auto", *PARTITIONS})],
         "n_draws": [Interval(Integral, 1, None, closed="left")],
+        "ex_post": [DensityEstimatorInstance(), None],
         "kl_warmup": [Interval(Real, 0, 1, closed="both")],
         "n_score_draws": [Interval(Integral, 1, None, closed="left")],
     }
@@ -240,6 +264,7 @@ class EnergyVAE(
         objective="iwae",
         partition="auto",
         n_draws=8,
+        ex_post=None,
         standardize=True,
         kl_warmup=0.2,
         learning_rate=3e-3,
@@ -268,6 +293,7 @@ class EnergyVAE(
         self.objective = objective
         self.partition = partition
         self.n_draws = n_draws
+        self.ex_post = ex_post
         self.standardize = standardize
         self.kl_warmup = kl_warmup
         self.learning_rate = learning_rate
@@ -350,7 +376,8 @@ class EnergyVAE(
         X = self._check_rows(X, reset=not going_on, min_samples=1 if going_on else 2)
         self._check_range(X)
         device = resolve_device(self.device)
-        seeds = spawn(draw_seed(self.random_state), 6)
+        seeds = spawn(draw_seed(self.random_state), 7)
+        ex_post = self._unfitted_ex_post(seeds[6])
         state = self._state if going_on else self._start(X, seeds[0])
         module = self.module_ if going_on else self._build(state.prior, X.shape[1], seeds[0])
         model = copy_to(module, device, torch.float32)
@@ -413,11 +440,22 @@ class EnergyVAE(
             )
         model.eval()
         model.density.set_base(*aggregated_moments(model, rows, rows_at_once))
+        if ex_post is not None:
+            ex_post_generator = make_generator(seeds[6], device)
+            draws = aggregated_draws(
+                model,
+                rows,
+                EX_POST_DRAWS,
+                rows_at_once=rows_at_once,
+                rebinarize=rebinarize,
+                generator=ex_post_generator,
+            )
+            ex_post = fit_density(ex_post, draws, ex_post_generator)
         self.history_ = self._extended_history(run, keep=going_on)
         self.n_iter_ = len(self.history_.get("objective", ()))
         self._training_state = TrainingState(optimizer, partition) if one_pass else None
-        self._set_fitted(self._attributes(model, state))
-        if not one_pass:
+        self._set_fitted(self._attributes(model, state, ex_post))
+        if not one_pass and ex_post is None:
             # Now, so that its cost and its warning belong to fit.
             self.prior_.log_partition_interval_  # noqa: B018
         callbacks.finish()
@@ -426,17 +464,29 @@ class EnergyVAE(
     def _start(self, X: np.ndarray, seed: int) -> _State:
         """What a fit decides once: standardisation, prior estimator, and seeds of later calls."""
         prior_seed, partition_seed, score_seed = spawn(seed, 3)
-        prior = PRIORS[self.prior]() if isinstance(self.prior, str) else clone(self.prior)
-        if hasattr(prior, "_parameter_constraints"):
-            prior._validate_params()
-        # Where the prior leaves it open, the fitted one follows this model.
-        left_open = {"device": ("auto", self.device), "random_state": (None, prior_seed)}
-        params = prior.get_params(deep=False) if hasattr(prior, "get_params") else {}
-        for name, (default, value) in left_open.items():
-            if name in params and params[name] == default:
-                prior.set_params(**{name: value})
+        prior = PRIORS[self.prior]() if isinstance(self.prior, str) else self.prior
+        prior = self._following(prior, prior_seed)
         enabled = self.standardize and LIKELIHOODS[self.likelihood].is_continuous
         return _State(Standardizer(X, enabled), prior, partition_seed, score_seed)
+
+    def _following(self, estimator: Any, seed: int) -> Any:
+        """Clone an estimator; where it leaves device and seed open, the clone has this model's."""
+        estimator = clone(estimator)
+        if hasattr(estimator, "_parameter_constraints"):
+            estimator._validate_params()
+        left_open = {"device": ("auto", self.device), "random_state": (None, seed)}
+        for name, present in estimator.get_params().items():
+            kind = name.rpartition("__")[-1]
+            if kind in left_open and present == left_open[kind][0]:
+                estimator.set_params(**{name: left_open[kind][1]})
+        return estimator
+
+    def _unfitted_ex_post(self, seed: int) -> Any:
+        """Return a clone of ``ex_post``, checked before the training that comes first; or None."""
+        if self.ex_post is None:
+            return None
+        check_can_sample(self.ex_post)
+        return self._following(self.ex_post, seed)
 
     def _build(self, prior: Any, n_features: int, seed: int) -> VAE:
         """Untrained module."""
@@ -497,11 +547,14 @@ class EnergyVAE(
                 f"{high:g}. Scale X (MinMaxScaler(clip=True), say) or use likelihood='gaussian'."
             )
 
-    def _attributes(self, model: VAE, state: _State) -> dict[str, Any]:
-        """Fitted attributes, which are set together once training is over."""
+    def _attributes(self, model: VAE, state: _State, ex_post: Any = None) -> dict[str, Any]:
+        """Fitted attributes, which are set together once training is over.
+
+        While it lasts the prior is the law of the latents, of copies for scoring callbacks as well.
+        """
         module = kept(model)
         prior = state.prior.with_density(module.density, state.partition_seed)
-        return {"module_": module, "prior_": prior, "_state": state}
+        return {"module_": module, "prior_": prior, "ex_post_": ex_post, "_state": state}
 
     # --- calls on the fitted model ----------------------------------------------------------------
 
@@ -520,16 +573,35 @@ class EnergyVAE(
         )
 
     def _loaded(self, dtype: np.dtype) -> tuple[VAE, torch.device]:
-        """Copy of the module for a call, in the precision of the data."""
+        """Copy of the module for a call, in the precision of the data, with the latents' law."""
         device = resolve_device(self.device)
-        return copy_to(self.module_, device, TORCH_DTYPES[dtype]), device
+        model = copy_to(self.module_, device, TORCH_DTYPES[dtype])
+        model.density = self._latent_density(device, TORCH_DTYPES[dtype])
+        return model, device
+
+    def _latent_density(self, device: torch.device | str, dtype: torch.dtype) -> Density:
+        """Law of the latents: what was fitted ex post, else a copy of the prior's density."""
+        if self.ex_post_ is None:
+            return copy_to(self.module_.density, device, dtype)
+        return EstimatorDensity(self.ex_post_, self.module_.density.n_latent)
+
+    @property
+    def _log_partition(self) -> float:
+        """Ln Z of the law of the latents; the upper end of its interval where it is not exact."""
+        return self.prior_.log_partition_interval_.high if self.ex_post_ is None else 0.0
+
+    @property
+    def _samples_exactly(self) -> bool:
+        """Whether `sample` draws from the very law of which `score_samples` is an estimate."""
+        return self._latent_density("cpu", torch.float32).samples_exactly
 
     def score_samples(self, X):
         """Log-likelihood of each row.
 
         Importance-sampled with ``n_score_draws`` draws from the row's posterior (a tenth of them
-        from the prior, where it can be sampled exactly: that bounds the weights), normalised by
-        the prior's exact ln Z or the upper end of its interval: it errs low. All rows share one
+        from the law of the latents, where that can be sampled exactly: it bounds the weights),
+        normalised by the prior's exact ln Z or the upper end of its interval: it errs low. The law
+        of the latents is the prior, or ``ex_post_`` if there is one. All rows share one
         block of noise fixed at `fit` (scrambled Sobol points), so a row's score is deterministic
         and does not depend on the rows beside it.
 
@@ -603,7 +675,7 @@ class EnergyVAE(
         self._check_range(X)
         model, device = self._loaded(X.dtype)
         dtype = TORCH_DTYPES[X.dtype]
-        log_z = self.prior_.log_partition_interval_.high
+        log_z = self._log_partition
         if n_draws is None:
             n_draws = self.n_score_draws
             # It may have been set since fit.
@@ -621,7 +693,7 @@ class EnergyVAE(
         noise = noise.to(device=device, dtype=dtype)
         defence = None
         if n_defence > 0:
-            density = copy_to(self.module_.density, "cpu", torch.float64)
+            density = self._latent_density("cpu", torch.float64)
             z = density.sample(n_defence, make_generator(seed)).to(device=device, dtype=dtype)
             defence = evaluation.make_defence(model, z, log_z)
 
@@ -702,7 +774,9 @@ class EnergyVAE(
         return self.inverse_transform(self._encode(X))
 
     def sample(self, n_samples=1, random_state=None):
-        """Draw rows from the model: z from the prior, x from the decoder's distribution.
+        """Draw rows from the model: z from its law, x from the decoder's distribution.
+
+        The law of the latents is the prior, or ``ex_post_`` if there is one.
 
         Parameters
         ----------
@@ -721,7 +795,7 @@ class EnergyVAE(
         n_samples = self._check_n_samples(n_samples)
         device = resolve_device(self.device)
         generator = make_generator(self._seed_for(random_state), device)
-        density = copy_to(self.module_.density, device, torch.float64)
+        density = self._latent_density(device, torch.float64)
         Z = density.sample(n_samples, generator).cpu().numpy()
         return self._decode(Z, lambda model, outputs: model.likelihood.sample(outputs, generator))
 
