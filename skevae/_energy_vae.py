@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from numbers import Integral, Real
@@ -16,7 +17,7 @@ from sklearn.base import (
     clone,
 )
 from sklearn.callback import CallbackSupportMixin
-from sklearn.utils import Bunch
+from sklearn.utils import Bunch, check_array
 from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
@@ -50,6 +51,7 @@ from skevae.ex_post import (
     check_can_sample,
     fit_density,
 )
+from skevae.interpolation import raise_low_points, straight_path
 from skevae.likelihoods import LIKELIHOODS, binarize
 from skevae.modules import VAE, TrainingLoss
 from skevae.networks import ACTIVATIONS, NETWORKS, network_builder
@@ -58,9 +60,9 @@ from skevae.posteriors import POSTERIORS
 from skevae.priors import PRIORS
 from skevae.training import make_optimizer
 
-
-# Draws of each row's posterior that an ex-post density is fitted to.
-EX_POST_DRAWS = 1
+# An ex-post density is fitted to at least so many draws, the same number for each row: with fewer
+# it takes the noise of the draws for structure. One for each row is enough where rows are many.
+EX_POST_DRAWS = 1000
 
 
 class _State(NamedTuple):
@@ -135,7 +137,8 @@ class EnergyVAE(
         An unfitted scikit-learn density estimator with ``score_samples`` and ``sample``
         (`GaussianMixture`, `KernelDensity`, `GaussianBernoulliRBMPrior`, another `EnergyVAE`). A
         clone of it is fitted, after training, to draws of the aggregated posterior of all rows
-        given to `fit` (of each call, for `partial_fit`) and takes the prior's place as the law of
+        given to `fit` (to those of each call, for `partial_fit`; one draw of each row, more where
+        rows are fewer than 1000) and takes the prior's place as the law of
         the latents in `score_samples`, `log_likelihood` and `sample`. Its parameters grid-search
         as ``ex_post__n_components`` and so on. Scores call its ``score_samples`` for each of
         ``n_score_draws`` draws of each row, which takes long for a `KernelDensity` on many rows,
@@ -445,7 +448,7 @@ class EnergyVAE(
             draws = aggregated_draws(
                 model,
                 rows,
-                EX_POST_DRAWS,
+                math.ceil(EX_POST_DRAWS / len(rows)),
                 rows_at_once=rows_at_once,
                 rebinarize=rebinarize,
                 generator=ex_post_generator,
@@ -772,6 +775,84 @@ class EnergyVAE(
             ``inverse_transform(transform(X))``.
         """
         return self.inverse_transform(self._encode(X))
+
+    def interpolate(self, x0, x1, n_steps=10, n_correction_steps=0, random_state=None):
+        """Walk from one row to another through the latents, around what is improbable.
+
+        The path is straight between the two posterior means. With ``n_correction_steps``, those of
+        its points that are less probable than both ends, under the trained prior, are moved uphill
+        by its sampler: each step goes to the mean of 64 transitions from the point (for the Gibbs
+        sampler of an RBM, mean shift) if that raises the prior's density, until the point is as
+        probable as the less probable end. It is the prior that corrects even if there is an
+        ``ex_post_``, which has no Markov chain.
+
+        Parameters
+        ----------
+        x0, x1 : array-like of shape (n_features,) or (1, n_features)
+            The first row and the last.
+        n_steps : int, default=10
+            Points of the path, ends included; at least 2.
+        n_correction_steps : int, default=0
+            Steps of correction at most, for each point; the ends stay.
+        random_state : int, RandomState instance or None, default=None
+            Of the corrections. None uses the estimator's own.
+
+        Returns
+        -------
+        Bunch
+            In float32 if both rows are, else in float64.
+
+            latent : ndarray of shape (n_steps, n_components)
+                The path.
+            rows : ndarray of shape (n_steps, n_features)
+                What `inverse_transform` makes of it: the decoder's means, on the scale of X.
+            log_density : ndarray of shape (n_steps,)
+                Of ``latent``, in nats, under the law of the latents: ``ex_post_`` if there is one,
+                else the prior.
+            corrected : ndarray of bool of shape (n_steps,)
+                Which points were moved.
+
+        Raises
+        ------
+        ValueError
+            If x0 or x1 is not one finite row with the features of X (for "bernoulli", in [0, 1]),
+            or a number of steps is too small.
+        """
+        check_is_fitted(self, "module_")
+        at_least = partial(Interval, Integral, right=None, closed="left")
+        validate_parameter_constraints(
+            {"n_steps": [at_least(2)], "n_correction_steps": [at_least(0)]},
+            {"n_steps": n_steps, "n_correction_steps": n_correction_steps},
+            caller_name=f"{type(self).__name__}.interpolate",
+        )
+        seed = self._seed_for(random_state)
+        ends = np.concatenate(
+            [self._encode(self._one_row(x, name)) for x, name in ((x0, "x0"), (x1, "x1"))]
+        )
+        model, device = self._loaded(ends.dtype)
+        start, end = as_tensor(ends, device, TORCH_DTYPES[ends.dtype])
+        path = straight_path(start, end, n_steps)
+        prior = copy_to(self.module_.density, device, path.dtype)
+        generator = make_generator(seed, device)
+        path, moved = raise_low_points(prior, path, n_correction_steps, generator)
+        with torch.no_grad():
+            log_density = -model.density.energy(path) - self._log_partition
+        latent = path.cpu().numpy()
+        return Bunch(
+            latent=latent,
+            rows=self.inverse_transform(latent),
+            log_density=log_density.cpu().numpy(),
+            corrected=moved.cpu().numpy(),
+        )
+
+    def _one_row(self, x: Any, name: str) -> Any:
+        """Turn a row, with its feature names if it has any, into a table of one."""
+        if np.ndim(x) == 1:
+            x = x.to_frame().T if hasattr(x, "to_frame") else np.asarray(x)[None]
+        rows = check_array(x, dtype=[np.float64, np.float32], input_name=name, estimator=self)
+        if len(rows) != 1:
+            raise ValueError(f"{name} must be one row, but it has {len(rows)} of them.")
+        return x
 
     def sample(self, n_samples=1, random_state=None):
         """Draw rows from the model: z from its law, x from the decoder's distribution.
