@@ -112,7 +112,9 @@ class EstimatorDensity(Density):
         log_density = np.empty(len(points))
         for start in range(0, len(points), POINTS_AT_ONCE):
             part = slice(start, start + POINTS_AT_ONCE)
-            log_density[part] = self.estimator.score_samples(points[part])
+            # The squares of outliers' latents overflow, to no density as they should.
+            with np.errstate(over="ignore"):
+                log_density[part] = self.estimator.score_samples(points[part])
         wrong = np.isnan(log_density) | np.isposinf(log_density)
         if wrong.any():
             raise ValueError(
