@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import copy
 import inspect
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn import config_context
 from sklearn.neighbors import KernelDensity
 from sklearn.utils._param_validation import HasMethods
 from torch import Tensor
@@ -29,6 +31,10 @@ N_TRIALS = 100
 
 # `KernelDensity` scores all its kernels, but samples only these.
 SAMPLED_KERNELS = ("gaussian", "tophat")
+
+
+# Latents are NumPy arrays whatever X was, so estimators need not be ready for other ones.
+numpy_dispatch = partial(config_context, array_api_dispatch=False)
 
 
 class DensityEstimatorInstance(HasMethods):
@@ -113,7 +119,7 @@ class EstimatorDensity(Density):
         for start in range(0, len(points), POINTS_AT_ONCE):
             part = slice(start, start + POINTS_AT_ONCE)
             # The squares of outliers' latents overflow, to no density as they should.
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore"), numpy_dispatch():
                 log_density[part] = self.estimator.score_samples(points[part])
         wrong = np.isnan(log_density) | np.isposinf(log_density)
         if wrong.any():
@@ -135,10 +141,11 @@ class EstimatorDensity(Density):
         high = 2**31 - 1
         draw = torch.randint(high, (), generator=generator, device=generator.device)
         seed = int(draw.item())
-        if "random_state" in inspect.signature(self.estimator.sample).parameters:
-            drawn = self.estimator.sample(n_samples, random_state=seed)
-        else:
-            drawn = self._seeded(seed).sample(n_samples)
+        with numpy_dispatch():
+            if "random_state" in inspect.signature(self.estimator.sample).parameters:
+                drawn = self.estimator.sample(n_samples, random_state=seed)
+            else:
+                drawn = self._seeded(seed).sample(n_samples)
         # Mixtures return the components of their rows as well, and the rows in their order.
         rows = np.asarray(drawn[0] if isinstance(drawn, tuple) else drawn, dtype=np.float64)
         if rows.shape != (n_samples, self.n_latent):
@@ -180,7 +187,8 @@ def fit_density(estimator: Any, draws: Tensor, generator: torch.Generator) -> An
     """
     Z = draws.cpu().numpy().astype(np.float64)
     try:
-        estimator.fit(Z)
+        with numpy_dispatch():
+            estimator.fit(Z)
         density = EstimatorDensity(estimator, Z.shape[1])
         density.energy(draws[:N_TRIALS])
         density.sample(N_TRIALS, generator)

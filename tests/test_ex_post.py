@@ -208,7 +208,8 @@ def test_a_posterior_that_is_too_narrow_does_not_flatter():
     light = error < 0.1  # rows near which some of the 40 draws always fall
     assert light.mean() > 0.5
     assert (np.abs(ratio.mean(axis=0) - 1) < 5 * error)[light].all()
-    assert np.mean(scores) < exact.mean()
+    gap = (scores - exact).mean(axis=1)
+    assert gap.mean() < 4 * gap.std(ddof=1) / np.sqrt(len(scores))
 
 
 def test_self_normalized_is_equation_5_with_the_estimator_s_energy(linear):
