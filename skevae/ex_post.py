@@ -195,7 +195,7 @@ def fit_density(estimator: Any, draws: Tensor, generator: torch.Generator) -> An
     except (ValueError, NotImplementedError) as error:
         raise ValueError(
             f"ex_post={estimator!r} cannot be the law of the latents after a fit to {len(Z)} draws "
-            f"of the aggregated posterior: {error or type(error).__name__} Use more rows, or "
+            f"of the aggregated posterior ({error or type(error).__name__}). Use more rows, or "
             "another estimator."
         ) from error
     return estimator
