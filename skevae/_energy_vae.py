@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from numbers import Integral, Real
@@ -16,7 +17,7 @@ from sklearn.base import (
     clone,
 )
 from sklearn.callback import CallbackSupportMixin
-from sklearn.utils import Bunch
+from sklearn.utils import Bunch, check_array
 from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
@@ -42,7 +43,15 @@ from skevae._base import (
 )
 from skevae._device import copy_to, resolve_device
 from skevae._random import draw_seed, make_generator, quasi_normal, seeded_globals, spawn
-from skevae.evaluation import aggregated_moments, held_out_bound
+from skevae.densities import Density
+from skevae.evaluation import aggregated_draws, aggregated_moments, held_out_bound
+from skevae.ex_post import (
+    DensityEstimatorInstance,
+    EstimatorDensity,
+    check_can_sample,
+    fit_density,
+)
+from skevae.interpolation import raise_low_points, straight_path
 from skevae.likelihoods import LIKELIHOODS, binarize
 from skevae.modules import VAE, TrainingLoss
 from skevae.networks import ACTIVATIONS, NETWORKS, network_builder
@@ -50,6 +59,10 @@ from skevae.objectives import OBJECTIVES, PARTITIONS, resolve_partition
 from skevae.posteriors import POSTERIORS
 from skevae.priors import PRIORS
 from skevae.training import make_optimizer
+
+# An ex-post density is fitted to at least so many draws, the same number for each row: with fewer
+# it takes the noise of the draws for structure. One for each row is enough where rows are many.
+EX_POST_DRAWS = 1000
 
 
 class _State(NamedTuple):
@@ -125,6 +138,17 @@ class EnergyVAE(
           (up to 24 hidden units), else persistent.
     n_draws : int, default=8
         Latent draws for each row and visit.
+    ex_post : density estimator, default=None
+        An unfitted scikit-learn density estimator with ``score_samples`` and ``sample``
+        (`GaussianMixture`, `KernelDensity`, `GaussianBernoulliRBMPrior`, another `EnergyVAE`). A
+        clone of it is fitted, after training, to draws of the aggregated posterior of all rows
+        given to `fit` (to those of each call, for `partial_fit`; one draw of each row, more where
+        rows are fewer than 1000) and takes the prior's place as the law of
+        the latents in `score_samples`, `log_likelihood` and `sample`. Its parameters grid-search
+        as ``ex_post__n_components`` and so on. Scores call its ``score_samples`` for each of
+        ``n_score_draws`` draws of each row, which takes long for a `KernelDensity` on many rows,
+        and for an `EnergyVAE` with many ``n_score_draws`` of its own. They err low if what it
+        scores is the density of what it samples, or less.
     standardize : bool, default=True
         Whether X is standardised inside (not with "bernoulli"). Scores are on the scale of X
         all the same.
@@ -175,6 +199,8 @@ class EnergyVAE(
     prior_ : estimator
         The fitted prior, with `sample`, `score_samples`, `log_partition_interval_`; a
         `GaussianBernoulliRBMPrior` has ``components_``, ``scale_`` and so on as well.
+    ex_post_ : estimator or None
+        The fitted clone of ``ex_post``, if there is one: the law of the latents then.
     module_ : torch.nn.Module
         The trained network, a `skevae.modules.VAE` on the CPU, in standardised coordinates.
     history_ : dict of str to ndarray of shape (`n_iter_`,)
@@ -233,6 +259,7 @@ class EnergyVAE(
         "objective": [StrOptions(set(OBJECTIVES))],
         "partition": [StrOptions({"auto", *PARTITIONS})],
         "n_draws": [Interval(Integral, 1, None, closed="left")],
+        "ex_post": [DensityEstimatorInstance(), None],
         "kl_warmup": [Interval(Real, 0, 1, closed="both")],
         "n_score_draws": [Interval(Integral, 1, None, closed="left")],
     }
@@ -252,6 +279,7 @@ class EnergyVAE(
         objective="iwae",
         partition="auto",
         n_draws=8,
+        ex_post=None,
         standardize=True,
         kl_warmup=0.2,
         learning_rate=3e-3,
@@ -281,6 +309,7 @@ class EnergyVAE(
         self.objective = objective
         self.partition = partition
         self.n_draws = n_draws
+        self.ex_post = ex_post
         self.standardize = standardize
         self.kl_warmup = kl_warmup
         self.learning_rate = learning_rate
@@ -368,7 +397,8 @@ class EnergyVAE(
         device = resolve_device(self.device)
         checkpoint = None if going_on or one_pass else self._open_checkpoint(X, device)
         seed = draw_seed(self.random_state)
-        seeds = spawn(seed if checkpoint is None else checkpoint.seed(seed), 6)
+        seeds = spawn(seed if checkpoint is None else checkpoint.seed(seed), 7)
+        ex_post = self._unfitted_ex_post(seeds[6])
         state = self._state if going_on else self._start(X, seeds[0])
         module = self.module_ if going_on else self._build(state.prior, X.shape[1], seeds[0])
         model = copy_to(module, device, torch.float32)
@@ -434,11 +464,22 @@ class EnergyVAE(
             )
         model.eval()
         model.density.set_base(*aggregated_moments(model, rows, rows_at_once))
+        if ex_post is not None:
+            ex_post_generator = make_generator(seeds[6], device)
+            draws = aggregated_draws(
+                model,
+                rows,
+                math.ceil(EX_POST_DRAWS / len(rows)),
+                rows_at_once=rows_at_once,
+                rebinarize=rebinarize,
+                generator=ex_post_generator,
+            )
+            ex_post = fit_density(ex_post, draws, ex_post_generator)
         self.history_ = self._extended_history(run, keep=going_on)
         self.n_iter_ = len(self.history_.get("objective", ()))
         self._training_state = TrainingState(optimizer, partition) if one_pass else None
-        self._set_fitted(self._attributes(model, state))
-        if not one_pass:
+        self._set_fitted(self._attributes(model, state, ex_post))
+        if not one_pass and ex_post is None:
             # Now, so that its cost and its warning belong to fit.
             self.prior_.log_partition_interval_  # noqa: B018
         callbacks.finish()
@@ -447,17 +488,29 @@ class EnergyVAE(
     def _start(self, X: np.ndarray, seed: int) -> _State:
         """What a fit decides once: standardisation, prior estimator, and seeds of later calls."""
         prior_seed, partition_seed, score_seed = spawn(seed, 3)
-        prior = PRIORS[self.prior]() if isinstance(self.prior, str) else clone(self.prior)
-        if hasattr(prior, "_parameter_constraints"):
-            prior._validate_params()
-        # Where the prior leaves it open, the fitted one follows this model.
-        left_open = {"device": ("auto", self.device), "random_state": (None, prior_seed)}
-        params = prior.get_params(deep=False) if hasattr(prior, "get_params") else {}
-        for name, (default, value) in left_open.items():
-            if name in params and params[name] == default:
-                prior.set_params(**{name: value})
+        prior = PRIORS[self.prior]() if isinstance(self.prior, str) else self.prior
+        prior = self._following(prior, prior_seed)
         enabled = self.standardize and LIKELIHOODS[self.likelihood].is_continuous
         return _State(Standardizer(X, enabled), prior, partition_seed, score_seed)
+
+    def _following(self, estimator: Any, seed: int) -> Any:
+        """Clone an estimator; where it leaves device and seed open, the clone has this model's."""
+        estimator = clone(estimator)
+        if hasattr(estimator, "_parameter_constraints"):
+            estimator._validate_params()
+        left_open = {"device": ("auto", self.device), "random_state": (None, seed)}
+        for name, present in estimator.get_params().items():
+            kind = name.rpartition("__")[-1]
+            if kind in left_open and present == left_open[kind][0]:
+                estimator.set_params(**{name: left_open[kind][1]})
+        return estimator
+
+    def _unfitted_ex_post(self, seed: int) -> Any:
+        """Return a clone of ``ex_post``, checked before the training that comes first; or None."""
+        if self.ex_post is None:
+            return None
+        check_can_sample(self.ex_post)
+        return self._following(self.ex_post, seed)
 
     def _build(self, prior: Any, n_features: int, seed: int) -> VAE:
         """Untrained module."""
@@ -518,11 +571,14 @@ class EnergyVAE(
                 f"{high:g}. Scale X (MinMaxScaler(clip=True), say) or use likelihood='gaussian'."
             )
 
-    def _attributes(self, model: VAE, state: _State) -> dict[str, Any]:
-        """Fitted attributes, which are set together once training is over."""
+    def _attributes(self, model: VAE, state: _State, ex_post: Any = None) -> dict[str, Any]:
+        """Fitted attributes, which are set together once training is over.
+
+        While it lasts the prior is the law of the latents, of copies for scoring callbacks as well.
+        """
         module = kept(model)
         prior = state.prior.with_density(module.density, state.partition_seed)
-        return {"module_": module, "prior_": prior, "_state": state}
+        return {"module_": module, "prior_": prior, "ex_post_": ex_post, "_state": state}
 
     # --- calls on the fitted model ----------------------------------------------------------------
 
@@ -541,16 +597,35 @@ class EnergyVAE(
         )
 
     def _loaded(self, dtype: np.dtype) -> tuple[VAE, torch.device]:
-        """Copy of the module for a call, in the precision of the data."""
+        """Copy of the module for a call, in the precision of the data, with the latents' law."""
         device = resolve_device(self.device)
-        return copy_to(self.module_, device, TORCH_DTYPES[dtype]), device
+        model = copy_to(self.module_, device, TORCH_DTYPES[dtype])
+        model.density = self._latent_density(device, TORCH_DTYPES[dtype])
+        return model, device
+
+    def _latent_density(self, device: torch.device | str, dtype: torch.dtype) -> Density:
+        """Law of the latents: what was fitted ex post, else a copy of the prior's density."""
+        if self.ex_post_ is None:
+            return copy_to(self.module_.density, device, dtype)
+        return EstimatorDensity(self.ex_post_, self.module_.density.n_latent)
+
+    @property
+    def _log_partition(self) -> float:
+        """Ln Z of the law of the latents; the upper end of its interval where it is not exact."""
+        return self.prior_.log_partition_interval_.high if self.ex_post_ is None else 0.0
+
+    @property
+    def _samples_exactly(self) -> bool:
+        """Whether `sample` draws from the very law of which `score_samples` is an estimate."""
+        return self._latent_density("cpu", torch.float32).samples_exactly
 
     def score_samples(self, X):
         """Log-likelihood of each row.
 
         Importance-sampled with ``n_score_draws`` draws from the row's posterior (a tenth of them
-        from the prior, where it can be sampled exactly: that bounds the weights), normalised by
-        the prior's exact ln Z or the upper end of its interval: it errs low. All rows share one
+        from the law of the latents, where that can be sampled exactly: it bounds the weights),
+        normalised by the prior's exact ln Z or the upper end of its interval: it errs low. The law
+        of the latents is the prior, or ``ex_post_`` if there is one. All rows share one
         block of noise fixed at `fit` (scrambled Sobol points), so a row's score is deterministic
         and does not depend on the rows beside it.
 
@@ -624,7 +699,7 @@ class EnergyVAE(
         self._check_range(X)
         model, device = self._loaded(X.dtype)
         dtype = TORCH_DTYPES[X.dtype]
-        log_z = self.prior_.log_partition_interval_.high
+        log_z = self._log_partition
         if n_draws is None:
             n_draws = self.n_score_draws
             # It may have been set since fit.
@@ -642,7 +717,7 @@ class EnergyVAE(
         noise = noise.to(device=device, dtype=dtype)
         defence = None
         if n_defence > 0:
-            density = copy_to(self.module_.density, "cpu", torch.float64)
+            density = self._latent_density("cpu", torch.float64)
             z = density.sample(n_defence, make_generator(seed)).to(device=device, dtype=dtype)
             defence = evaluation.make_defence(model, z, log_z)
 
@@ -722,8 +797,88 @@ class EnergyVAE(
         """
         return self.inverse_transform(self._encode(X))
 
+    def interpolate(self, x0, x1, n_steps=10, n_correction_steps=0, random_state=None):
+        """Walk from one row to another through the latents, around what is improbable.
+
+        The path is straight between the two posterior means. With ``n_correction_steps``, those of
+        its points that are less probable than both ends, under the trained prior, are moved uphill
+        by its sampler: each step goes to the mean of 64 transitions from the point (for the Gibbs
+        sampler of an RBM, mean shift) if that raises the prior's density, until the point is as
+        probable as the less probable end. It is the prior that corrects even if there is an
+        ``ex_post_``, which has no Markov chain.
+
+        Parameters
+        ----------
+        x0, x1 : array-like of shape (n_features,) or (1, n_features)
+            The first row and the last.
+        n_steps : int, default=10
+            Points of the path, ends included; at least 2.
+        n_correction_steps : int, default=0
+            Steps of correction at most, for each point; the ends stay.
+        random_state : int, RandomState instance or None, default=None
+            Of the corrections. None uses the estimator's own.
+
+        Returns
+        -------
+        Bunch
+            In float32 if both rows are, else in float64.
+
+            latent : ndarray of shape (n_steps, n_components)
+                The path.
+            rows : ndarray of shape (n_steps, n_features)
+                What `inverse_transform` makes of it: the decoder's means, on the scale of X.
+            log_density : ndarray of shape (n_steps,)
+                Of ``latent``, in nats, under the law of the latents: ``ex_post_`` if there is one,
+                else the prior.
+            corrected : ndarray of bool of shape (n_steps,)
+                Which points were moved.
+
+        Raises
+        ------
+        ValueError
+            If x0 or x1 is not one finite row with the features of X (for "bernoulli", in [0, 1]),
+            or a number of steps is too small.
+        """
+        check_is_fitted(self, "module_")
+        at_least = partial(Interval, Integral, right=None, closed="left")
+        validate_parameter_constraints(
+            {"n_steps": [at_least(2)], "n_correction_steps": [at_least(0)]},
+            {"n_steps": n_steps, "n_correction_steps": n_correction_steps},
+            caller_name=f"{type(self).__name__}.interpolate",
+        )
+        seed = self._seed_for(random_state)
+        ends = np.concatenate(
+            [self._encode(self._one_row(x, name)) for x, name in ((x0, "x0"), (x1, "x1"))]
+        )
+        model, device = self._loaded(ends.dtype)
+        start, end = as_tensor(ends, device, TORCH_DTYPES[ends.dtype])
+        path = straight_path(start, end, n_steps)
+        prior = copy_to(self.module_.density, device, path.dtype)
+        generator = make_generator(seed, device)
+        path, moved = raise_low_points(prior, path, n_correction_steps, generator)
+        with torch.no_grad():
+            log_density = -model.density.energy(path) - self._log_partition
+        latent = path.cpu().numpy()
+        return Bunch(
+            latent=latent,
+            rows=self.inverse_transform(latent),
+            log_density=log_density.cpu().numpy(),
+            corrected=moved.cpu().numpy(),
+        )
+
+    def _one_row(self, x: Any, name: str) -> Any:
+        """Turn a row, with its feature names if it has any, into a table of one."""
+        if np.ndim(x) == 1:
+            x = x.to_frame().T if hasattr(x, "to_frame") else np.asarray(x)[None]
+        rows = check_array(x, dtype=[np.float64, np.float32], input_name=name, estimator=self)
+        if len(rows) != 1:
+            raise ValueError(f"{name} must be one row, but it has {len(rows)} of them.")
+        return x
+
     def sample(self, n_samples=1, random_state=None):
-        """Draw rows from the model: z from the prior, x from the decoder's distribution.
+        """Draw rows from the model: z from its law, x from the decoder's distribution.
+
+        The law of the latents is the prior, or ``ex_post_`` if there is one.
 
         Parameters
         ----------
@@ -742,7 +897,7 @@ class EnergyVAE(
         n_samples = self._check_n_samples(n_samples)
         device = resolve_device(self.device)
         generator = make_generator(self._seed_for(random_state), device)
-        density = copy_to(self.module_.density, device, torch.float64)
+        density = self._latent_density(device, torch.float64)
         Z = density.sample(n_samples, generator).cpu().numpy()
         return self._decode(Z, lambda model, outputs: model.likelihood.sample(outputs, generator))
 

@@ -113,6 +113,11 @@ class DensityPrior(TorchDensityEstimator):
         }
 
     @property
+    def _samples_exactly(self) -> bool:
+        """Whether `sample` draws from the very law that `score_samples` scores."""
+        return self.density_.samples_exactly
+
+    @property
     def log_partition_interval_(self) -> LogPartitionInterval:
         """Bounds of ln Z in nats, worked out when first asked for."""
         check_is_fitted(self, "density_")

@@ -7,8 +7,9 @@ r"""Log-likelihood by importance sampling from the posterior, with diagnostics.
 The mean of the weights is unbiased, so by Jensen's inequality its logarithm errs low; with ln Z
 exact, or the upper end of its interval, so does the whole. It never flatters.
 
-Where the prior can be sampled exactly, a tenth of the draws come from it and all are weighted
-against the mixture of both laws (defensive importance sampling; Hesterberg 1995). A posterior that
+Where the law of the latents (the prior, or what is fitted in its place ex post) can be sampled
+exactly, a tenth of the draws come from it and all are weighted against the mixture of both laws
+(defensive importance sampling; Hesterberg 1995). A posterior that
 is too narrow would else give weights without a variance, of which a rare huge one, seen by all rows
 at once, flatters; against the mixture no weight exceeds ten times p(x | z).
 """
@@ -77,7 +78,7 @@ def chunk_sizes(
 
 
 class Defence(NamedTuple):
-    """Draws from the prior itself, shared by all rows."""
+    """Draws from the law of the latents itself, shared by all rows."""
 
     z: Tensor  # (m, D)
     outputs: Tensor  # the decoder's, (m, likelihood outputs)
@@ -87,7 +88,7 @@ class Defence(NamedTuple):
 
 @torch.no_grad()
 def make_defence(model: VAE, z: Tensor, log_partition: float) -> Defence:
-    """Decode draws ``z`` of the prior, (m, D), for all rows to come."""
+    """Decode draws ``z`` of the latents' own law, (m, D), for all rows to come."""
     return Defence(z, model.decoder(z), model.density.energy(z), log_partition)
 
 
@@ -126,11 +127,16 @@ def log_weights(
         log_prior = -energy - defence.log_partition
         return torch.logaddexp(math.log1p(-share) + log_posterior, math.log(share) + log_prior)
 
+    def ratio(log_posterior: Tensor, energy: Tensor) -> Tensor:
+        value = -energy - log_proposal(log_posterior, energy)
+        # A draw where the latents have no density weighs nothing, even if nothing proposes it.
+        return value.masked_fill(energy == math.inf, -math.inf)
+
     for start in range(0, n_draws, draws_at_once):
         chunk = slice(start, min(start + draws_at_once, n_draws))
         draws = model.draw(x, outputs, noise[chunk])
         log_likelihood[chunk] = draws.log_likelihood
-        log_ratio[chunk] = -draws.energy - log_proposal(draws.log_posterior, draws.energy)
+        log_ratio[chunk] = ratio(draws.log_posterior, draws.energy)
     if defence is not None:
         for part in torch.arange(n_defence, device=x.device).split(draws_at_once):
             decoded, energy = defence.outputs[part, None], defence.energy[part, None]
@@ -139,7 +145,7 @@ def log_weights(
             # the prior's draws.
             log_posterior = log_posterior.nan_to_num(nan=-math.inf)
             log_likelihood[n_draws + part] = model.likelihood.log_density(x, decoded)
-            log_ratio[n_draws + part] = -energy - log_proposal(log_posterior, energy)
+            log_ratio[n_draws + part] = ratio(log_posterior, energy)
     return log_likelihood, log_ratio
 
 
@@ -159,10 +165,10 @@ METHODS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 }
 
 
-# The methods whose draws may come from a mixture with the prior; eq. 5 is the posterior's alone.
+# The methods whose draws may come from a mixture with that law; eq. 5 is the posterior's alone.
 DEFENDED_METHODS = {"importance"}
 
-# The part of the draws that comes from the prior.
+# The part of the draws that comes from the latents' own law.
 DEFENSIVE_SHARE = 0.1
 
 
@@ -270,3 +276,24 @@ def aggregated_moments(model: VAE, x: Tensor, rows_at_once: int) -> tuple[Tensor
     mean = total / x.shape[0]
     variance = squares / x.shape[0] - mean.square()
     return mean.to(x.dtype), variance.to(x.dtype)
+
+
+@torch.no_grad()
+def aggregated_draws(
+    model: VAE,
+    x: Tensor,
+    n_draws: int,
+    *,
+    rows_at_once: int,
+    rebinarize: bool,
+    generator: torch.Generator,
+) -> Tensor:
+    """Draws of the aggregated posterior: ``n_draws`` z ~ q(z | x) of each row, (n_draws n, D)."""
+    parts = []
+    for _ in range(n_draws):
+        for rows in x.split(rows_at_once):
+            if rebinarize:
+                rows = torch.bernoulli(rows, generator=generator)
+            noise = standard_normal((1, rows.shape[0], model.density.n_latent), generator, rows)
+            parts.append(model.posterior.draw(model.encoder(rows), noise)[0][0])
+    return torch.cat(parts)

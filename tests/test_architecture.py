@@ -10,7 +10,7 @@ FLOORS = {
     **dict.fromkeys(["energies", "ising", "networks", "flows", "training", "diagnostics"], 1),
     **dict.fromkeys(["samplers", "partition", "posteriors", "likelihoods"], 2),
     **dict.fromkeys(["densities"], 3),
-    **dict.fromkeys(["objectives"], 4),
+    **dict.fromkeys(["objectives", "ex_post", "interpolation"], 4),
     **dict.fromkeys(["modules"], 5),
     **dict.fromkeys(["evaluation", "_checkpoint"], 6),
     **dict.fromkeys(["_base", "datasets", "displays"], 7),

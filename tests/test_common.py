@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.exceptions import NotFittedError
+from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -38,7 +39,13 @@ def small_rbm(**params):
     return GaussianBernoulliRBMPrior(4, **{"max_iter": 3, **params})
 
 
-ESTIMATORS = [small_vae(), EnergyVAE(max_iter=2), small_rbm(), NormalPrior()]
+ESTIMATORS = [
+    small_vae(),
+    small_vae(ex_post=GaussianMixture()),
+    EnergyVAE(max_iter=2),
+    small_rbm(),
+    NormalPrior(),
+]
 TRANSFORMERS = [small_vae(random_state=0), small_rbm(random_state=0)]
 DENSITIES = [*TRANSFORMERS, NormalPrior(random_state=0)]
 

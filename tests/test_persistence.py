@@ -13,6 +13,7 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 from sklearn.datasets import load_iris
+from sklearn.mixture import GaussianMixture
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
@@ -49,6 +50,7 @@ MODELS = {
     "weight norm": vae(weight_norm=True, network="densenet"),
     "own network": vae(network=affine),
     "flow": vae(posterior="iaf"),
+    "ex post": vae(ex_post=GaussianMixture(2)),
     "persistent": vae(partition="persistent"),
     "rbm": rbm(),
     "persistent rbm": rbm(partition="persistent"),
