@@ -60,7 +60,9 @@ class GaussianBernoulliEnergy:
 
     def hidden_logits(self, z: Tensor) -> Tensor:
         """Log-odds of h_j = 1 given z: (..., n_visible) -> (..., n_hidden)."""
-        return z @ (self.weight / self.variance[:, None]) + self.hidden_bias
+        # A product, whose gradient takes fewer passes over the weights than that of a quotient.
+        scaled = self.weight * self.variance.reciprocal()[:, None]
+        return z @ scaled + self.hidden_bias
 
     def conditional_mean(self, h: Tensor) -> Tensor:
         """Mean of z given h: (..., n_hidden) -> (..., n_visible)."""
