@@ -429,6 +429,8 @@ class EnergyVAE(
 
         def validate(rows: Tensor) -> float:
             model.eval()
+            log_partition = model.density.quick_log_partition(make_generator(seeds[3], device))
+            partition.note(log_partition)
             bound = held_out_bound(
                 model,
                 rows,
@@ -437,6 +439,7 @@ class EnergyVAE(
                 draws_at_once=draws_at_once,
                 rebinarize=rebinarize,
                 seed=seeds[3],
+                log_partition=log_partition,
             )
             model.train()
             return bound

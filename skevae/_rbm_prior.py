@@ -326,7 +326,7 @@ class GaussianBernoulliRBMPrior(
             checkpoint.attach(generator, partition)
 
         def loss(x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-            energy = density.energy(x).mean()
+            energy = density.mean_energy(x)
             log_partition = partition.evaluate(x)
             terms = {"objective": -energy - log_partition, "energy": energy}
             terms["log_partition"] = log_partition
@@ -335,6 +335,7 @@ class GaussianBernoulliRBMPrior(
         @torch.no_grad()
         def validate(rows: Tensor) -> float:
             log_partition = density.quick_log_partition(make_generator(seeds[3], device))
+            partition.note(log_partition)
             return -density.energy(rows).mean().item() - log_partition
 
         max_epochs = 1 if one_pass else self.max_iter

@@ -65,6 +65,10 @@ class Density(nn.Module):
         """E(z) in nats: (..., D) -> (...)."""
         raise NotImplementedError
 
+    def mean_energy(self, z: Tensor) -> Tensor:
+        """Mean energy of rows that are constants: (n, D) -> scalar."""
+        return self.energy(z.detach()).mean()
+
     def log_partition(self) -> Tensor:
         """Exact ln Z, scalar, differentiable."""
         raise NotImplementedError
@@ -221,6 +225,9 @@ class GaussianBernoulliDensity(Density):
 
     def energy(self, z: Tensor) -> Tensor:
         return self.as_energy()(z)
+
+    def mean_energy(self, z: Tensor) -> Tensor:
+        return self.as_energy().mean(z)
 
     def hidden_probabilities(self, z: Tensor) -> Tensor:
         """P(h = 1 | z): (..., D) -> (..., H)."""

@@ -58,6 +58,15 @@ class GaussianBernoulliEnergy:
         quadratic = ((z - self.visible_mean).square() / self.variance).sum(-1)
         return 0.5 * quadratic - softplus(self.hidden_logits(z)).sum(-1)
 
+    def mean(self, z: Tensor) -> Tensor:
+        """Mean energy of rows that are constants, (n, n_visible), as a scalar.
+
+        The same as averaging `__call__`, but with its gradient in closed form: one matrix product
+        and a few passes over the parameters instead of as many passes over the rows.
+        """
+        parameters = (self.weight, self.hidden_bias, self.visible_mean, self.variance)
+        return _MeanEnergy.apply(z.detach(), *parameters)
+
     def hidden_logits(self, z: Tensor) -> Tensor:
         """Log-odds of h_j = 1 given z: (..., n_visible) -> (..., n_hidden)."""
         # A product, whose gradient takes fewer passes over the weights than that of a quotient.
@@ -97,6 +106,33 @@ class GaussianBernoulliEnergy:
             self.hidden_bias.to(dtype),
             self.visible_mean.to(dtype),
             self.variance.to(dtype),
+        )
+
+
+class _MeanEnergy(torch.autograd.Function):
+    """Mean energy of rows z, and its gradient from their hidden probabilities and moments."""
+
+    @staticmethod
+    def forward(ctx, z, weight, hidden_bias, visible_mean, variance):
+        precision = variance.reciprocal()
+        logits = torch.addmm(hidden_bias, z, weight * precision[:, None])
+        square = (z - visible_mean).square().mean(0)
+        ctx.save_for_backward(z, logits, weight, visible_mean, precision, square)
+        return 0.5 * (square * precision).sum() - softplus(logits).sum() / z.shape[0]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        z, logits, weight, visible_mean, precision, square = ctx.saved_tensors
+        probability = logits.sigmoid()
+        by_scaled = (z.mT @ probability).mul_(-grad / z.shape[0])
+        by_precision = 0.5 * grad * square + (by_scaled * weight).sum(1)
+        return (
+            None,
+            by_scaled.mul_(precision[:, None]),
+            -grad * probability.mean(0),
+            grad * (visible_mean - z.mean(0)) * precision,
+            -by_precision * precision.square(),
         )
 
 

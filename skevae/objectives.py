@@ -67,6 +67,9 @@ class PartitionEstimate:
     def refresh(self) -> None:
         """Do what is worth doing once an epoch."""
 
+    def note(self, log_partition: float) -> None:
+        """Hear a value of ln Z that was worked out for another purpose."""
+
     def state(self) -> Tensor | None:
         """What another estimate of this kind could go on from, on the CPU."""
         return None
@@ -139,17 +142,27 @@ class ChainPartition(DensityPartition):
     def __init__(self, density: Density, generator: torch.Generator) -> None:
         super().__init__(density, generator)
         self.reference: float | None = None
+        self.noted: float | None = None
         self.transition = density.make_transition()
 
     def refresh(self) -> None:
-        self.reference = self.density.quick_log_partition(self.generator)
+        # A value that somebody had to work out since is as good, and spares an annealing run.
+        known, self.noted = self.noted, None
+        self.reference = self._value() if known is None else known
+
+    def note(self, log_partition: float) -> None:
+        """Take a value of ln Z at about the present parameters as the next reference."""
+        self.noted = log_partition
+
+    def _value(self) -> float:
+        return self.density.quick_log_partition(self.generator)
 
     def _surrogate(self, negatives: Tensor) -> Tensor:
         """Return the reference, with minus the gradient of the mean energy of ``negatives``."""
         if self.reference is None:
-            self.refresh()
-        mean_energy = self.density.energy(negatives).mean()
-        return mean_energy.detach() - mean_energy + (self.reference or 0.0)
+            self.reference = self.noted = self._value()
+        mean_energy = self.density.mean_energy(negatives)
+        return mean_energy.detach() - mean_energy + self.reference
 
 
 class PersistentPartition(ChainPartition):
