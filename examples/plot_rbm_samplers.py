@@ -141,11 +141,12 @@ for name in samplers:
 # Chains that do not mix
 # ----------------------
 #
-# Three chains of block Gibbs, one from each centre, above three of parallel tempering. Gibbs is exact in each conditional
-# and yet leaves a group only rarely: to leave, a hidden unit has to switch while the
-# point still lies deep inside its own group. So the groups keep the shares that the chains started
-# with (histogram), not those of the density (line). Tempering runs the same sweeps at a ladder of
-# temperatures. At the hot end there is one broad mode; states that crossed there are handed down.
+# Three chains of block Gibbs, one from each centre, above three of parallel tempering. Gibbs is
+# exact in each conditional and yet leaves a group only rarely: to leave, a hidden unit has to
+# switch while the point still lies deep inside its own group. So the groups keep much of the shares
+# that the chains started with (histogram), not those of the density (line). Tempering runs the same
+# sweeps at a ladder of temperatures. At the hot end there is one broad mode; states that crossed
+# there are handed down.
 
 
 def marginal(x):
