@@ -157,17 +157,16 @@ def mosaic(axis, images, n_columns, **options):
     return axis.imshow(tiled, **options)
 
 
-def draw_filters(axis, filters):
-    """Draw filters, the eight of a row beside each other, on a scale that is even about zero."""
+def draw_filters(axis, filters, n_columns):
+    """Draw filters on a scale that is even about zero."""
     reach = np.abs(filters).max()
-    n_columns = min(8, len(filters))
     return mosaic(axis, filters, n_columns, cmap="PuOr_r", vmin=-reach, vmax=reach)
 
 
-figure, axis = plt.subplots(figsize=(8, 2.6), layout="constrained")
-image = draw_filters(axis, rbm.components_)
+figure, axis = plt.subplots(figsize=(8.5, 2.4), layout="constrained")
+image = draw_filters(axis, rbm.components_, n_columns=8 if rbm.n_components >= 8 else 4)
 axis.set_title(f"{rbm.n_components} filters of the RBM")
-figure.colorbar(image, label="ink", shrink=0.9)
+figure.colorbar(image, label="ink", shrink=0.8)
 plt.show()
 
 # %%
@@ -177,16 +176,16 @@ plt.show()
 # reconstructing the sample takes most of it away. Samples from the mixture stand last.
 
 mixture = fitted["digits", "Gaussian mixture, full"]
-sampled = rbm.sample(40, random_state=0)
+sampled = rbm.sample(25, random_state=0)
 panels = {
-    "real digits": digits_test[:40],
-    "reconstructed by the RBM": rbm.reconstruct(digits_test[:40]),
+    "real digits": digits_test[:25],
+    "reconstructed by the RBM": rbm.reconstruct(digits_test[:25]),
     "sampled from the RBM": sampled,
     "the same, reconstructed": rbm.reconstruct(sampled),
-    "sampled from the mixture": rng.permutation(mixture.sample(40)[0]),
+    "sampled from the mixture": rng.permutation(mixture.sample(25)[0]),
 }
 
-figure, axes = plt.subplots(1, len(panels), figsize=(11, 3.1), layout="constrained")
+figure, axes = plt.subplots(1, len(panels), figsize=(11, 2.5), layout="constrained")
 for axis, (title, images) in zip(axes, panels.items(), strict=True):
     mosaic(axis, images, n_columns=5, cmap="gray_r", vmin=0, vmax=1)
     axis.set_title(title, fontsize="medium")
@@ -225,9 +224,9 @@ for name, pipeline in pipelines.items():
 # the binary ones, so each panel has its own scale.
 
 bernoulli = pipelines["BernoulliRBM"].best_estimator_[0]
-figure, axes = plt.subplots(1, 2, figsize=(10, 2.5), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.9), layout="constrained")
 for axis, model, unit in zip(axes, [rbm, bernoulli], ["ink", "log-odds"], strict=True):
-    image = draw_filters(axis, model.components_)
+    image = draw_filters(axis, model.components_, n_columns=4)
     axis.set_title(type(model).__name__)
     figure.colorbar(image, label=unit, shrink=0.9)
 plt.show()
