@@ -69,7 +69,7 @@ models = {
     "RBM": search(
         GaussianBernoulliRBMPrior(
             learning_rate=0.03,
-            max_iter=400 if full else 80,
+            max_iter=400 if full else 50,
             random_state=0,
         ),
         {"n_components": [4, 8, 16, 20, 24] if full else [4, 8, 16]},
@@ -130,10 +130,11 @@ axes[0].set_yticks(range(len(models)), list(models))
 plt.show()
 
 # %%
-# Where the RBM is behind a mixture of full covariances, the reason is the tie: a shared diagonal
-# covariance cannot be narrow along one direction of one group only, and columns that depend on each
-# other linearly cost it many hidden units. Where groups are round and there are few rows, it has
-# nothing to lose.
+# Where the RBM is behind the mixtures, the reason is the tie. A covariance that all groups share
+# cannot be narrow for one of them only, as a pixel is that stays blank in some digits; and a
+# diagonal one leaves linear dependence between columns to the hidden units, which need many steps
+# to lay out a line. A mixture pays for neither. Where groups are round and rows are few, the tie
+# costs little.
 #
 # What it has learned
 # -------------------
