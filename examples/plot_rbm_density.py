@@ -130,11 +130,11 @@ axes[0].set_yticks(range(len(models)), list(models))
 plt.show()
 
 # %%
-# Where the RBM is behind the mixtures, the reason is the tie. A covariance that all groups share
-# cannot be narrow for one of them only, as a pixel is that stays blank in some digits; and a
-# diagonal one leaves linear dependence between columns to the hidden units, which need many steps
-# to lay out a line. A mixture pays for neither. Where groups are round and rows are few, the tie
-# costs little.
+# Where the RBM is behind the mixtures, look for the ties. A covariance that all groups share cannot
+# be narrow for one of them only, as a pixel is that stays blank in some digits. A diagonal one
+# leaves linear dependence between columns to the hidden units, which need many steps to lay out a
+# line. And means that are sums of a few vectors cannot go wherever the data are. Where groups are
+# alike and rows are few, the ties cost little.
 #
 # What it has learned
 # -------------------
