@@ -460,7 +460,15 @@ class GaussianBernoulliRBMPrior(
         return self._standardizer.rows(z).astype(X.dtype, copy=False)
 
     def run_chains(
-        self, n_chains=100, n_steps=100, *, burn_in=0, sampler=None, X=None, random_state=None
+        self,
+        n_chains=100,
+        n_steps=100,
+        *,
+        burn_in=0,
+        sampler=None,
+        step_size=None,
+        X=None,
+        random_state=None,
     ):
         """Run Markov chains on the fitted density, to see whether and how fast a sampler mixes.
 
@@ -473,6 +481,8 @@ class GaussianBernoulliRBMPrior(
             Transitions before them.
         sampler : str, default=None
             One of the names that ``sampler`` of the estimator takes; None uses the estimator's.
+        step_size : float, default=None
+            Of Langevin steps, in units of each sigma; None uses the estimator's.
         X : array-like of shape (n_chains, n_features), default=None
             Where the chains start. None draws from a Gaussian as broad as the data.
         random_state : int, RandomState instance or None, default=None
@@ -498,14 +508,22 @@ class GaussianBernoulliRBMPrior(
                 "n_steps": [at_least(4)],
                 "burn_in": [at_least(0)],
                 "sampler": [StrOptions(set(SAMPLERS)), None],
+                "step_size": [Interval(Real, 0, None, closed="neither"), None],
             },
-            {"n_chains": n_chains, "n_steps": n_steps, "burn_in": burn_in, "sampler": sampler},
+            {
+                "n_chains": n_chains,
+                "n_steps": n_steps,
+                "burn_in": burn_in,
+                "sampler": sampler,
+                "step_size": step_size,
+            },
             caller_name=f"{type(self).__name__}.run_chains",
         )
         device = resolve_device(self.device)
         density = copy_to(self.density_, device, torch.float64)
         generator = make_generator(self._seed_for(random_state), device)
         density.sampler = density.sampler if sampler is None else sampler
+        density.step_size = density.step_size if step_size is None else step_size
         step, energy = density.make_sampler(), density.as_energy()
         if X is None:
             z = density.noise(n_chains, generator)

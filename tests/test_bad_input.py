@@ -508,6 +508,7 @@ def test_bad_hidden_units(fitted_rbm, n_columns):
         ("n_steps", "a"),
         ("burn_in", -1),
         ("sampler", "no such"),
+        ("step_size", 0.0),
         ("random_state", "a"),
     ],
 )

@@ -507,7 +507,7 @@ def test_standard_error_is_the_spread_of_repeated_scores():
 
 def watch(model, x, **changes):
     defaults = {"n_draws": 4, "rows_at_once": 50, "draws_at_once": 3, "rebinarize": False}
-    settings_ = {**defaults, "seed": 0, **changes}
+    settings_ = {**defaults, "seed": 0, "log_partition": log_z(model), **changes}
     return held_out_bound(model, x, **settings_)
 
 

@@ -256,6 +256,18 @@ def test_independent_draws_as_a_chain(fitted):
     assert (chains.effective_sample_size > 5000).all()
 
 
+def test_step_size_of_chains(fitted):
+    def rate(step_size):
+        chains = fitted.run_chains(
+            500, 4, sampler="metropolis-langevin", step_size=step_size, random_state=0
+        )
+        return chains.acceptance_rate
+
+    own = fitted.get_params()["step_size"]
+    assert rate(own) == rate(None)
+    assert rate(0.01) > 0.99 and rate(4.0) < 0.5
+
+
 # Unadjusted Langevin has a bias of the order of step_size squared, and annealed steps more.
 UNBIASED = [name for name in SAMPLERS if name not in ("langevin", "gibbs-langevin")]
 
