@@ -226,3 +226,22 @@ def test_standard_normal_energy_is_its_log_density_but_for_the_constant():
     law = Independent(Normal(torch.zeros(3).double(), 1.0), 1)
     constant = 1.5 * math.log(2 * math.pi)
     torch.testing.assert_close(-standard_normal_energy(z) - constant, law.log_prob(z), **close)
+
+
+def test_mean_energy_is_the_mean_with_the_gradient_of_autograd(make_rbm, generator):
+    rbm = make_rbm(4, 3, seed=1)
+    z = torch.randn(7, 4, generator=generator(), dtype=torch.float64)
+    parameters = [rbm.weight, rbm.hidden_bias, rbm.visible_mean, rbm.variance]
+    for parameter in parameters:
+        parameter.requires_grad_()
+    plain = torch.autograd.grad(3 * rbm(z).mean(), parameters)
+    closed = torch.autograd.grad(3 * rbm.mean(z), parameters)
+    torch.testing.assert_close(rbm.mean(z), rbm(z).mean(), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(closed, plain, rtol=1e-12, atol=1e-13)
+
+
+def test_mean_energy_gradient_matches_finite_differences(make_rbm, generator, assert_gradient):
+    rbm = make_rbm(4, 3, seed=2)
+    z = torch.randn(7, 4, generator=generator(1), dtype=torch.float64)
+    parameters = [rbm.weight, rbm.hidden_bias, rbm.visible_mean, rbm.variance]
+    assert_gradient(lambda: rbm.mean(z), [parameter.requires_grad_() for parameter in parameters])
