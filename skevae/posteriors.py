@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from skevae.energies import LOG_2PI
+from skevae.energies import LOG_2PI, pairwise_normal_log_density
 from skevae.networks import positive
 
 # A posterior this narrow is a point; the bound keeps its logarithm finite.
@@ -100,14 +100,7 @@ class DiagonalNormal(Posterior):
         return mean + scale * noise, log_noise - scale.log().sum(-1)
 
     def pairwise_log_density(self, z: Tensor, outputs: Tensor) -> Tensor:
-        mean, scale = self._moments(outputs)
-        # In float64: squares of far, narrow posteriors cancel, and float32 has not the digits.
-        precision = scale.double().square().reciprocal()
-        weighted = mean * precision
-        constant = (mean * weighted + 2 * scale.log() + LOG_2PI).sum(-1)
-        z64 = z.double()
-        pairs = z64 @ weighted.mT - 0.5 * (z64.square() @ precision.mT + constant)
-        return pairs.to(z.dtype)
+        return pairwise_normal_log_density(z, *self._moments(outputs))
 
 
 POSTERIORS: dict[str, type[Posterior]] = {"fixed": FixedNormal, "diagonal": DiagonalNormal}
