@@ -87,7 +87,8 @@ class EnergyVAE(
         Widths of the encoder's hidden layers; the decoder mirrors them.
     network : {"mlp", "densenet", "resnet"} or callable, default="mlp"
         "densenet": every layer sees the input and all earlier layers (the paper's toy trunk).
-        "resnet": every layer adds to what it was given. A callable ``(n_inputs, n_outputs, hidden_layer_sizes) -> torch.nn.Module`` builds its own;
+        "resnet": every layer adds to what it is given. A callable
+        ``(n_inputs, n_outputs, hidden_layer_sizes) -> torch.nn.Module`` builds its own;
         ``activation`` and ``weight_norm`` are then its affair.
     activation : {"silu", "relu", "gelu", "elu", "tanh", "logistic", "identity"}, default="silu"
     weight_norm : bool, default=False
@@ -95,7 +96,8 @@ class EnergyVAE(
     prior : str or prior estimator, default="grbm"
         "grbm" is ``GaussianBernoulliRBMPrior()``, "normal" N(0, I), "mixture"
         ``GaussianMixturePrior()``, "vamp" ``VampPrior()``, "flow" ``FlowPrior()`` and "neural"
-        ``NeuralPrior()``. An unfitted prior estimator brings parameters of its own, which grid-search as ``prior__n_components`` and so on.
+        ``NeuralPrior()``. An unfitted prior estimator brings parameters of its own, which
+        grid-search as ``prior__n_components`` and so on.
     posterior : {"diagonal", "fixed"}, default="diagonal"
         "diagonal": N(m(x), diag(s(x)^2)), the paper's EVAE. "fixed": N(m(x), I), its ECVVAE.
     likelihood : {"gaussian-rowwise", "gaussian", "bernoulli"}, default="gaussian-rowwise"

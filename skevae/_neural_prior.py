@@ -39,9 +39,9 @@ class NeuralPrior(TrainedDensityPrior):
     hidden_layer_sizes : int or array-like of int, default=(64, 64)
         Widths of the network's hidden layers.
     network : {"mlp", "densenet", "resnet"} or callable, default="mlp"
-        f. A callable ``(n_features) -> torch.nn.Module`` builds its own, which maps (..., n_features)
-        to (..., 1) or (...), differentiably; it is kept in evaluation mode, because an energy is a
-        function of x alone.
+        f. A callable ``(n_features) -> torch.nn.Module`` builds its own, a differentiable map from
+        (..., n_features) to (..., 1) or (...). It is kept in evaluation mode, because an energy is
+        a function of x alone.
     activation : {"silu", "relu", "gelu", "elu", "tanh", "logistic", "identity"}, default="silu"
     bound : float, default=20.0
         b, in nats.

@@ -18,6 +18,7 @@ from skevae._base import (
     Standardizer,
 )
 from skevae._device import copy_to, resolve_device
+from skevae._prior_base import TrainedDensityPrior
 from skevae._random import make_generator
 from skevae.densities import Density, GaussianBernoulliDensity
 from skevae.diagnostics import chain_effective_sample_size, split_r_hat

@@ -21,10 +21,10 @@ class VampPrior(TrainedDensityPrior):
     .. math::
         p(z) = \sum_k w_k \, q(z \mid u_k)
 
-    Inside an `EnergyVAE` q is its encoder's posterior and the u_k are K learned pseudo-inputs, which
-    start at training rows (and stay in [0, 1] for binary data): the prior is the aggregated
-    posterior of K typical rows. Afterwards ``prior_`` keeps the K posteriors themselves, and scores
-    and samples without the autoencoder.
+    Inside an `EnergyVAE` q is its encoder's posterior and the u_k are K learned pseudo-inputs,
+    which start at training rows (and stay in [0, 1] for binary data): the prior is the aggregated
+    posterior of K typical rows. Afterwards ``prior_`` keeps the K posteriors themselves, and
+    scores and samples without the autoencoder.
 
     By itself there is no encoder to share. It is taken to be the identity: a mixture of K equal
     Gaussians around learned centres u_k, with one learned scale for each feature.
@@ -144,7 +144,7 @@ class VampPrior(TrainedDensityPrior):
         self.learn_weights = learn_weights
 
     def make_density(self, n_features: int, generator: torch.Generator) -> VampDensity:
-        """Return an untrained mixture, with the identity as encoder until an autoencoder lends its own.
+        """Return an untrained mixture, whose encoder is the identity until another is attached.
 
         Parameters
         ----------

@@ -211,9 +211,7 @@ class GibbsLangevin(Langevin):
     (2 - 1/n) times ``step_size`` to ``step_size``.
     """
 
-    def step(
-        self, energy: GaussianBernoulliEnergy, z: Tensor, generator: torch.Generator, index: int
-    ) -> Tensor:
+    def step(self, energy: Any, z: Tensor, generator: torch.Generator, index: int) -> Tensor:
         mean = energy.conditional_mean(sample_hidden(energy, z, generator))
         annealed = self.step_size * (2 - (index + 1) / self.n_steps)
 
