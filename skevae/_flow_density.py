@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from skevae._random import SEED_BOUND, seeded_globals, standard_normal
@@ -75,8 +75,15 @@ class FlowDensity(NormalizedDensity):
         with seeded_globals(seed):
             # Only the map: the base is ours, whose noise comes from a generator.
             self.map = build(
-                n_latent, transforms=n_transforms, hidden_features=tuple(hidden_layer_sizes)
+                n_latent,
+                transforms=n_transforms,
+                hidden_features=tuple(hidden_layer_sizes),
+                activation=nn.SiLU,
             ).transform
+
+    def __repr__(self) -> str:
+        # zuko's own draws from torch's global generator.
+        return f"{type(self).__name__}(n_latent={self.n_latent})"
 
     def log_density(self, z: Tensor) -> Tensor:
         noise, log_jacobian = self.map().call_and_ladj(z)
