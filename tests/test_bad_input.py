@@ -1,6 +1,7 @@
 """Bad input: an error that names parameter, value and remedy, or a result that is finite."""
 
 import warnings
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from small_priors import LATER, small_prior
 from torch import nn
 
 from skevae import EnergyVAE, GaussianBernoulliRBMPrior, NormalPrior
@@ -39,8 +41,15 @@ def rbm(**params):
     return GaussianBernoulliRBMPrior(4, **{"max_iter": 3, "random_state": 0, **params})
 
 
-MAKERS = {"vae": vae, "rbm": rbm, "normal": NormalPrior}
-TRAINED = ["vae", "rbm"]
+def maker(name):
+    def make(**params):
+        return small_prior(name).set_params(**{"max_iter": 3, "random_state": 0, **params})
+
+    return make
+
+
+MAKERS = {"vae": vae, "rbm": rbm, "normal": NormalPrior, **{name: maker(name) for name in LATER}}
+TRAINED = ["vae", "rbm", *LATER]
 
 
 @pytest.fixture(scope="module", params=MAKERS)
@@ -235,7 +244,7 @@ def test_outliers_at_score_are_improbable_not_nan(likelihood, posterior):
     assert (single < typical).all()
 
 
-@pytest.mark.parametrize("maker", ["rbm", "normal"])
+@pytest.mark.parametrize("maker", [name for name in MAKERS if name != "vae"])
 def test_outliers_of_a_prior_are_improbable_not_nan(maker):
     model = MAKERS[maker]().fit(X_IRIS)
     typical = model.score_samples(X_IRIS).min()
@@ -317,6 +326,32 @@ BAD_RBM = {
 }
 
 
+SIZES = {"n_components": [0, -1, 1.5, "a", None]}
+BAD_LATER = {
+    "mixture": {**SIZES, "min_scale": [0, -1.0, "a", None]},
+    "vamp": {**SIZES, "learn_weights": ["yes", None]},
+    "flow": {
+        "n_transforms": [0, -1, 1.5, None],
+        "flow": ["no such", None, 1],
+        "hidden_layer_sizes": BAD["hidden_layer_sizes"],
+    },
+    "neural": {
+        "hidden_layer_sizes": BAD["hidden_layer_sizes"],
+        "network": ["no such", 3, None],
+        "activation": ["no such", nn.ReLU, None],
+        "bound": [0, -1.0, "a", None],
+        "sampler": ["no such", "gibbs", None],
+        "n_langevin_steps": [0, -1, 1.5, None],
+        "step_size": [0, -0.1, "a", None],
+        "partition": ["no such", "posterior", "aggregate", None],
+        "n_chains": [0, -1, 1.5, None],
+        "n_annealing_steps": [0, -1, 1.5, None],
+    },
+}
+COMMON = [name for name in rbm().get_params() if name in BAD and name not in BAD_LATER["neural"]]
+COMMON.remove("n_components")
+
+
 def cases(table):
     return [pytest.param(k, v, id=f"{k}={v!r}"[:40]) for k, values in table.items() for v in values]
 
@@ -337,6 +372,8 @@ def assert_refused(model, parameter, value):
 def test_every_parameter_is_attacked():
     assert set(BAD) == set(EnergyVAE().get_params())
     assert set(BAD_RBM) == set(GaussianBernoulliRBMPrior().get_params())
+    for name, own in BAD_LATER.items():
+        assert {*COMMON, *own} == set(small_prior(name).get_params())
 
 
 @pytest.mark.parametrize("parameter, value", cases(BAD))
@@ -348,6 +385,21 @@ def test_bad_parameter_of_the_vae(parameter, value):
 def test_bad_parameter_of_the_rbm(parameter, value):
     model = rbm()
     assert_refused(model.set_params(**{parameter: value}), parameter, value)
+
+
+@pytest.mark.parametrize(
+    "name, parameter, value",
+    [
+        (name, parameter, value)
+        for name, own in BAD_LATER.items()
+        for parameter, values in {**own, "max_iter": BAD["max_iter"]}.items()
+        for value in values
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_bad_parameter_of_a_later_prior(name, parameter, value, nested):
+    prior = small_prior(name).set_params(**{parameter: value})
+    assert_refused(vae(prior=prior) if nested else prior, parameter, value)
 
 
 USED_IN_A_VAE = [
@@ -562,8 +614,13 @@ TRAININGS = {
 
 
 @pytest.mark.parametrize("learning_rate", [1e6, 1e12, 1e30])
-@pytest.mark.parametrize("training", TRAININGS)
-@pytest.mark.parametrize("maker", TRAINED)
+@pytest.mark.parametrize(
+    "maker, training",
+    [
+        *product(["vae", "rbm"], TRAININGS),
+        *product(LATER, [name for name in TRAININGS if "partition" not in TRAININGS[name]]),
+    ],
+)
 def test_divergence_warns_and_leaves_finite_scores(maker, training, learning_rate):
     params = {**TRAININGS[training], "learning_rate": learning_rate, "max_iter": 10}
     model = MAKERS[maker](**params)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from scipy import stats
+from small_priors import small_prior
 
 from skevae import densities, samplers
 from skevae._device import copy_to
@@ -17,7 +18,6 @@ from skevae.densities import (
 )
 from skevae.priors import PRIORS
 from skevae.samplers import SAMPLERS, block_gibbs
-from small_priors import small_prior
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 FOUR_SIGMA = 2 * stats.norm.sf(4)

@@ -14,6 +14,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris
 from sklearn.mixture import GaussianMixture
 from sklearn.preprocessing import StandardScaler
+from small_priors import LATER, small_prior
 from torch import nn
 
 from skevae import EnergyVAE, GaussianBernoulliRBMPrior, NormalPrior
@@ -21,8 +22,6 @@ from skevae.likelihoods import LIKELIHOODS
 from skevae.networks import ACTIVATIONS, NETWORKS
 from skevae.objectives import OBJECTIVES, PARTITIONS
 from skevae.posteriors import POSTERIORS
-from skevae.priors import PRIORS
-from small_priors import LATER, small_prior
 
 X_IRIS = load_iris().data
 X_UNIT = (X_IRIS - X_IRIS.min(axis=0)) / np.ptp(X_IRIS, axis=0)
@@ -91,9 +90,7 @@ def test_every_prior_with_every_partition(prior, partition):
 @pytest.mark.parametrize("posterior", POSTERIORS)
 @pytest.mark.parametrize("prior", LATER)
 def test_every_prior_with_every_posterior_and_likelihood(prior, posterior, likelihood):
-    model = vae(
-        prior=small_prior(prior), posterior=posterior, likelihood=likelihood, max_iter=2
-    )
+    model = vae(prior=small_prior(prior), posterior=posterior, likelihood=likelihood, max_iter=2)
     assert_works(model, rows_for(likelihood))
 
 

@@ -7,13 +7,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import multivariate_normal
 from sklearn.base import clone
 from sklearn.datasets import load_iris
+from small_priors import small_prior
 from torch import nn
 
 from skevae import EnergyVAE, GaussianBernoulliRBMPrior, NormalPrior
 from skevae.densities import Density
 from skevae.partition import LogPartitionInterval
 from skevae.priors import PRIORS, DensityPrior
-from small_priors import small_prior
 
 X_IRIS = load_iris().data
 QUICK = {"max_iter": 5, "random_state": 0}
