@@ -25,7 +25,7 @@ from skevae.samplers import GRADIENT_SAMPLERS, MetropolisLangevin, Transition
 N_STEP_SCALES = 4
 
 # Chains of an annealing run, and the particles from which rows are drawn, at least and at most.
-N_CHAINS = 100
+N_CHAINS = 400
 POPULATION = 400
 MAX_POPULATION = 10_000
 
