@@ -70,6 +70,14 @@ def kept(module: ModuleT) -> ModuleT:
     return copy_to(module, "cpu", torch.float32).eval()
 
 
+def layer_sizes(sizes: Any) -> list[int]:
+    """Widths of hidden layers, from the parameter ``hidden_layer_sizes``: a number or several."""
+    widths = [sizes] if isinstance(sizes, Integral) else list(sizes)
+    if not all(isinstance(width, Integral) and int(width) >= 1 for width in widths):
+        raise ValueError(f"hidden_layer_sizes must hold integers of at least 1, got {sizes!r}.")
+    return [int(width) for width in widths]
+
+
 class Standardizer:
     """Way between rows of X and what a module sees, with its Jacobian.
 

@@ -37,6 +37,7 @@ from skevae._base import (
     TrainingState,
     as_tensor,
     kept,
+    layer_sizes,
     memory_budget,
     row_slices,
     trainable,
@@ -97,16 +98,19 @@ class EnergyVAE(
         Number of latents D.
     hidden_layer_sizes : int or array-like of int, default=(128, 128)
         Widths of the encoder's hidden layers; the decoder mirrors them.
-    network : {"mlp", "densenet"} or callable, default="mlp"
-        "densenet": every layer sees the input and all earlier layers (the paper's toy trunk). A
-        callable ``(n_inputs, n_outputs, hidden_layer_sizes) -> torch.nn.Module`` builds its own;
+    network : {"mlp", "densenet", "resnet"} or callable, default="mlp"
+        "densenet": every layer sees the input and all earlier layers (the paper's toy trunk).
+        "resnet": every layer adds to what it is given. A callable
+        ``(n_inputs, n_outputs, hidden_layer_sizes) -> torch.nn.Module`` builds its own;
         ``activation`` and ``weight_norm`` are then its affair.
     activation : {"silu", "relu", "gelu", "elu", "tanh", "logistic", "identity"}, default="silu"
     weight_norm : bool, default=False
         Whether linear layers are weight-normalised.
-    prior : {"grbm", "normal"} or prior estimator, default="grbm"
-        "grbm" is ``GaussianBernoulliRBMPrior()``, "normal" N(0, I). An unfitted prior estimator
-        brings parameters of its own, which grid-search as ``prior__n_components`` and so on.
+    prior : str or prior estimator, default="grbm"
+        "grbm" is ``GaussianBernoulliRBMPrior()``, "normal" N(0, I), "mixture"
+        ``GaussianMixturePrior()``, "vamp" ``VampPrior()``, "flow" ``FlowPrior()`` and "neural"
+        ``NeuralPrior()``. An unfitted prior estimator brings parameters of its own, which
+        grid-search as ``prior__n_components`` and so on.
     posterior : {"diagonal", "fixed", "iaf", "iaf-volume-preserving"}, default="diagonal"
         "diagonal": N(m(x), diag(s(x)^2)), the paper's EVAE. "fixed": N(m(x), I), its ECVVAE.
         "iaf": m(x) + s(x) f(noise), where the inverse autoregressive flow f, given the row,
@@ -397,7 +401,7 @@ class EnergyVAE(
         device = resolve_device(self.device)
         checkpoint = None if going_on or one_pass else self._open_checkpoint(X, device)
         seed = draw_seed(self.random_state)
-        seeds = spawn(seed if checkpoint is None else checkpoint.seed(seed), 7)
+        seeds = spawn(seed if checkpoint is None else checkpoint.seed(seed), 8)
         ex_post = self._unfitted_ex_post(seeds[6])
         state = self._state if going_on else self._start(X, seeds[0])
         module = self.module_ if going_on else self._build(state.prior, X.shape[1], seeds[0])
@@ -406,6 +410,14 @@ class EnergyVAE(
         rows_at_once, draws_at_once = self._chunk_sizes(model, rows[:1], len(rows), self.n_draws)
         rebinarize = not model.likelihood.is_continuous and not np.isin(X, (0, 1)).all()
         train, held_out = (rows, None) if one_pass else self._split(rows, seeds[1])
+        if not going_on:
+            model.density.attach(
+                model.encoder,
+                model.posterior,
+                train,
+                model.likelihood.is_continuous,
+                make_generator(seeds[7], device),
+            )
 
         generator = make_generator(seeds[2], device)
         choices = [self.partition, getattr(state.prior, "partition", "auto")]
@@ -520,7 +532,7 @@ class EnergyVAE(
         construction, density = spawn(seed, 5)[3:]
         likelihood = LIKELIHOODS[self.likelihood](n_features, self.min_scale)
         posterior = POSTERIORS[self.posterior]
-        sizes = self._hidden_sizes()
+        sizes = layer_sizes(self.hidden_layer_sizes)
         n_codes = posterior.outputs_per_latent * self.n_components
         n_outputs = likelihood.outputs_per_feature * n_features
         build = network_builder(self.network, self.activation, self.weight_norm)
@@ -552,16 +564,6 @@ class EnergyVAE(
                 f"that maps (2, {n_inputs}) to {shape}."
             )
         return network
-
-    def _hidden_sizes(self) -> list[int]:
-        sizes = self.hidden_layer_sizes
-        sizes = [sizes] if isinstance(sizes, Integral) else list(sizes)
-        if not all(isinstance(size, Integral) and int(size) >= 1 for size in sizes):
-            raise ValueError(
-                f"hidden_layer_sizes must hold integers of at least 1, got "
-                f"{self.hidden_layer_sizes!r}."
-            )
-        return [int(size) for size in sizes]
 
     def _check_range(self, X: np.ndarray) -> None:
         """Raise if X cannot be what the likelihood describes."""

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 import torch
-from sklearn.base import clone
+from sklearn.base import _fit_context, clone
+from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from skevae._base import (
     TORCH_DTYPES,
+    EpochCallbacks,
     Standardizer,
     TorchDensityEstimator,
+    TrainingState,
+    kept,
     memory_budget,
     row_slices,
+    trainable,
 )
 from skevae._device import copy_to, resolve_device
-from skevae._random import make_generator
+from skevae._random import draw_seed, make_generator, seeded_globals, spawn
 from skevae.densities import Density
+from skevae.objectives import DENSITY_PARTITIONS, MIN_BASE_VARIANCE, resolve_partition
 from skevae.partition import LogPartitionInterval
+from skevae.training import make_optimizer
 
 # An interval of ln Z wider than this, in nats, is a visible part of a score.
 WIDE_INTERVAL = 0.1
@@ -142,9 +151,8 @@ class DensityPrior(TorchDensityEstimator):
         if not width <= WIDE_INTERVAL:
             warnings.warn(
                 f"ln Z is only known to lie in [{interval.low:.3f}, {interval.high:.3f}] nats. "
-                f"Scores use the upper end and so may err low by {width:.2f} nats. A prior with "
-                "fewer hidden units, or one trained with a smaller learning rate, is easier to "
-                "normalise.",
+                f"Scores use the upper end and so may err low by {width:.2f} nats. A smaller "
+                "prior, or one trained with a smaller learning rate, is easier to normalise.",
                 ConvergenceWarning,
                 stacklevel=4,
             )
@@ -215,3 +223,169 @@ class DensityPrior(TorchDensityEstimator):
         density = copy_to(self.density_, device, torch.float64)
         generator = make_generator(self._seed_for(random_state), device)
         return self._standardizer.rows(density.sample(n_samples, generator))
+
+
+class TrainedDensityPrior(CallbackSupportMixin, DensityPrior):
+    """Base of the priors that also learn by themselves: maximum likelihood on rows.
+
+    Parameters are those that all of them share; a subclass adds its own, and says in
+    ``_parameter_constraints`` what they may be. ``partition`` is "auto" unless the subclass makes
+    it a parameter.
+    """
+
+    partition = "auto"
+
+    def __init__(
+        self,
+        *,
+        standardize,
+        learning_rate,
+        batch_size,
+        max_iter,
+        early_stopping,
+        validation_fraction,
+        n_iter_no_change,
+        tol,
+        averaging,
+        warm_start,
+        checkpoint_dir,
+        device,
+        random_state,
+        verbose,
+    ):
+        self.standardize = standardize
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.averaging = averaging
+        self.warm_start = warm_start
+        self.checkpoint_dir = checkpoint_dir
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Fit by maximum likelihood.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            At least 2 rows.
+        y : Ignored
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If X is not a finite 2-D array of numbers with at least 2 rows, a parameter is out of
+            its range, or ``partition="exact"`` is asked of a density that is too large for it.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If training diverged (the best state is kept), or ln Z is only known to an interval
+            wider than 0.1 nats.
+        """
+        return self._fit(X, y, going_on=self.warm_start and hasattr(self, "density_"))
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None):
+        """Make one pass over X, going on from the present state.
+
+        The first call initialises the model, standardisation included, so its rows should be
+        representative. No rows are held out.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            At least 2 rows at the first call.
+        y : Ignored
+
+        Returns
+        -------
+        self
+        """
+        return self._fit(X, y, going_on=hasattr(self, "density_"), one_pass=True)
+
+    def _fit(self, X: Any, y: Any, *, going_on: bool, one_pass: bool = False) -> Self:
+        given = X  # with its feature names, for scoring callbacks
+        X = self._check_rows(X, reset=not going_on, min_samples=1 if going_on else 2)
+        device = resolve_device(self.device)
+        checkpoint = None if going_on or one_pass else self._open_checkpoint(X, device)
+        seed = draw_seed(self.random_state)
+        seeds = spawn(seed if checkpoint is None else checkpoint.seed(seed), 7)
+        if going_on:
+            standardizer = self._standardizer
+            density = copy_to(self.density_, device, torch.float32)
+        else:
+            standardizer = Standardizer(X, self.standardize)
+            density = self.make_density(X.shape[1], make_generator(seeds[0])).to(device)
+        rows = self._finite_rows(X, standardizer, device)
+        if not going_on:
+            density.initialise(rows, make_generator(seeds[5], device))
+            density.set_base(rows.mean(0), rows.var(0, correction=0) + MIN_BASE_VARIANCE)
+
+        generator = make_generator(seeds[1], device)
+        kind = DENSITY_PARTITIONS[resolve_partition([self.partition], density)]
+        partition = kind(density, generator)
+        train, held_out = (rows, None) if one_pass else self._split(rows, seeds[2])
+        parameters = trainable(density)
+        optimizer = make_optimizer(parameters, self.learning_rate)
+        if one_pass and going_on:
+            TrainingState.resume(self, optimizer, partition)
+        if checkpoint is not None:
+            checkpoint.attach(generator, partition)
+
+        def loss(x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+            energy = density.mean_energy(x)
+            log_partition = partition.evaluate(x)
+            terms = {"objective": -energy - log_partition, "energy": energy}
+            terms["log_partition"] = log_partition
+            return energy + log_partition, {name: term.detach() for name, term in terms.items()}
+
+        @torch.no_grad()
+        def validate(rows: Tensor) -> float:
+            log_partition = density.quick_log_partition(make_generator(seeds[3], device))
+            partition.note(log_partition)
+            return -density.energy(rows).mean().item() - log_partition
+
+        max_epochs = 1 if one_pass else self.max_iter
+        callbacks = EpochCallbacks(
+            self,
+            given,
+            y,
+            max_epochs,
+            lambda: self._attributes(kept(density), standardizer, seeds[4]),
+        )
+        with seeded_globals(seeds[6], device):
+            run = self._run(
+                loss,
+                parameters,
+                train,
+                optimizer=optimizer,
+                seed=seeds[2],
+                max_epochs=max_epochs,
+                batch_size=self._resolve_batch_size(len(train)),
+                validate=None if held_out is None else partial(validate, held_out),
+                log_jacobian=standardizer.log_jacobian,
+                on_epoch_begin=partition.refresh,
+                callbacks=callbacks,
+                checkpoint=checkpoint,
+            )
+        self._training_state = TrainingState(optimizer, partition) if one_pass else None
+        self.history_ = self._extended_history(run, keep=going_on)
+        self.n_iter_ = len(self.history_.get("objective", ()))
+        self._set_fitted(self._attributes(kept(density), standardizer, seeds[4]))
+        if not one_pass:
+            # Now, so that its cost and its warning belong to fit.
+            self.log_partition_interval_  # noqa: B018
+        callbacks.finish()
+        return self

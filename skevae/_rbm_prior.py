@@ -4,37 +4,30 @@ from __future__ import annotations
 
 from functools import partial
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context
-from sklearn.callback import CallbackSupportMixin
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
 
 from skevae._base import (
     TRAINING_CONSTRAINTS,
-    EpochCallbacks,
     Standardizer,
-    TrainingState,
-    kept,
-    trainable,
 )
 from skevae._device import copy_to, resolve_device
-from skevae._prior_base import DensityPrior
-from skevae._random import draw_seed, make_generator, spawn
+from skevae._prior_base import TrainedDensityPrior
+from skevae._random import make_generator
 from skevae.densities import Density, GaussianBernoulliDensity
 from skevae.diagnostics import chain_effective_sample_size, split_r_hat
-from skevae.objectives import DENSITY_PARTITIONS, resolve_partition
+from skevae.objectives import DENSITY_PARTITIONS
 from skevae.samplers import SAMPLERS, block_gibbs
-from skevae.training import make_optimizer
 
 
 class GaussianBernoulliRBMPrior(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupportMixin, DensityPrior
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainedDensityPrior
 ):
     r"""Gaussian-Bernoulli restricted Boltzmann machine with a normalised likelihood.
 
@@ -198,20 +191,22 @@ class GaussianBernoulliRBMPrior(
         self.n_chains = n_chains
         self.learn_scale = learn_scale
         self.initial_scale = initial_scale
-        self.standardize = standardize
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
-        self.averaging = averaging
-        self.warm_start = warm_start
-        self.checkpoint_dir = checkpoint_dir
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
+        super().__init__(
+            standardize=standardize,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            max_iter=max_iter,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+            tol=tol,
+            averaging=averaging,
+            warm_start=warm_start,
+            checkpoint_dir=checkpoint_dir,
+            device=device,
+            random_state=random_state,
+            verbose=verbose,
+        )
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -247,128 +242,6 @@ class GaussianBernoulliRBMPrior(
             learn_scale=self.learn_scale,
             initial_scale=self.initial_scale,
         )
-
-    # --- fitting ------------------------------------------------------------------------------
-
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None):
-        """Fit by maximum likelihood.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            At least 2 rows.
-        y : Ignored
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError
-            If X is not a finite 2-D array of numbers with at least 2 rows, a parameter is out of
-            its range, or ``partition="exact"`` is asked of too many hidden units.
-
-        Warns
-        -----
-        ConvergenceWarning
-            If training diverged (the best state is kept), or ln Z is only known to an interval
-            wider than 0.1 nats.
-        """
-        return self._fit(X, y, going_on=self.warm_start and hasattr(self, "density_"))
-
-    @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y=None):
-        """Make one pass over X, going on from the present state.
-
-        The first call initialises the model, standardisation included, so its rows should be
-        representative. No rows are held out.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            At least 2 rows at the first call.
-        y : Ignored
-
-        Returns
-        -------
-        self
-        """
-        return self._fit(X, y, going_on=hasattr(self, "density_"), one_pass=True)
-
-    def _fit(self, X: Any, y: Any, *, going_on: bool, one_pass: bool = False) -> Self:
-        given = X  # with its feature names, for scoring callbacks
-        X = self._check_rows(X, reset=not going_on, min_samples=1 if going_on else 2)
-        device = resolve_device(self.device)
-        checkpoint = None if going_on or one_pass else self._open_checkpoint(X, device)
-        seed = draw_seed(self.random_state)
-        seeds = spawn(seed if checkpoint is None else checkpoint.seed(seed), 5)
-        if going_on:
-            standardizer = self._standardizer
-            density = copy_to(self.density_, device, torch.float32)
-        else:
-            standardizer = Standardizer(X, self.standardize)
-            density = self.make_density(X.shape[1], make_generator(seeds[0])).to(device)
-        rows = self._finite_rows(X, standardizer, device)
-        if not going_on:
-            density.set_base(rows.mean(0), rows.var(0, correction=0) + 1e-3)
-
-        generator = make_generator(seeds[1], device)
-        kind = DENSITY_PARTITIONS[resolve_partition([self.partition], density)]
-        partition = kind(density, generator)
-        train, held_out = (rows, None) if one_pass else self._split(rows, seeds[2])
-        parameters = trainable(density)
-        optimizer = make_optimizer(parameters, self.learning_rate)
-        if one_pass and going_on:
-            TrainingState.resume(self, optimizer, partition)
-        if checkpoint is not None:
-            checkpoint.attach(generator, partition)
-
-        def loss(x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-            energy = density.mean_energy(x)
-            log_partition = partition.evaluate(x)
-            terms = {"objective": -energy - log_partition, "energy": energy}
-            terms["log_partition"] = log_partition
-            return energy + log_partition, {name: term.detach() for name, term in terms.items()}
-
-        @torch.no_grad()
-        def validate(rows: Tensor) -> float:
-            log_partition = density.quick_log_partition(make_generator(seeds[3], device))
-            partition.note(log_partition)
-            return -density.energy(rows).mean().item() - log_partition
-
-        max_epochs = 1 if one_pass else self.max_iter
-        callbacks = EpochCallbacks(
-            self,
-            given,
-            y,
-            max_epochs,
-            lambda: self._attributes(kept(density), standardizer, seeds[4]),
-        )
-        run = self._run(
-            loss,
-            parameters,
-            train,
-            optimizer=optimizer,
-            seed=seeds[2],
-            max_epochs=max_epochs,
-            batch_size=self._resolve_batch_size(len(train)),
-            validate=None if held_out is None else partial(validate, held_out),
-            log_jacobian=standardizer.log_jacobian,
-            on_epoch_begin=partition.refresh,
-            callbacks=callbacks,
-            checkpoint=checkpoint,
-        )
-        self._training_state = TrainingState(optimizer, partition) if one_pass else None
-        self.history_ = self._extended_history(run, keep=going_on)
-        self.n_iter_ = len(self.history_.get("objective", ()))
-        self._set_fitted(self._attributes(kept(density), standardizer, seeds[4]))
-        if not one_pass:
-            # Now, so that its cost and its warning belong to fit.
-            self.log_partition_interval_  # noqa: B018
-        callbacks.finish()
-        return self
 
     def _attributes(
         self, density: Density, standardizer: Standardizer, seed: int

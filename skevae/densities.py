@@ -20,6 +20,7 @@ from skevae.partition import (
     exact_log_partition,
     log_mean_exp,
 )
+from skevae.posteriors import Posterior
 from skevae.samplers import SAMPLERS, Sampler, Transition
 
 # ln Z costs 2^(H+1) operations. Up to these numbers of hidden units that is worth paying, on a CPU
@@ -103,29 +104,89 @@ class Density(nn.Module):
     def set_base(self, mean: Tensor, variance: Tensor) -> None:
         """Take the moments of the aggregated posterior, each (D,), as the base of annealing."""
 
+    def initialise(self, rows: Tensor, generator: torch.Generator) -> None:
+        """Start from the rows, (n, D), that the density is about to be trained on alone."""
 
-class StandardNormalDensity(Density):
-    """N(0, I), normalised in closed form.
+    def attach(
+        self,
+        encoder: nn.Module,
+        posterior: Posterior,
+        rows: Tensor,
+        is_continuous: bool,
+        generator: torch.Generator,
+    ) -> None:
+        """Get to know the autoencoder that the density is about to be trained in.
+
+        Parameters
+        ----------
+        encoder : Module, (..., n_features) -> (..., posterior outputs)
+            Belongs to the autoencoder, which trains it: not to be registered as a submodule.
+        posterior : Module of `skevae.posteriors`
+            Likewise.
+        rows : Tensor of shape (n, n_features)
+            What the encoder will see.
+        is_continuous : bool
+            Otherwise rows lie in [0, 1].
+        generator : torch.Generator
+        """
+
+
+class NormalizedDensity(Density):
+    """Base of the densities that are normalised in closed form and drawn from directly.
+
+    A subclass says what ln p(z) is and how to draw; E(z) = -ln p(z), so that ln Z = 0.
+    """
+
+    has_exact_log_partition = True
+    trains_exactly = True
+    samples_exactly = True
+    n_chains = 256
+
+    def __init__(self, n_latent: int) -> None:
+        super().__init__()
+        self.n_latent = n_latent
+        # Carries device and dtype, whatever else there is.
+        self.anchor: Tensor
+        self.register_buffer("anchor", torch.zeros(()))
+
+    def describe_size(self) -> str:
+        return f"{type(self).__name__} over {self.n_latent} dimensions is normalised already"
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """ln p(z) in nats: (..., D) -> (...)."""
+        raise NotImplementedError
+
+    def energy(self, z: Tensor) -> Tensor:
+        return -self.log_density(z)
+
+    def log_partition(self) -> Tensor:
+        return self.anchor.clone()
+
+    @torch.no_grad()
+    def log_partition_interval(self, generator: torch.Generator) -> LogPartitionInterval:
+        value = self.log_partition().item()
+        return LogPartitionInterval(value, value)
+
+    def quick_log_partition(self, generator: torch.Generator) -> float:
+        return self.log_partition_interval(generator).high
+
+    def make_transition(self) -> Transition:
+        # Fresh draws, which forget where the chains stood.
+        return lambda z, generator: self.sample(z.shape[0], generator)
+
+    def noise(self, n_samples: int, generator: torch.Generator) -> Tensor:
+        return self.sample(n_samples, generator)
+
+
+class StandardNormalDensity(NormalizedDensity):
+    """N(0, I), with E(z) half the squared norm.
 
     Parameters
     ----------
     n_latent : int
     """
 
-    has_exact_log_partition = True
-    trains_exactly = True
-    samples_exactly = True
     n_chains = 1
-
-    def __init__(self, n_latent: int) -> None:
-        super().__init__()
-        self.n_latent = n_latent
-        # Carries device and dtype; there is nothing to learn.
-        self.anchor: Tensor
-        self.register_buffer("anchor", torch.zeros(()))
-
-    def describe_size(self) -> str:
-        return f"N(0, I) in {self.n_latent} dimensions is normalised in closed form"
 
     def energy(self, z: Tensor) -> Tensor:
         return standard_normal_energy(z)
@@ -133,24 +194,37 @@ class StandardNormalDensity(Density):
     def log_partition(self) -> Tensor:
         return self.anchor + 0.5 * self.n_latent * LOG_2PI
 
-    def log_partition_interval(self, generator: torch.Generator) -> LogPartitionInterval:
-        value = 0.5 * self.n_latent * LOG_2PI
-        return LogPartitionInterval(value, value)
-
-    def quick_log_partition(self, generator: torch.Generator) -> float:
-        return self.log_partition_interval(generator).high
-
-    def make_transition(self) -> Transition:
-        return lambda z, generator: standard_normal(z.shape, generator, z)
-
     def sample(self, n_samples: int, generator: torch.Generator) -> Tensor:
-        return self.noise(n_samples, generator)
-
-    def noise(self, n_samples: int, generator: torch.Generator) -> Tensor:
         return standard_normal((n_samples, self.n_latent), generator, self.anchor)
 
 
-class GaussianBernoulliDensity(Density):
+class AnnealedDensity(Density):
+    """Base of the densities whose ln Z may have to be annealed from a diagonal Gaussian.
+
+    Parameters
+    ----------
+    n_latent : int
+    """
+
+    def __init__(self, n_latent: int) -> None:
+        super().__init__()
+        self.n_latent = n_latent
+        self.base_mean: Tensor
+        self.base_variance: Tensor
+        self.register_buffer("base_mean", torch.zeros(n_latent))
+        self.register_buffer("base_variance", torch.ones(n_latent))
+
+    def set_base(self, mean: Tensor, variance: Tensor) -> None:
+        self.base_mean.copy_(mean)
+        self.base_variance.copy_(variance)
+
+    def noise(self, n_samples: int, generator: torch.Generator) -> Tensor:
+        """Draw from the base of annealing, a Gaussian: where chains without a past start."""
+        noise = standard_normal((n_samples, self.n_latent), generator, self.base_mean)
+        return self.base_mean + self.base_variance.sqrt() * noise
+
+
+class GaussianBernoulliDensity(AnnealedDensity):
     """Gaussian-Bernoulli RBM over z, with learnable parameters.
 
     Parameters
@@ -186,8 +260,7 @@ class GaussianBernoulliDensity(Density):
         learn_scale: bool = True,
         initial_scale: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.n_latent = n_latent
+        super().__init__(n_latent)
         self.n_hidden = n_hidden
         self.has_exact_log_partition = n_hidden <= EXACT_EVALUATION_UNITS
         self.trains_exactly = n_hidden <= EXACT_TRAINING_UNITS
@@ -206,10 +279,6 @@ class GaussianBernoulliDensity(Density):
         self.hidden_bias = nn.Parameter(torch.zeros(n_hidden))
         self.visible_mean = nn.Parameter(torch.zeros(n_latent))
         self.log_variance = nn.Parameter(torch.zeros(n_latent), requires_grad=learn_scale)
-        self.base_mean: Tensor
-        self.base_variance: Tensor
-        self.register_buffer("base_mean", torch.zeros(n_latent))
-        self.register_buffer("base_variance", torch.ones(n_latent))
 
     def describe_size(self) -> str:
         return (
@@ -274,11 +343,6 @@ class GaussianBernoulliDensity(Density):
         n_steps = self.n_gibbs_steps if n_steps is None else n_steps
         return SAMPLERS[self.sampler](n_steps, self.step_size)
 
-    def noise(self, n_samples: int, generator: torch.Generator) -> Tensor:
-        """Draw from the base of annealing, a Gaussian: where chains without a past start."""
-        noise = standard_normal((n_samples, self.n_latent), generator, self.weight)
-        return self.base_mean + self.base_variance.sqrt() * noise
-
     @torch.no_grad()
     def sample(self, n_samples: int, generator: torch.Generator) -> Tensor:
         energy = self.as_energy()
@@ -286,7 +350,3 @@ class GaussianBernoulliDensity(Density):
             return samplers.exact_sample(energy, n_samples, generator)
         start = self.noise(n_samples, generator)
         return self.make_sampler(BURN_IN_STEPS)(energy, start, generator)
-
-    def set_base(self, mean: Tensor, variance: Tensor) -> None:
-        self.base_mean.copy_(mean)
-        self.base_variance.copy_(variance)

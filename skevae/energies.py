@@ -7,7 +7,9 @@ never sees a batch size.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,20 @@ LOG_2PI = math.log(2 * math.pi)
 def softplus(x: Tensor) -> Tensor:
     """ln(1 + e^x). torch's own drops e^-x above 20, which float64 still sees; this keeps it."""
     return F.softplus(x, threshold=40.0)
+
+
+class SmoothEnergy(Protocol):
+    """What Langevin steps need of an energy."""
+
+    @property
+    def variance(self) -> Tensor:
+        """Rough variance of each dimension, (D,), by which steps are scaled."""
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Energy in nats of each row: (..., D) -> (...)."""
+
+    def value_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Energy of each row and its gradient: (n, D) -> (n,), (n, D)."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,12 @@ class GaussianBernoulliEnergy:
         """
         parameters = (self.weight, self.hidden_bias, self.visible_mean, self.variance)
         return _MeanEnergy.apply(z.detach(), *parameters)
+
+    def value_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Energy of each row, and (z - mu - W p(h = 1 | z)) / sigma^2: (n, D) -> (n,), (n, D)."""
+        logits, scaled = self.hidden_logits(z), (z - self.visible_mean) / self.variance
+        value = 0.5 * (scaled * (z - self.visible_mean)).sum(-1) - softplus(logits).sum(-1)
+        return value, scaled - (logits.sigmoid() @ self.weight.mT) / self.variance
 
     def hidden_logits(self, z: Tensor) -> Tensor:
         """Log-odds of h_j = 1 given z: (..., n_visible) -> (..., n_hidden)."""
@@ -186,6 +208,96 @@ class AnnealingPath:
         n_hidden = self.target.hidden_bias.numel()
         log_volume = 0.5 * (self.base_variance.log() + LOG_2PI).sum()
         return log_volume + n_hidden * math.log(2.0)
+
+
+@dataclass(frozen=True)
+class CorrectedGaussianEnergy:
+    r"""Energy of a diagonal Gaussian plus any smooth function.
+
+    .. math::
+        E(z) = \tfrac12 \sum_i \frac{(z_i - \mu_i)^2}{\sigma_i^2} + s f(z)
+
+    Parameters
+    ----------
+    mean, variance : Tensor of shape (D,)
+        mu and sigma squared.
+    correction : callable (..., D) -> (...)
+        f, in nats. Bounded, or exp(-E) need not be integrable.
+    strength : float
+        s.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    correction: Callable[[Tensor], Tensor]
+    strength: float = 1.0
+
+    def _quadratic(self, z: Tensor) -> Tensor:
+        return 0.5 * ((z - self.mean).square() / self.variance).sum(-1)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Energy in nats of each row: (..., D) -> (...)."""
+        return self._quadratic(z) + self.strength * self.correction(z)
+
+    def value_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Energy of each row and its gradient, by autograd: (n, D) -> (n,), (n, D)."""
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            correction = self.correction(z)
+            (slope,) = torch.autograd.grad(correction.sum(), z)
+        z, correction = z.detach(), correction.detach()
+        gradient = (z - self.mean) / self.variance + self.strength * slope
+        return self._quadratic(z) + self.strength * correction, gradient
+
+
+@dataclass(frozen=True)
+class GeometricPath:
+    r"""Geometric path from a diagonal Gaussian to a corrected one.
+
+    .. math::
+        \ln f_\beta(z) = -\frac{1-\beta}{2} \sum_i \frac{(z_i - m_i)^2}{v_i} - \beta E(z)
+
+    Every point of it is, but for a constant, a `CorrectedGaussianEnergy` again.
+
+    Parameters
+    ----------
+    target : CorrectedGaussianEnergy
+        E, the energy at beta = 1.
+    base_mean, base_variance : Tensor of shape (D,)
+        m and v, the Gaussian at beta = 0.
+    """
+
+    target: CorrectedGaussianEnergy
+    base_mean: Tensor
+    base_variance: Tensor
+
+    def log_increment(self, z: Tensor, beta_from: float, beta_to: float) -> Tensor:
+        """ln f_to(z) - ln f_from(z) for each row: (n, D) -> (n,)."""
+        base = 0.5 * ((z - self.base_mean).square() / self.base_variance).sum(-1)
+        return (beta_to - beta_from) * (base - self.target(z))
+
+    def at(self, beta: float) -> CorrectedGaussianEnergy:
+        """Return the energy at ``beta``, a constant left out."""
+        target = self.target
+        variance = ((1 - beta) / self.base_variance + beta / target.variance).reciprocal()
+        base_term = (1 - beta) * self.base_mean / self.base_variance
+        mean = variance * (base_term + beta * target.mean / target.variance)
+        return CorrectedGaussianEnergy(mean, variance, target.correction, beta * target.strength)
+
+    def log_base_partition(self) -> Tensor:
+        """Ln Z at beta = 0: D/2 ln 2 pi + 1/2 sum ln v, scalar."""
+        return 0.5 * (self.base_variance.log() + LOG_2PI).sum()
+
+
+def pairwise_normal_log_density(z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """ln N(z_i; mean_j, diag(scale_j^2)) for all pairs: (m, D), (n, D), (n, D) -> (m, n)."""
+    # In float64: squares of far, narrow Gaussians cancel, and float32 has not the digits.
+    precision = scale.double().square().reciprocal()
+    weighted = mean * precision
+    constant = (mean * weighted + 2 * scale.log() + LOG_2PI).sum(-1)
+    z64 = z.double()
+    pairs = z64 @ weighted.mT - 0.5 * (z64.square() @ precision.mT + constant)
+    return pairs.to(z.dtype)
 
 
 def standard_normal_energy(z: Tensor) -> Tensor:

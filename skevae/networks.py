@@ -93,7 +93,36 @@ def build_densenet(
     return DenselyConnected(hidden, linear(width, n_outputs))
 
 
-NETWORKS = {"mlp": build_mlp, "densenet": build_densenet}
+class Residual(nn.Module):
+    """Layer beside a connection that skips it: x -> skip(x) + layer(x) (He et al. 2016)."""
+
+    def __init__(self, skip: nn.Module, layer: nn.Module) -> None:
+        super().__init__()
+        self.skip = skip
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.skip(x) + self.layer(x)
+
+
+def build_resnet(
+    n_inputs: int,
+    n_outputs: int,
+    hidden_layer_sizes: Sequence[int],
+    activation: type[nn.Module],
+    linear: Callable[[int, int], nn.Linear],
+) -> nn.Module:
+    """Residual network; a linear map skips the layers that change the width."""
+    layers: list[nn.Module] = []
+    width = n_inputs
+    for size in hidden_layer_sizes:
+        skip = nn.Identity() if size == width else linear(width, size)
+        layers.append(Residual(skip, nn.Sequential(linear(width, size), activation())))
+        width = size
+    return nn.Sequential(*layers, linear(width, n_outputs))
+
+
+NETWORKS = {"mlp": build_mlp, "densenet": build_densenet, "resnet": build_resnet}
 
 
 def network_builder(
@@ -124,3 +153,8 @@ def network_builder(
 def positive(raw: Tensor) -> Tensor:
     """Softplus, shifted so that 0 gives 1: an untrained network starts at unit scale."""
     return F.softplus(raw + UNIT_SHIFT)
+
+
+def inverse_positive(value: Tensor) -> Tensor:
+    """Return what `positive` turns into ``value``, which is positive."""
+    return value + (-(-value).expm1()).log() - UNIT_SHIFT

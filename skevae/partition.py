@@ -4,16 +4,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from skevae import ising
 from skevae._random import standard_normal
-from skevae.energies import AnnealingPath, GaussianBernoulliEnergy
+from skevae.energies import GaussianBernoulliEnergy
 
-GibbsSweep = Callable[[GaussianBernoulliEnergy, Tensor, torch.Generator], Tensor]
+# One Markov step (energy, z, generator) -> z that leaves exp(-energy) unchanged.
+Sweep = Callable[[Any, Tensor, torch.Generator], Tensor]
+
+# Sequential Monte Carlo resamples when weights are worth fewer chains than this part of them.
+RESAMPLING_SHARE = 0.5
+
+
+class Path(Protocol):
+    """What annealing asks of a path from a diagonal Gaussian to a target."""
+
+    @property
+    def base_mean(self) -> Tensor:
+        """Mean of the Gaussian, (D,)."""
+
+    @property
+    def base_variance(self) -> Tensor:
+        """Variance of the Gaussian, (D,)."""
+
+    def log_base_partition(self) -> Tensor:
+        """Ln Z at beta = 0, scalar."""
+
+    def log_increment(self, z: Tensor, beta_from: float, beta_to: float) -> Tensor:
+        """ln f_to(z) - ln f_from(z) for each row: (n, D) -> (n,)."""
+
+    def at(self, beta: float) -> Any:
+        """Return the energy at ``beta``."""
 
 
 class LogPartitionInterval(NamedTuple):
@@ -47,10 +72,16 @@ def log_mean_exp_error(log_weights: Tensor, dim: int = 0) -> Tensor:
     return weights.std(dim) / (weights.mean(dim) * math.sqrt(n))
 
 
+def draw_base(path: Path, n_chains: int, generator: torch.Generator) -> Tensor:
+    """Draw from the Gaussian at beta = 0: (n_chains, D)."""
+    noise = standard_normal((n_chains, path.base_mean.numel()), generator, path.base_mean)
+    return path.base_mean + path.base_variance.sqrt() * noise
+
+
 @torch.no_grad()
 def anneal_forward(
-    path: AnnealingPath,
-    sweep: GibbsSweep,
+    path: Path,
+    sweep: Sweep,
     generator: torch.Generator,
     *,
     n_chains: int,
@@ -67,8 +98,7 @@ def anneal_forward(
     z : Tensor of shape (n_chains, n_visible)
         Where the chains ended: approximate draws from the target.
     """
-    noise = standard_normal((n_chains, path.base_mean.numel()), generator, path.base_mean)
-    z = path.base_mean + path.base_variance.sqrt() * noise
+    z = draw_base(path, n_chains, generator)
     log_weights = path.log_base_partition().expand(n_chains).clone()
     for step in range(1, n_betas + 1):
         log_weights += path.log_increment(z, (step - 1) / n_betas, step / n_betas)
@@ -78,8 +108,8 @@ def anneal_forward(
 
 @torch.no_grad()
 def anneal_reverse(
-    path: AnnealingPath,
-    sweep: GibbsSweep,
+    path: Path,
+    sweep: Sweep,
     generator: torch.Generator,
     z: Tensor,
     *,
@@ -100,9 +130,43 @@ def anneal_reverse(
     return log_weights
 
 
+@torch.no_grad()
+def anneal_population(
+    path: Path, sweep: Sweep, generator: torch.Generator, *, n_chains: int, n_betas: int
+) -> Tensor:
+    """Draw from the target by sequential Monte Carlo (Del Moral, Doucet & Jasra 2006).
+
+    Chains are annealed from the base as in `anneal_forward`, and resampled by their weights
+    whenever these have become uneven: unlike a chain from noise, the population puts the right
+    mass into modes between which a single chain would never cross.
+
+    Returns
+    -------
+    Tensor of shape (n_chains, D)
+        Equally weighted; exact as n_chains grows. In random order. Some may share an ancestor.
+    """
+    z = draw_base(path, n_chains, generator)
+    log_weights = z.new_zeros(n_chains)
+    for step in range(1, n_betas + 1):
+        log_weights += path.log_increment(z, (step - 1) / n_betas, step / n_betas)
+        weights = log_weights.softmax(0)
+        if step == n_betas or weights.square().sum() * n_chains * RESAMPLING_SHARE > 1:
+            z, log_weights = z[_systematic(weights, generator)], torch.zeros_like(log_weights)
+        z = sweep(path.at(step / n_betas), z, generator)
+    return z[torch.randperm(n_chains, generator=generator, device=z.device)]
+
+
+def _systematic(weights: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw as many indices as there are weights, row k about n w_k times: (n,) -> (n,)."""
+    n = weights.numel()
+    offset = torch.rand((), generator=generator, dtype=weights.dtype, device=weights.device)
+    comb = (torch.arange(n, dtype=weights.dtype, device=weights.device) + offset) / n
+    return torch.searchsorted(weights.cumsum(0), comb).clamp(max=n - 1)
+
+
 def annealed_interval(
-    path: AnnealingPath,
-    sweep: GibbsSweep,
+    path: Path,
+    sweep: Sweep,
     generator: torch.Generator,
     start: Callable[[int, Tensor], Tensor],
     *,
@@ -113,9 +177,9 @@ def annealed_interval(
 
     Parameters
     ----------
-    path : AnnealingPath
+    path : Path
     sweep : callable
-        One block-Gibbs sweep at the energy it is given.
+        One Markov step (a block-Gibbs sweep, say) at the energy it is given.
     generator : torch.Generator
     start : callable (n_chains, forward_ends) -> Tensor of shape (n_chains, n_visible)
         Draws from the target to run backwards from, given where the forward chains ended.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from skevae._random import quasi_normal
-from skevae.energies import LOG_2PI
+from skevae.energies import LOG_2PI, pairwise_normal_log_density
 from skevae.flows import AutoregressiveFlow
 from skevae.networks import positive
 
@@ -122,14 +122,7 @@ class DiagonalNormal(Posterior):
         return mean + scale * noise, log_noise - scale.log().sum(-1)
 
     def pairwise_log_density(self, z: Tensor, outputs: Tensor) -> Tensor:
-        mean, scale = self._moments(outputs)
-        # In float64: squares of far, narrow posteriors cancel, and float32 has not the digits.
-        precision = scale.double().square().reciprocal()
-        weighted = mean * precision
-        constant = (mean * weighted + 2 * scale.log() + LOG_2PI).sum(-1)
-        z64 = z.double()
-        pairs = z64 @ weighted.mT - 0.5 * (z64.square() @ precision.mT + constant)
-        return pairs.to(z.dtype)
+        return pairwise_normal_log_density(z, *self._moments(outputs))
 
 
 class InverseAutoregressive(Posterior):

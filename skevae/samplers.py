@@ -1,15 +1,16 @@
-"""Samplers: Markov transitions of a Gaussian-Bernoulli energy, and exact independent draws."""
+"""Samplers: Markov transitions of an energy, and exact independent draws where there are any."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from skevae._random import standard_normal
-from skevae.energies import AnnealingPath, GaussianBernoulliEnergy
+from skevae.energies import AnnealingPath, GaussianBernoulliEnergy, SmoothEnergy
 from skevae.ising import IsingModel
 
 # Sweeps that a tempered replica makes alone before it takes part in exchanges.
@@ -72,6 +73,14 @@ def exact_sample(
     return sample_visible(energy, h.to(energy.weight.dtype), generator)
 
 
+def draw_components(weights: Tensor, n_samples: int, generator: torch.Generator) -> Tensor:
+    """Draw indices with probabilities ``weights``, (K,) -> (n_samples,)."""
+    cumulative = weights.cumsum(0)
+    uniform = torch.rand(n_samples, generator=generator, dtype=weights.dtype, device=weights.device)
+    # Not torch.multinomial, which raises where a diverging run has made a weight nan.
+    return torch.searchsorted(cumulative, uniform * cumulative[-1]).clamp(max=weights.numel() - 1)
+
+
 class Sampler:
     """A Markov transition that leaves p(z), or nearly so p(z), unchanged.
 
@@ -94,18 +103,14 @@ class Sampler:
         self._accepted: Tensor | float = 0.0
         self._proposed = 0
 
-    def __call__(
-        self, energy: GaussianBernoulliEnergy, z: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def __call__(self, energy: Any, z: Tensor, generator: torch.Generator) -> Tensor:
         """Make one transition of every chain: (n, n_visible) -> (n, n_visible)."""
         with torch.no_grad():
             for step in range(self.n_steps):
                 z = self.step(energy, z, generator, step)
         return z
 
-    def step(
-        self, energy: GaussianBernoulliEnergy, z: Tensor, generator: torch.Generator, index: int
-    ) -> Tensor:
+    def step(self, energy: Any, z: Tensor, generator: torch.Generator, index: int) -> Tensor:
         """Make elementary step number ``index`` of a transition."""
         raise NotImplementedError
 
@@ -137,14 +142,6 @@ class BlockGibbs(Sampler):
         return block_gibbs(energy, z, generator)
 
 
-def energy_gradient(energy: GaussianBernoulliEnergy, z: Tensor) -> Tensor:
-    """Gradient of E(z) in closed form: (n, n_visible) -> (n, n_visible).
-
-    (z - mu - W p(h = 1 | z)) / sigma^2.
-    """
-    return (z - energy.conditional_mean(energy.hidden_logits(z).sigmoid_())) / energy.variance
-
-
 class Langevin(Sampler):
     r"""Unadjusted Langevin steps, preconditioned by sigma.
 
@@ -153,41 +150,50 @@ class Langevin(Sampler):
         \qquad \xi \sim N(0, I)
 
     It targets exp(-E) whatever the number of chains, up to a bias of order epsilon squared: the
-    energy never sees a batch size, and noise and drift always keep this ratio.
+    energy never sees a batch size, and noise and drift always keep this ratio. The energy is any
+    `skevae.energies.SmoothEnergy`.
+
+    Parameters
+    ----------
+    n_steps : int
+    step_size : float
+    n_scales : int
+        The steps of a transition have ``step_size``, 1/2, 1/4, ... of it, this many in turn, for
+        energies whose own scales are not known: some step always suits where a chain stands.
     """
 
     adjusted = False
 
+    def __init__(self, n_steps: int = 1, step_size: float = 0.3, n_scales: int = 1) -> None:
+        super().__init__(n_steps, step_size)
+        self.n_scales = n_scales
+
     def step(
-        self, energy: GaussianBernoulliEnergy, z: Tensor, generator: torch.Generator, index: int
+        self, energy: SmoothEnergy, z: Tensor, generator: torch.Generator, index: int
     ) -> Tensor:
+        step_size = self.step_size * 0.5 ** (index % self.n_scales)
         return self._langevin_step(
-            z,
-            energy,
-            lambda y: energy_gradient(energy, y),
-            energy.variance,
-            self.step_size,
-            generator,
+            z, energy.value_and_gradient, energy.variance, step_size, generator
         )
 
     def _langevin_step(
         self,
         z: Tensor,
-        potential: Callable[[Tensor], Tensor],
-        gradient: Callable[[Tensor], Tensor],
+        value_and_gradient: Callable[[Tensor], tuple[Tensor, Tensor]],
         variance: Tensor,
         step_size: float,
         generator: torch.Generator,
     ) -> Tensor:
         drift = 0.5 * step_size**2 * variance
         spread = step_size * variance.sqrt()
-        mean = z - drift * gradient(z)
+        value, gradient = value_and_gradient(z)
         noise = standard_normal(z.shape, generator, z)
-        proposal = mean + spread * noise
+        proposal = z - drift * gradient + spread * noise
         if not self.adjusted:
             return proposal
-        back = (z - proposal + drift * gradient(proposal)) / spread
-        log_ratio = potential(z) - potential(proposal)
+        proposed_value, proposed_gradient = value_and_gradient(proposal)
+        back = (z - proposal + drift * proposed_gradient) / spread
+        log_ratio = value - proposed_value
         log_ratio = log_ratio + 0.5 * (noise.square() - back.square()).sum(-1)
         return self._metropolis(z, proposal, log_ratio, generator)
 
@@ -205,19 +211,15 @@ class GibbsLangevin(Langevin):
     (2 - 1/n) times ``step_size`` to ``step_size``.
     """
 
-    def step(
-        self, energy: GaussianBernoulliEnergy, z: Tensor, generator: torch.Generator, index: int
-    ) -> Tensor:
+    def step(self, energy: Any, z: Tensor, generator: torch.Generator, index: int) -> Tensor:
         mean = energy.conditional_mean(sample_hidden(energy, z, generator))
         annealed = self.step_size * (2 - (index + 1) / self.n_steps)
 
-        def potential(y: Tensor) -> Tensor:
-            return 0.5 * ((y - mean).square() / energy.variance).sum(-1)
+        def value_and_gradient(y: Tensor) -> tuple[Tensor, Tensor]:
+            gradient = (y - mean) / energy.variance
+            return 0.5 * (gradient * (y - mean)).sum(-1), gradient
 
-        def gradient(y: Tensor) -> Tensor:
-            return (y - mean) / energy.variance
-
-        return self._langevin_step(z, potential, gradient, energy.variance, annealed, generator)
+        return self._langevin_step(z, value_and_gradient, energy.variance, annealed, generator)
 
 
 class MetropolisGibbsLangevin(GibbsLangevin):
@@ -302,10 +304,15 @@ class ParallelTempering(Sampler):
         return list(self._metropolis(pair, swapped, log_ratio, generator).chunk(2, dim=-1))
 
 
-SAMPLERS: dict[str, type[Sampler]] = {
-    "gibbs": BlockGibbs,
+# Those that need no more than a gradient, and so serve every smooth energy.
+GRADIENT_SAMPLERS: dict[str, type[Langevin]] = {
     "langevin": Langevin,
     "metropolis-langevin": MetropolisLangevin,
+}
+
+SAMPLERS: dict[str, type[Sampler]] = {
+    "gibbs": BlockGibbs,
+    **GRADIENT_SAMPLERS,
     "gibbs-langevin": GibbsLangevin,
     "metropolis-gibbs-langevin": MetropolisGibbsLangevin,
     "parallel-tempering": ParallelTempering,

@@ -6,16 +6,18 @@ from pathlib import Path
 import pytest
 
 FLOORS = {
-    **dict.fromkeys(["_random", "_device"], 0),
+    **dict.fromkeys(["_random", "_device", "_clusters"], 0),
     **dict.fromkeys(["energies", "ising", "networks", "flows", "training", "diagnostics"], 1),
     **dict.fromkeys(["samplers", "partition", "posteriors", "likelihoods"], 2),
     **dict.fromkeys(["densities"], 3),
+    **dict.fromkeys(["_mixture_density", "_vamp_density", "_flow_density", "_neural_density"], 4),
     **dict.fromkeys(["objectives", "ex_post", "interpolation"], 4),
     **dict.fromkeys(["modules"], 5),
     **dict.fromkeys(["evaluation", "_checkpoint"], 6),
     **dict.fromkeys(["_base", "datasets", "displays"], 7),
     **dict.fromkeys(["_prior_base"], 8),
-    **dict.fromkeys(["_rbm_prior", "_normal_prior"], 9),
+    **dict.fromkeys(["_rbm_prior", "_normal_prior", "_mixture_prior"], 9),
+    **dict.fromkeys(["_vamp_prior", "_flow_prior", "_neural_prior"], 9),
     **dict.fromkeys(["priors"], 10),
     **dict.fromkeys(["_energy_vae"], 11),
 }

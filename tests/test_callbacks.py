@@ -13,6 +13,7 @@ from sklearn.datasets import load_iris
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from small_priors import small_prior
 
 from skevae import EnergyVAE, GaussianBernoulliRBMPrior
 
@@ -37,7 +38,11 @@ def rbm(**params):
     return GaussianBernoulliRBMPrior(4, **{"max_iter": N_EPOCHS, "random_state": 0, **params})
 
 
-MAKERS = {"vae": vae, "rbm": rbm}
+def mixture(**params):
+    return small_prior("mixture", **{"max_iter": N_EPOCHS, "random_state": 0, **params})
+
+
+MAKERS = {"vae": vae, "rbm": rbm, "mixture": mixture}
 
 
 @pytest.fixture(params=MAKERS)

@@ -15,6 +15,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from small_priors import LATER, small_prior
 
 from skevae import EnergyVAE, GaussianBernoulliRBMPrior, NormalPrior
 
@@ -39,15 +40,22 @@ def small_rbm(**params):
     return GaussianBernoulliRBMPrior(4, **{"max_iter": 3, **params})
 
 
+def later_priors(**params):
+    """Priors besides those two, trained for as short as can be."""
+    brief = {"n_annealing_steps": 50, "n_langevin_steps": 2, "max_iter": 2}
+    return [small_prior(name, **brief, **params) for name in LATER]
+
+
 ESTIMATORS = [
     small_vae(),
     small_vae(ex_post=GaussianMixture()),
     EnergyVAE(max_iter=2),
     small_rbm(),
     NormalPrior(),
+    *later_priors(),
 ]
 TRANSFORMERS = [small_vae(random_state=0), small_rbm(random_state=0)]
-DENSITIES = [*TRANSFORMERS, NormalPrior(random_state=0)]
+DENSITIES = [*TRANSFORMERS, NormalPrior(random_state=0), *later_priors(random_state=0)]
 
 
 @pytest.fixture
@@ -140,6 +148,7 @@ ROW_METHODS = {
     EnergyVAE: ["score", "score_samples", "log_likelihood", "transform", "reconstruct"],
     GaussianBernoulliRBMPrior: ["score", "score_samples", "transform", "energy", "gibbs"],
     NormalPrior: ["score", "score_samples", "energy"],
+    **{type(prior): ["score", "score_samples", "energy"] for prior in later_priors()},
 }
 
 
@@ -169,7 +178,7 @@ def test_methods_need_fit():
             clone(estimator).sample()
     with pytest.raises(NotFittedError):
         small_vae().inverse_transform(np.zeros((2, 2)))
-    for estimator in (small_rbm(), NormalPrior()):
+    for estimator in (small_rbm(), NormalPrior(), *later_priors()):
         with pytest.raises(NotFittedError):
             estimator.log_partition_  # noqa: B018
 

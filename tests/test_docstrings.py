@@ -7,9 +7,11 @@ import pkgutil
 import re
 
 import pytest
+from small_priors import SMALL
 
 import skevae
 import skevae.datasets
+from skevae.priors import PRIORS
 
 MODULES = ["skevae", *(f"skevae.{info.name}" for info in pkgutil.iter_modules(skevae.__path__))]
 SECTIONS = [
@@ -145,7 +147,11 @@ def fitted(name):
 
     small = {
         "EnergyVAE": {"n_components": 2, "hidden_layer_sizes": (4,), "max_iter": 1},
-        "GaussianBernoulliRBMPrior": {"n_components": 2, "max_iter": 1},
+        **{
+            PRIORS[name].__name__: {**params, "max_iter": 1}
+            for name, params in SMALL.items()
+            if name != "normal"
+        },
     }
     if name not in FITTED:
         kind = CLASSES[name]

@@ -16,6 +16,7 @@ from sklearn.datasets import load_iris
 from sklearn.mixture import GaussianMixture
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from small_priors import LATER, small_prior
 from torch import nn
 
 from skevae import EnergyVAE, GaussianBernoulliRBMPrior, NormalPrior
@@ -55,6 +56,8 @@ MODELS = {
     "rbm": rbm(),
     "persistent rbm": rbm(partition="persistent"),
     "normal": NormalPrior(random_state=0),
+    **{name: small_prior(name, max_iter=3, random_state=0) for name in LATER},
+    **{f"vae with {name}": vae(prior=small_prior(name)) for name in LATER},
 }
 CAN_GO_ON = [name for name, model in MODELS.items() if hasattr(model, "partial_fit")]
 
