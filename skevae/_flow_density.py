@@ -4,41 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from skevae._random import SEED_BOUND, seeded_globals, standard_normal
 from skevae.densities import NormalizedDensity
 from skevae.energies import LOG_2PI, standard_normal_energy
+from skevae.flows import import_zuko
 
 # Names of zuko's classes: neural spline flows (Durkan et al. 2019) and masked autoregressive flows
 # (Papamakarios et al. 2017).
 FLOWS = {"nsf": "NSF", "maf": "MAF"}
-
-
-def import_flows() -> Any:
-    """Import `zuko.flows`.
-
-    Raises
-    ------
-    ImportError
-        If zuko is not installed.
-    """
-    checks_arguments = Distribution._validate_args
-    try:
-        import zuko.flows
-    except ImportError as error:
-        raise ImportError(
-            "Normalising flows need zuko, which is not installed. "
-            'Install it with: pip install "skevae[flows]"'
-        ) from error
-    finally:
-        # zuko turns torch's checks of distribution arguments off for everybody.
-        Distribution.set_default_validate_args(checks_arguments)
-    return zuko.flows
 
 
 class FlowDensity(NormalizedDensity):
@@ -70,7 +47,7 @@ class FlowDensity(NormalizedDensity):
         generator: torch.Generator,
     ) -> None:
         super().__init__(n_latent)
-        build = getattr(import_flows(), FLOWS[flow])
+        build = getattr(import_zuko().flows, FLOWS[flow])
         seed = int(torch.randint(SEED_BOUND, (), generator=generator))
         with seeded_globals(seed):
             # Only the map: the base is ours, whose noise comes from a generator.

@@ -6,21 +6,32 @@ from types import ModuleType
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 # With the order of the variables reversed between them, two steps let each see all others.
 N_STEPS = 2
 
 
 def import_zuko() -> ModuleType:
-    """Import zuko, or say how to install it."""
+    """Import zuko.
+
+    Raises
+    ------
+    ImportError
+        If it is not installed; says how to install it.
+    """
+    checks_arguments = Distribution._validate_args
     try:
         import zuko
     except ImportError as error:
         raise ImportError(
-            "The flows of posterior='iaf' and posterior='iaf-volume-preserving' need zuko, which "
-            'is not installed. Install it by `pip install "skevae[flows]"`, or use '
-            "posterior='diagonal'."
+            "Normalising flows (posterior='iaf', prior='flow') need zuko, which is not installed. "
+            "Install it by `pip install \"skevae[flows]\"`, or use posterior='diagonal' and "
+            "prior='grbm'."
         ) from error
+    finally:
+        # zuko turns torch's checks of distribution arguments off for everybody.
+        Distribution.set_default_validate_args(checks_arguments)
     return zuko
 
 
