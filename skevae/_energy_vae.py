@@ -118,9 +118,11 @@ class EnergyVAE(
         f shifts without scaling. They need zuko (``pip install "skevae[flows]"``). Their moments
         have no closed form: `transform` averages over 256 fixed points of noise. Their density at
         a given z takes a pass for each latent, so ``partition="aggregate"`` is slow with them.
-    likelihood : {"gaussian-rowwise", "gaussian", "bernoulli"}, default="gaussian-rowwise"
-        With "gaussian-rowwise" the decoder predicts the scale of each feature from the latents;
-        "gaussian" learns one scale for each feature. "bernoulli" is for X in [0, 1]: values
+    likelihood : str, default="gaussian-mixture"
+        With "gaussian-mixture" the decoder predicts a mixture of five normals for each feature
+        from the latents, which suits columns that are nearly discrete, bounded or heavy-tailed;
+        with "gaussian-rowwise" one normal, mean and scale; with "gaussian" its mean, and one scale
+        for each feature is learned. "bernoulli" is for X in [0, 1]: values
         strictly between are probabilities, and every visit in training draws a fresh binary row
         (dynamic binarisation).
     min_scale : float, default=0.01
@@ -156,7 +158,7 @@ class EnergyVAE(
     standardize : bool, default=True
         Whether X is standardised inside (not with "bernoulli"). Scores are on the scale of X
         all the same.
-    kl_warmup : float, default=0.2
+    kl_warmup : float, default=0.05
         Part of ``max_iter`` over which the weight of prior and posterior terms rises from 0 to 1.
         Without it a model with a learned prior is easily caught in a poor optimum that ignores
         its latents. Early stopping starts when it is over.
@@ -171,11 +173,11 @@ class EnergyVAE(
         bound uses the right ln Z, whatever ``partition`` trains on.
     validation_fraction : float, default=0.1
         Part of the rows that is held out.
-    n_iter_no_change : int, default=10
+    n_iter_no_change : int, default=20
         Epochs without a rise of more than ``tol`` after which training stops.
     tol : float, default=1e-4
         In nats.
-    averaging : float, default=0.99
+    averaging : float, default=0.997
         Decay, for each step, of the moving average of the weights that is validated and kept; 0
         keeps the last weights.
     n_score_draws : int, default=1000
@@ -278,22 +280,22 @@ class EnergyVAE(
         weight_norm=False,
         prior="grbm",
         posterior="diagonal",
-        likelihood="gaussian-rowwise",
+        likelihood="gaussian-mixture",
         min_scale=1e-2,
         objective="iwae",
         partition="auto",
         n_draws=8,
         ex_post=None,
         standardize=True,
-        kl_warmup=0.2,
+        kl_warmup=0.05,
         learning_rate=3e-3,
         batch_size="auto",
         max_iter=200,
         early_stopping=True,
         validation_fraction=0.1,
-        n_iter_no_change=10,
+        n_iter_no_change=20,
         tol=1e-4,
-        averaging=0.99,
+        averaging=0.997,
         n_score_draws=1000,
         warm_start=False,
         checkpoint_dir=None,
