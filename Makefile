@@ -1,6 +1,6 @@
 VENV ?= .venv
 PYTHON ?= python3
-PYTEST_ARGS ?= -m "not slow"
+PYTEST_ARGS ?= -m "not slow" -n auto --dist loadfile
 
 BIN := $(VENV)/bin
 ENV := $(VENV)/.installed
@@ -18,7 +18,7 @@ demo: $(ENV) ## run examples/quickstart.py
 	$(BIN)/python examples/quickstart.py
 
 test: $(ENV) ## run the tests (PYTEST_ARGS= runs the slow ones too)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(ENV) ## check style, format and types
 	$(BIN)/ruff check .
