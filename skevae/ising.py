@@ -116,8 +116,8 @@ class IsingModel:
         self._log_loss = size_b * math.log(2.0) + math.log(info.tiny)
         # Losses are harmless if all 2^(A+C) of them together stay below the rounding error.
         self._log_tolerance = math.log(info.eps) - (size_a + size_c) * math.log(2.0)
-        # Above this, relative to its largest scale, a total has not lost anything: half of it may go
-        # with the products and half with the scales.
+        # A total this far above its largest scale has lost nothing, half of what it may lose being
+        # left to the products and half to the scales.
         self._log_floor = self._log_loss - self._log_tolerance + math.log(2.0)
         self._kept: _Strip | None = None
         self.log_partition = self._log_partition()
