@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from skevae._random import standard_normal
+from skevae._random import binary, standard_normal
 from skevae.energies import LOG_2PI, softplus
 from skevae.networks import positive
 
@@ -210,7 +210,7 @@ class Bernoulli(Likelihood):
         return outputs.sigmoid()
 
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
-        return torch.bernoulli(outputs.sigmoid(), generator=generator)
+        return binary(outputs.sigmoid(), generator)
 
 
 def binarize(x: Tensor, generator: torch.Generator) -> Tensor:

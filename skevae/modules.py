@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from skevae._random import standard_normal
+from skevae._random import binary, standard_normal
 from skevae.densities import Density
 from skevae.likelihoods import Likelihood
 from skevae.objectives import LatentDraws, PartitionEstimate, Reduction, negative_bound
@@ -98,7 +98,7 @@ class TrainingLoss:
     def __call__(self, x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Evaluate the loss and its terms at rows ``x``, ``progress`` of the way (0 to 1)."""
         if self.rebinarize:
-            x = torch.bernoulli(x, generator=self.generator)
+            x = binary(x, self.generator)
         shape = (self.n_draws, x.shape[0], self.model.density.n_latent)
         draws = self.model(x, standard_normal(shape, self.generator, x))
         log_partition = self.partition(draws, self.model.posterior)
