@@ -66,6 +66,19 @@ def standard_normal(
     return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
 
 
+def binary(probability: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Draw ones with these probabilities, zeros else, in their shape and dtype."""
+    uniform = torch.rand(
+        probability.shape,
+        generator=generator,
+        dtype=probability.dtype,
+        device=probability.device,
+    )
+    # Not torch.bernoulli, which is slower on a CPU, and raises where a diverging run has made a
+    # probability nan.
+    return (uniform < probability).to(probability.dtype)
+
+
 def quasi_normal(n_draws: int, n_dimensions: int, seed: int) -> torch.Tensor:
     """Draw scrambled Sobol points, mapped to N(0, I): a block of noise that is spread evenly.
 

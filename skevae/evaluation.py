@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from skevae._random import make_generator, standard_normal
+from skevae._random import binary, make_generator, standard_normal
 from skevae.modules import VAE
 from skevae.partition import log_mean_exp, log_mean_exp_error
 
@@ -257,7 +257,7 @@ def held_out_bound(
     total = x.new_zeros(())
     for rows in x.split(rows_at_once):
         if rebinarize:
-            rows = torch.bernoulli(rows, generator=generator)
+            rows = binary(rows, generator)
         noise = standard_normal((n_draws, rows.shape[0], model.density.n_latent), generator, x)
         log_likelihood, log_ratio = log_weights(model, rows, noise, draws_at_once)
         total += log_mean_exp(log_likelihood + log_ratio).sum()
@@ -294,7 +294,7 @@ def aggregated_draws(
     for _ in range(n_draws):
         for rows in x.split(rows_at_once):
             if rebinarize:
-                rows = torch.bernoulli(rows, generator=generator)
+                rows = binary(rows, generator)
             noise = standard_normal((1, rows.shape[0], model.density.n_latent), generator, rows)
             parts.append(model.posterior.draw(model.encoder(rows), noise)[0][0])
     return torch.cat(parts)

@@ -50,6 +50,8 @@ class _Strip(NamedTuple):
     rows: slice
     exp_ab: Tensor  # (rows, 2^B), exponentials of the A-B table after its row maxima are taken out
     log_scale: Tensor  # (rows, 2^C), A-C terms plus the maxima taken out of both other tables
+    shift: Tensor  # scalar, the largest of log_scale
+    scale: Tensor  # (rows, 2^C), exp(log_scale - shift)
     product: Tensor  # (rows, 2^C), the matrix product: sum over B
 
 
@@ -77,12 +79,13 @@ class IsingModel:
 
     Notes
     -----
-    Row maxima of ln M_AB and column maxima of ln M_BC are taken out before exponentiation. What
-    can still be lost is a pair (A, C) whose best B is neither A's nor C's favourite: its terms may
-    underflow. Such a loss is at most 2^|B| times the smallest normal number on the pair's own
-    scale, so every pair for which this could matter to the total is found, and its sum over B is
-    taken in log space instead. With ordinary couplings there is none; with extreme ones the
-    result is still right, and the cost at worst that of enumeration.
+    Row maxima of ln M_AB, column maxima of ln M_BC and the largest of what is added back are taken
+    out before exponentiation. What can still be lost is a pair (A, C) whose best B is neither A's
+    nor C's favourite: its terms may underflow. No term loses more than the smallest normal number
+    on the scale of the largest, so as long as the total stands well above 2^H of these nothing is
+    lost, which is so with ordinary couplings. Otherwise every pair for which a loss could matter is
+    found, and its sum over B is taken in log space instead: with extreme couplings the result is
+    still right, and the cost at worst that of enumeration.
     """
 
     def __init__(self, bias: Tensor, coupling: Tensor) -> None:
@@ -92,7 +95,11 @@ class IsingModel:
         self._b = slice(size_a, size_a + size_b)
         self._c = slice(size_a + size_b, self.n_units)
         self._dtype, self._device = bias.dtype, bias.device
-        self._bias, self._coupling = bias.detach(), coupling.detach()
+        self._coupling = coupling.detach()
+        # a.h + h'Jh/2 = h'Kh, since h_i^2 = h_i.
+        self._form = (0.5 * self._coupling).diagonal_scatter(
+            0.5 * self._coupling.diagonal() + bias.detach()
+        )
 
         h_a, h_b, h_c = (self._rows(size) for size in (size_a, size_b, size_c))
         self._h_a, self._h_b, self._h_c = h_a, h_b, h_c
@@ -109,6 +116,9 @@ class IsingModel:
         self._log_loss = size_b * math.log(2.0) + math.log(info.tiny)
         # Losses are harmless if all 2^(A+C) of them together stay below the rounding error.
         self._log_tolerance = math.log(info.eps) - (size_a + size_c) * math.log(2.0)
+        # A total this far above its largest scale has lost nothing, half of what it may lose being
+        # left to the products and half to the scales.
+        self._log_floor = self._log_loss - self._log_tolerance + math.log(2.0)
         self._kept: _Strip | None = None
         self.log_partition = self._log_partition()
 
@@ -117,7 +127,7 @@ class IsingModel:
 
     def _within(self, h: Tensor, block: slice) -> Tensor:
         """Terms of the exponent that touch one block only: (2^size,)."""
-        return h @ self._bias[block] + 0.5 * ((h @ self._coupling[block, block]) * h).sum(1)
+        return ((h @ self._form[block, block]) * h).sum(1)
 
     def _log_ab(self, rows: slice | Tensor) -> Tensor:
         """ln M_AB, which holds block B's own terms: (rows, 2^B)."""
@@ -140,7 +150,9 @@ class IsingModel:
             max_ab = log_ab.amax(1, keepdim=True)
             exp_ab = (log_ab - max_ab).exp_()
             log_scale = self._log_ac(rows).add_(max_ab).add_(self._max_bc)
-            strip = _Strip(rows, exp_ab, log_scale, exp_ab @ self._exp_bc)
+            shift = log_scale.amax()
+            scale = (log_scale - shift).exp_()
+            strip = _Strip(rows, exp_ab, log_scale, shift, scale, exp_ab @ self._exp_bc)
             if self._strip_rows == n_rows:
                 self._kept = strip
             yield strip
@@ -167,13 +179,30 @@ class IsingModel:
 
     def _log_partition(self) -> Tensor:
         # The running total is a lower bound of the final one, so what is safe by it is safe.
-        total = self._bias.new_tensor(-math.inf)
+        total = self._coupling.new_tensor(-math.inf)
         for strip in self._strips():
-            seen = (strip.product.log() + strip.log_scale).flatten().logsumexp(0)
-            log_weights, repair = self._log_weights(strip, torch.logaddexp(total, seen))
-            exact = seen if repair is None else log_weights.flatten().logsumexp(0)
-            total = torch.logaddexp(total, exact)
+            seen = strip.shift + torch.dot(strip.scale.flatten(), strip.product.flatten()).log()
+            if not self._is_safe(strip, torch.logaddexp(total, seen)):
+                seen = (strip.product.log() + strip.log_scale).flatten().logsumexp(0)
+                log_weights, _ = self._log_weights(strip, torch.logaddexp(total, seen))
+                seen = log_weights.flatten().logsumexp(0)
+            total = torch.logaddexp(total, seen)
         return total
+
+    def _is_safe(self, strip: _Strip, log_total: Tensor) -> bool:
+        """Whether no underflow in this strip can matter to the total."""
+        return bool(log_total > strip.shift + self._log_floor)
+
+    def _probabilities(self, strip: _Strip) -> tuple[Tensor, Tensor, _Repair | None]:
+        """P(A, C), what ``product`` is to be multiplied by for it, and which pairs are not so."""
+        if self._is_safe(strip, self.log_partition):
+            scale = strip.scale * (strip.shift - self.log_partition).exp()
+            return scale * strip.product, scale, None
+        log_weights, repair = self._log_weights(strip, self.log_partition)
+        scale = (strip.log_scale - self.log_partition).exp_()
+        if repair is not None:
+            scale[repair.a - strip.rows.start, repair.c] = 0
+        return (log_weights - self.log_partition).exp_(), scale, repair
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Exact first two moments.
@@ -186,31 +215,25 @@ class IsingModel:
             E[h h'], whose diagonal is E[h].
         """
         a, b, c = self._a, self._b, self._c
+        h_b, h_c = self._h_b, self._h_c
         second = torch.zeros_like(self._coupling)
         p_bc = torch.zeros_like(self._exp_bc)
-        p_b = self._within_b.new_zeros(self._h_b.shape[0])
-        p_c = self._within_c.new_zeros(self._h_c.shape[0])
+        p_b = self._within_b.new_zeros(h_b.shape[0])
+        p_c = self._within_c.new_zeros(h_c.shape[0])
         for strip in self._strips():
-            log_weights, repair = self._log_weights(strip, self.log_partition)
-            p_ac = (log_weights - self.log_partition).exp_()
-            scale = (strip.log_scale - self.log_partition).exp_()
-            h_a = self._h_a[strip.rows]
-            if repair is not None:
-                scale[repair.a - strip.rows.start, repair.c] = 0
-            p_ab = strip.exp_ab * (scale @ self._exp_bc.mT)
+            p_ac, scale, repair = self._probabilities(strip)
+            p_ab = (scale @ self._exp_bc.mT).mul_(strip.exp_ab)
             p_bc += (strip.exp_ab.mT @ scale).mul_(self._exp_bc)
             if repair is not None:
                 self._add_repaired(strip, repair, p_ac, p_ab, p_bc)
-            p_a = p_ac.sum(1)
+            h_a, p_a = self._h_a[strip.rows], p_ac.sum(1, keepdim=True)
             p_b += p_ab.sum(0)
             p_c += p_ac.sum(0)
-            second[a, a] += h_a.mT @ (h_a * p_a[:, None])
-            second[a, b] += h_a.mT @ p_ab @ self._h_b
-            second[a, c] += h_a.mT @ p_ac @ self._h_c
-        second[b, b] = self._h_b.mT @ (self._h_b * p_b[:, None])
-        second[c, c] = self._h_c.mT @ (self._h_c * p_c[:, None])
-        second[b, c] = self._h_b.mT @ p_bc @ self._h_c
-        second[b, a], second[c, a], second[c, b] = second[a, b].mT, second[a, c].mT, second[b, c].mT
+            second[a] += h_a.mT @ torch.cat([h_a * p_a, p_ab @ h_b, p_ac @ h_c], dim=1)
+        second[b, b] = h_b.mT @ (h_b * p_b[:, None])
+        second[b, c] = h_b.mT @ p_bc @ h_c
+        second[c, c] = h_c.mT @ (h_c * p_c[:, None])
+        second = second.triu() + second.triu(1).mT
         return second.diagonal().clone(), second
 
     def _add_repaired(

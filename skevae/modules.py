@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from skevae._random import standard_normal
+from skevae._random import binary, standard_normal
 from skevae.densities import Density
 from skevae.likelihoods import Likelihood
+from skevae.networks import evaluate
 from skevae.objectives import LatentDraws, PartitionEstimate, Reduction, negative_bound
 from skevae.posteriors import Posterior
 
@@ -39,20 +40,30 @@ class VAE(nn.Module):
         self.likelihood = likelihood
         self.density = density
 
-    def forward(self, x: Tensor, noise: Tensor) -> LatentDraws:
+    def forward(
+        self, x: Tensor, noise: Tensor, precision: torch.dtype | None = None
+    ) -> LatentDraws:
         """Draw latents for each row and evaluate all terms of the bounds.
 
         Parameters
         ----------
         x : Tensor of shape (n, n_features)
         noise : Tensor of shape (n_draws, n, D), or (n_draws, 1, D) to share it among rows
+        precision : torch.dtype, optional
+            Of the matrix products of encoder and decoder; all else is in the dtype of x.
         """
-        return self.draw(x, self.encoder(x), noise)
+        return self.draw(x, evaluate(self.encoder, x, precision), noise, precision)
 
-    def draw(self, x: Tensor, posterior_outputs: Tensor, noise: Tensor) -> LatentDraws:
+    def draw(
+        self,
+        x: Tensor,
+        posterior_outputs: Tensor,
+        noise: Tensor,
+        precision: torch.dtype | None = None,
+    ) -> LatentDraws:
         """Do as `forward` does, for rows that are encoded already."""
         z, log_posterior = self.posterior.draw(posterior_outputs, noise)
-        log_likelihood = self.likelihood.log_density(x, self.decoder(z))
+        log_likelihood = self.likelihood.log_density(x, evaluate(self.decoder, z, precision))
         energy = self.density.energy(z)
         return LatentDraws(log_likelihood, energy, log_posterior, z, posterior_outputs)
 
@@ -74,6 +85,8 @@ class TrainingLoss:
     rebinarize : bool
         Whether rows are probabilities, of which every visit draws a binary row.
     generator : torch.Generator
+    precision : torch.dtype, optional
+        Of the matrix products of encoder and decoder; None is the dtype of the rows.
     """
 
     def __init__(
@@ -86,6 +99,7 @@ class TrainingLoss:
         kl_warmup: float,
         rebinarize: bool,
         generator: torch.Generator,
+        precision: torch.dtype | None = None,
     ) -> None:
         self.model = model
         self.partition = partition
@@ -93,14 +107,15 @@ class TrainingLoss:
         self.n_draws = n_draws
         self.kl_warmup = kl_warmup
         self.rebinarize = rebinarize
+        self.precision = precision
         self.generator = generator
 
     def __call__(self, x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Evaluate the loss and its terms at rows ``x``, ``progress`` of the way (0 to 1)."""
         if self.rebinarize:
-            x = torch.bernoulli(x, generator=self.generator)
+            x = binary(x, self.generator)
         shape = (self.n_draws, x.shape[0], self.model.density.n_latent)
-        draws = self.model(x, standard_normal(shape, self.generator, x))
+        draws = self.model(x, standard_normal(shape, self.generator, x), self.precision)
         log_partition = self.partition(draws, self.model.posterior)
         kl_weight = min(1.0, progress / self.kl_warmup) if self.kl_warmup else 1.0
         return negative_bound(draws, log_partition, self.reduction, kl_weight)

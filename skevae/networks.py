@@ -150,6 +150,18 @@ def network_builder(
     return builder
 
 
+# What the matrix products of a training step may be made in; None is the dtype of the rows.
+PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
+
+
+def evaluate(network: nn.Module, x: Tensor, precision: torch.dtype | None) -> Tensor:
+    """Output of a network in the dtype of ``x``, its matrix products made in ``precision``."""
+    if precision is None:
+        return network(x)
+    with torch.autocast(x.device.type, precision):
+        return network(x).to(x.dtype)
+
+
 def positive(raw: Tensor) -> Tensor:
     """Softplus, shifted so that 0 gives 1: an untrained network starts at unit scale."""
     return F.softplus(raw + UNIT_SHIFT)

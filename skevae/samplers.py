@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skevae._random import standard_normal
+from skevae._random import binary, standard_normal
 from skevae.energies import AnnealingPath, GaussianBernoulliEnergy, SmoothEnergy
 from skevae.ising import IsingModel
 
@@ -21,12 +21,7 @@ Transition = Callable[[Tensor, torch.Generator], Tensor]
 
 def sample_hidden(energy: GaussianBernoulliEnergy, z: Tensor, generator: torch.Generator) -> Tensor:
     """Draw h from p(h | z): (..., n_visible) -> (..., n_hidden)."""
-    probability = energy.hidden_logits(z).sigmoid_()
-    uniform = torch.rand(
-        probability.shape, generator=generator, dtype=z.dtype, device=probability.device
-    )
-    # Not torch.bernoulli, which raises where a diverging run has made a probability nan.
-    return (uniform < probability).to(z.dtype)
+    return binary(energy.hidden_logits(z).sigmoid_(), generator)
 
 
 def sample_visible(

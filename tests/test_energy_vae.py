@@ -19,7 +19,7 @@ from torch import nn
 
 from skevae import EnergyVAE, GaussianBernoulliRBMPrior, NormalPrior
 from skevae.likelihoods import LIKELIHOODS
-from skevae.networks import ACTIVATIONS, NETWORKS
+from skevae.networks import ACTIVATIONS, NETWORKS, PRECISIONS
 from skevae.objectives import OBJECTIVES, PARTITIONS
 from skevae.posteriors import POSTERIORS
 
@@ -140,6 +140,49 @@ def test_network_of_one_s_own_is_seeded():
 
     first, second = (vae(network=build).fit(X_IRIS).score_samples(X_IRIS) for _ in range(2))
     assert_array_equal(first, second)
+
+
+class PrecisionWatcher(nn.Linear):
+    """Layer that notes the dtype of what it returns, and whether gradients flow."""
+
+    seen = set()
+
+    def forward(self, x):
+        y = super().forward(x)
+        self.seen.add((torch.is_grad_enabled(), y.dtype))
+        return y
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_precision_is_that_of_the_networks_in_training_alone(precision):
+    def build(n_inputs, n_outputs, hidden_layer_sizes):
+        return PrecisionWatcher(n_inputs, n_outputs)
+
+    PrecisionWatcher.seen.clear()
+    model = vae(network=build, precision=precision, averaging=0.0).fit(X_IRIS)
+    trained = {dtype for with_grad, dtype in PrecisionWatcher.seen if with_grad}
+    assert trained == {getattr(torch, precision)}
+    assert all(parameter.dtype == torch.float32 for parameter in model.module_.parameters())
+    assert all(values.dtype == np.float64 for values in model.history_.values())
+
+    PrecisionWatcher.seen.clear()
+    calls = [model.score_samples, model.transform, model.reconstruct]
+    results = [call(X_IRIS) for call in calls]
+    model.set_params(precision="float32")
+    for result, call in zip(results, calls, strict=True):
+        assert_array_equal(result, call(X_IRIS))
+    assert {dtype for _, dtype in PrecisionWatcher.seen} == {torch.float64}
+
+
+def test_half_the_digits_in_training_reach_nearly_the_same_likelihood():
+    X = (load_digits().data > 8).astype(np.float32)
+    settings = {"likelihood": "bernoulli", "hidden_layer_sizes": (64,), "n_components": 8}
+    scores = {
+        precision: vae(**settings, precision=precision, max_iter=30).fit(X).score(X[:300])
+        for precision in PRECISIONS
+    }
+    assert scores["float32"] > -18  # the frequencies of the columns alone give -24.4
+    assert abs(scores["float32"] - scores["bfloat16"]) < 0.1
 
 
 class Watcher(nn.Linear):

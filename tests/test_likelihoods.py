@@ -153,9 +153,11 @@ def test_samples_are_determined_by_the_generator(kind, generator):
 @everything
 def test_density_gradient_matches_finite_differences(kind, assert_gradient):
     likelihood = build(kind)
-    outputs, x = decoded(likelihood, 4).requires_grad_(), rows(likelihood, 4)
+    outputs = decoded(likelihood, 2, 4).requires_grad_()
+    x = rows(likelihood, 4).requires_grad_()
     assert_gradient(
-        lambda: likelihood.log_density(x, outputs).sum(), [outputs, *likelihood.parameters()]
+        lambda: (likelihood.log_density(x, outputs) * normals(2, 4)).sum(),
+        [x, outputs, *likelihood.parameters()],
     )
 
 
@@ -213,11 +215,28 @@ def test_mixture_is_that_of_its_decoded_components():
     logits, mean, raw = outputs.reshape(4, 3, n, 3).permute(1, 0, 3, 2)
     # Rows decoded to 0 lie where the components start: at the quantiles of N(0, 1).
     start = torch.as_tensor(stats.norm.ppf((np.arange(n) + 0.5) / n))
-    scale = MIN_SCALE + 0.5 * torch.log1p((math.e - 1) * raw.exp())
+    rest = (1 - start.square().mean()).sqrt()  # what gives all of them together unit variance
+    scale = MIN_SCALE + rest * torch.log1p((math.e - 1) * raw.exp())
     law = MixtureSameFamily(Categorical(logits=logits), Normal(mean + start, scale))
     density, expected = likelihood.log_density(x, outputs), law.log_prob(x).sum(-1)
     torch.testing.assert_close(density, expected, rtol=1e-6, atol=1e-6)  # quantiles are float32
     torch.testing.assert_close(likelihood.mean(outputs), law.mean, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("distance", [1.0, 1e2, 1e4, 1e10])
+def test_mixture_keeps_its_digits_far_from_its_components(distance):
+    """Where the exponential of every component but the nearest, or of all, underflows."""
+    likelihood = build("gaussian-mixture")
+    outputs, x = decoded(likelihood, 4), distance * normals(4, 3)
+    exact = likelihood.log_density(x, outputs)
+    rounded = likelihood.float().log_density(x.float(), outputs.float())
+    torch.testing.assert_close(rounded.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_mixture_has_no_density_where_squares_overflow():
+    likelihood = build("gaussian-mixture").float()
+    far = torch.full((1, 3), 1e30)
+    assert likelihood.log_density(far, decoded(likelihood, 1).float()).item() == -math.inf
 
 
 def test_mixture_starts_near_the_standard_normal():

@@ -13,6 +13,7 @@ from torch import nn
 from skevae._device import copy_to, resolve_device
 from skevae._random import (
     SEED_BOUND,
+    binary,
     draw_seed,
     make_generator,
     quasi_normal,
@@ -104,6 +105,19 @@ def test_noise_is_standard_normal(assert_mean):
 # --- evenly spread noise --------------------------------------------------------------------------
 
 each_size = pytest.mark.parametrize("n_draws", [1, 2, 3, 64, 1000])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_binary_draws_are_ones_as_often_as_they_should_be(dtype, assert_mean):
+    probability = torch.tensor([[0.0, 0.1, 0.5], [0.7, 1.0, 1.0]], dtype=dtype)
+    x = binary(probability.expand(20_000, -1, -1), make_generator(0))
+    assert x.dtype == dtype and ((x == 0) | (x == 1)).all()
+    assert (x[:, 0, 0] == 0).all() and (x[:, 1, 1:] == 1).all()
+    assert_mean(x.double(), probability.double())
+
+
+def test_binary_draws_of_no_number_are_no_error():
+    assert binary(torch.full((3,), torch.nan), make_generator(0)).sum() == 0
 
 
 @each_size
