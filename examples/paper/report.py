@@ -44,9 +44,9 @@ def mean_and_error(values):
     return {"mean": values.mean(), "error": values.std(ddof=1) / np.sqrt(len(values))}
 
 
-def with_error(cell, sign=1, decimals=3):
+def with_error(cell, decimals=3):
     """Write what `mean_and_error` returned."""
-    return f"{sign * cell['mean']:.{decimals}f} ± {cell['error']:.{decimals}f}"
+    return f"{cell['mean']:.{decimals}f} ± {cell['error']:.{decimals}f}"
 
 
 def markdown(header, rows):

@@ -210,8 +210,8 @@ def draw(results, sets, seed, effort, folder, file):
             row = results.get(set=set_name, model=name, seed=seed)
             if row:
                 axis.set_xlabel(
-                    f"{row['log_likelihood']['mean']:.2f}  (eq. 5: "
-                    f"{row['equation_5']['mean']:+.2f})",
+                    f"true {row['log_likelihood']['mean']:.2f}, by eq. 5 "
+                    f"{row['equation_5']['mean']:+.2f}",
                     fontsize=8,
                 )
         line[0].set_xlabel(f"best possible: {-density.entropy:.2f}", fontsize=8)
