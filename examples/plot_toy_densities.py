@@ -28,7 +28,7 @@ models = [
         n_components=2,
         hidden_layer_sizes=(64, 64),
         prior=GaussianBernoulliRBMPrior(12),
-        max_iter=80,
+        max_iter=60,
         random_state=0,
     ).fit(density.sample(4000, random_state=0))
     for density in densities
@@ -77,7 +77,7 @@ for column, density, model in zip(axes.T, densities, models, strict=True):
         axis.imshow(
             values.reshape(side, side), origin="lower", cmap="magma", vmin=0, vmax=truth.max()
         )
-    column[1].set_xlabel(f"gap {gaps[density.name]:.2f} nats", fontsize="small")
+    column[1].set_xlabel(f"gap {gaps[density.name]:.2f} nats")
 for axis, label in zip(axes[:, 0], ["training rows", "learned", "truth"], strict=True):
     axis.set_ylabel(label)
 for axis in axes.flat:

@@ -95,7 +95,7 @@ for name, colour in colours.items():
     axis.semilogx(n_draws, reported[name], "o-", color=colour, clip_on=False)
     axis.axhline(true[name], color=colour, ls="--")
     beside = {"color": colour, "va": "center"}
-    axis.text(1.5 * n_draws[-1], reported[name][-1], f"{labels[name]}:\nby eq. 5", **beside)
+    axis.text(1.5 * n_draws[-1], reported[name][-1], f"{labels[name]}:\neq. 5 reports", **beside)
     axis.text(1.5 * n_draws[-1], true[name], f"{labels[name]}:\nlog-likelihood", **beside)
 axis.set(
     xlabel="draws for each row, n",
