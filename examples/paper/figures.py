@@ -4,23 +4,33 @@
     python examples/paper/figures.py --data binarized_mnist.npz        # after table2.py --data ...
 
 Figure 1: the objective and the energy of the prior during training, three runs each by eq. 3 and
-by the exact ln Z. The paper shows the objective; here stands beside it what it claims to bound, the
-importance-weighted bound of held-out rows with the right ln Z.
+by the exact ln Z. The paper shows the objective; here stands beside it the importance-weighted
+bound of held-out rows with the right ln Z. (Energies have no zero: only their course compares.)
 Figure 2: reconstructions of test rows; samples by five Gibbs steps from noise, and exact ones.
 Figure 3: samples from Gaussian mixtures that were fitted to the latents after training.
 
 Options are those of `table2.py`, and so are the models: what it has not fitted yet is fitted now.
 """
 
+import warnings
+
 import joblib
 import numpy as np
 import table2
 import torch
-from report import OUTPUT, Results, pyplot
+from report import OUTPUT, Results, publish, pyplot
+from sklearn.exceptions import ConvergenceWarning
 
 PAPER, OURS = "ECVVAE", "RBM, 24 units, exact ln Z"
 MIXTURES = ("ECVVAE, mixture of 4 ex post", "ECVVAE, mixture of 10 ex post")
 # Of Okabe & Ito, which colour-blind readers tell apart.
+CAPTIONS = {
+    "figure1": "The objective of training, beside the bound of held-out rows with the right "
+    ":math:`\\ln Z`; and the energy of the prior. Three runs each.",
+    "figure2": "Test rows, their reconstructions, and samples: by five Gibbs steps from noise, as "
+    "in the paper, and from what the prior really is.",
+    "figure3": "Samples from Gaussian mixtures fitted to the latents after training.",
+}
 COLOURS = {PAPER: "#D55E00", OURS: "#0072B2"}
 LABELS = {PAPER: "ECVVAE, by eq. 3", OURS: "by the exact ln Z"}
 BOUNDS = ("objective", "validation")
@@ -97,12 +107,12 @@ def draw_samples(models, X):
     n = N_SIDE**2
     figure, axes = plt.subplots(len(models), 4, figsize=(11, 5.9), layout="constrained")
     for line, (name, model) in zip(axes, models.items(), strict=True):
-        exact = "exact samples" if model.prior_.density_.samples_exactly else "long chains"
+        how = "exactly" if model.prior_.density_.samples_exactly else "by long chains"
         mosaic(line[0], X[:n], "test rows")
         mosaic(line[1], model.reconstruct(X[:n]), "reconstructed")
         five = model.inverse_transform(five_gibbs_steps(model, n))
-        mosaic(line[2], five, "sampled, five Gibbs steps")
-        mosaic(line[3], decoded_samples(model.prior_, model, n), f"sampled, {exact}")
+        mosaic(line[2], five, "sampled by five Gibbs steps")
+        mosaic(line[3], decoded_samples(model.prior_, model, n), f"sampled {how}")
         line[0].set_ylabel(LABELS[name])
     return figure
 
@@ -129,6 +139,7 @@ def draw_mixtures(models):
 def main():
     options = table2.parse()
     torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore", ConvergenceWarning)
     n_epochs = options.epochs or table2.EFFORTS[options.effort].n_epochs
     output = options.output or OUTPUT / f"table2-{options.effort}"
     data = table2.data_name(options)
@@ -139,17 +150,20 @@ def main():
         name: joblib.load(table2.model_file(output, data, name, n_epochs, 0))
         for name in options.only
     }
-    X = table2.load(options)[1]
+    X = np.random.default_rng(0).permutation(table2.load(options)[1])
     figures = {
         "figure1": draw_training(training_runs(options, output, n_epochs)),
         "figure2": draw_samples({name: models[name] for name in (PAPER, OURS)}, X),
         "figure3": draw_mixtures({name: models[name] for name in MIXTURES}),
     }
-    for folder in filter(None, [output, options.docs]):
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in figures.items():
-            figure.savefig(folder / f"{name}.png", dpi=110)
-            print(folder / f"{name}.png")
+    parts = []
+    for name, figure in figures.items():
+        figure.savefig(output / f"{name}.png", dpi=110)
+        print(output / f"{name}.png")
+        trained = f"{data}, {n_epochs} epochs"
+        parts.append(f".. figure:: results/{name}.png\n\n    {CAPTIONS[name]} ({trained})\n")
+    (output / "figures.rst").write_text("\n".join(parts))
+    publish([output / "figures.rst", *(output / f"{name}.png" for name in figures)], options.docs)
 
 
 if __name__ == "__main__":

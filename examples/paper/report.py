@@ -1,6 +1,7 @@
 """What the scripts of this folder share: results that survive an interruption, and tables."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -63,14 +64,23 @@ def rst(header, rows):
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def write_tables(folder, name, header, rows):
+def write_tables(folder, name, caption, header, rows):
     """Write NAME.md and NAME.rst into a folder, and return the former's text."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    text = markdown(header, rows)
+    text = f"{caption}\n\n{markdown(header, rows)}"
     (folder / f"{name}.md").write_text(text)
-    (folder / f"{name}.rst").write_text(rst(header, rows))
+    (folder / f"{name}.rst").write_text(f"{caption}\n\n{rst(header, rows)}")
     return text
+
+
+def publish(files, folder):
+    """Copy what the documentation includes into a folder of it, if one was named."""
+    if folder is None:
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for file in files:
+        shutil.copy(file, folder)
 
 
 def pyplot():

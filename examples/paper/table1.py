@@ -26,7 +26,7 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from report import OUTPUT, Results, mean_and_error, pyplot, with_error, write_tables
+from report import OUTPUT, Results, mean_and_error, publish, pyplot, with_error, write_tables
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, ShuffleSplit
 from sklearn.neighbors import KernelDensity
@@ -180,7 +180,7 @@ def table(results, sets, names, seed):
     return header, lines
 
 
-def draw(results, sets, seed, effort, folder, file):
+def draw(results, sets, seed, effort, folder):
     """Densities: a row for each set, the truth in the first column."""
     names = [name for name in SHOWN if any(picture_file(folder, s, name).exists() for s in sets)]
     plt = pyplot()
@@ -218,8 +218,7 @@ def draw(results, sets, seed, effort, folder, file):
         line[0].set_ylabel(set_name)
     for axis, name in zip(axes[0], ["truth", *names], strict=True):
         axis.set_title(name, fontsize=11)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=110)
+    figure.savefig(folder / "table1.png", dpi=110)
     plt.close(figure)
 
 
@@ -264,9 +263,13 @@ def main():
             )
     measured = [s for s in sets if any(key[0] == s for key in results.rows)]
     header, lines = table(results, measured, [*MODELS, KERNEL], options.seed)
-    for folder in filter(None, [output, options.docs]):
-        text = write_tables(folder, "table1", header, lines)
-        draw(results, measured, options.seed, effort, output, folder / "table1.png")
+    caption = (
+        f"{effort.n_train:,} training rows, {effort.n_test:,} test rows, {effort.n_epochs} epochs "
+        f"of the paper's models, {effort.n_draws:,} draws of each estimate, seed {options.seed}."
+    )
+    text = write_tables(output, "table1", caption, header, lines)
+    draw(results, measured, options.seed, effort, output)
+    publish([output / "table1.rst", output / "table1.png"], options.docs)
     print(f"\n{text}\nTable and picture: {output}")
 
 
