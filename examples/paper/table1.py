@@ -44,14 +44,15 @@ class Effort:
     n_epochs: int  # of the paper's models, which have no early stopping
     n_draws: int  # of an estimate of a log-likelihood
     n_pixels: int  # of a side of a picture
+    n_sampled: int  # rows of which a picture is the histogram
     sets: tuple = tuple(TOY_DENSITIES)
     ours: tuple = ()  # parameters of EnergyVAE other than its defaults
 
 
 EFFORTS = {
-    "quick": Effort(300, 100, 2, 50, 20, ("8gaussians", "potential1"), (("max_iter", 2),)),
-    "reduced": Effort(4_000, 2_000, 200, 1000, 80),
-    "full": Effort(20_000, 5_000, 75, 1000, 120),
+    "quick": Effort(300, 100, 2, 50, 20, 5_000, ("8gaussians", "potential1"), (("max_iter", 2),)),
+    "reduced": Effort(4_000, 2_000, 200, 1000, 80, 400_000),
+    "full": Effort(20_000, 5_000, 75, 1000, 100, 1_000_000),
 }
 
 PAPER = {
@@ -79,6 +80,7 @@ MODELS = {
 KERNEL = "KernelDensity"
 SHOWN = ("VAE", "EVAE", "ECVVAE", "EnergyVAE")  # in the picture
 REACH = 4.5  # of the picture, to either side
+SAMPLED_AT_ONCE = 20_000
 
 
 def make_model(name, effort, seed, folder):
@@ -99,21 +101,36 @@ def make_model(name, effort, seed, folder):
     )
 
 
-def picture_grid(n_pixels):
-    """Centres of the pixels, row by row from below: (n_pixels ** 2, 2)."""
-    edges = np.linspace(-REACH, REACH, n_pixels + 1)
-    centres = (edges[1:] + edges[:-1]) / 2
-    return np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2)
+def training_rows(set_name, effort, seed):
+    return toy_density(set_name).sample(effort.n_train, random_state=seed)
 
 
-def picture_file(folder, set_name, name):
-    return folder / "densities" / f"{set_name}-{name}.npy"
+def histogram_file(folder, set_name, name):
+    return folder / "histograms" / f"{set_name}-{name}.npy"
+
+
+def save_histogram(set_name, name, effort, seed, folder):
+    """Keep the density of a fitted model for the picture, as that of its samples.
+
+    Importance-sampled densities of models that were trained by eq. 3 are too noisy to look at.
+    """
+    # It was fitted before: its checkpoint is at hand.
+    model = make_model(name, effort, seed, folder).fit(training_rows(set_name, effort, seed))
+    edges = np.linspace(-REACH, REACH, effort.n_pixels + 1)
+    counts = np.zeros((effort.n_pixels, effort.n_pixels))
+    for part, start in enumerate(range(0, effort.n_sampled, SAMPLED_AT_ONCE)):
+        n = min(SAMPLED_AT_ONCE, effort.n_sampled - start)
+        x, y = model.sample(n, random_state=part).T
+        counts += np.histogram2d(y, x, bins=(edges, edges))[0]
+    file = histogram_file(folder, set_name, name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.save(file, counts / (effort.n_sampled * (edges[1] - edges[0]) ** 2))
 
 
 def measure(set_name, name, effort, seed, folder):
-    """Fit a model to a set, score it, and keep its density for the picture."""
+    """Fit a model to a set and score it."""
     density = toy_density(set_name)
-    X = density.sample(effort.n_train, random_state=seed)
+    X = training_rows(set_name, effort, seed)
     X_test = density.sample(effort.n_test, random_state=seed + 1000)
     start = perf_counter()
     model = make_model(name, effort, seed, folder).fit(X)
@@ -136,11 +153,6 @@ def measure(set_name, name, effort, seed, folder):
         row["equation_5"] = mean_and_error(result.log_likelihood)
         row["log_partition"] = tuple(model.prior_.log_partition_interval_)
         row["n_iter"] = model.n_iter_
-    if name in SHOWN:
-        file = picture_file(folder, set_name, name)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        values = np.exp(model.score_samples(picture_grid(effort.n_pixels)))
-        np.save(file, values.reshape(effort.n_pixels, -1).astype(np.float32))
     return row
 
 
@@ -182,7 +194,7 @@ def table(results, sets, names, seed):
 
 def draw(results, sets, seed, effort, folder):
     """Densities: a row for each set, the truth in the first column."""
-    names = [name for name in SHOWN if any(picture_file(folder, s, name).exists() for s in sets)]
+    names = [name for name in SHOWN if any(histogram_file(folder, s, name).exists() for s in sets)]
     plt = pyplot()
     figure, axes = plt.subplots(
         len(sets),
@@ -191,14 +203,16 @@ def draw(results, sets, seed, effort, folder):
         layout="constrained",
         squeeze=False,
     )
-    grid = picture_grid(effort.n_pixels)
+    edges = np.linspace(-REACH, REACH, effort.n_pixels + 1)
+    centres = (edges[1:] + edges[:-1]) / 2
+    grid = np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2)
     extent = (-REACH, REACH, -REACH, REACH)
     for line, set_name in zip(axes, sets, strict=True):
         density = toy_density(set_name)
         truth = np.exp(density.log_density(grid)).reshape(effort.n_pixels, -1)
         panels = {"truth": truth}
         for name in names:
-            saved = picture_file(folder, set_name, name)
+            saved = histogram_file(folder, set_name, name)
             panels[name] = np.load(saved) if saved.exists() else np.full_like(truth, np.nan)
         for axis, (name, values) in zip(line, panels.items(), strict=True):
             # One scale for a row, set by the truth: what is too peaked is cut off, not hidden.
@@ -251,17 +265,21 @@ def main():
     warnings.simplefilter("ignore", ConvergenceWarning)
     for set_name in sets:
         for name in options.only:
-            done = results.get(set=set_name, model=name, seed=options.seed)
-            if done or options.report:
+            if options.report:
                 continue
-            row = measure(set_name, name, effort, options.seed, output)
-            results.append(row)
-            print(
-                f"{set_name:14} {name:20} {with_error(row['log_likelihood'])}  "
-                f"gap {with_error(row['gap'])}  {row['fit_seconds']:.0f} s",
-                flush=True,
-            )
+            if not results.get(set=set_name, model=name, seed=options.seed):
+                row = measure(set_name, name, effort, options.seed, output)
+                results.append(row)
+                print(
+                    f"{set_name:14} {name:20} {with_error(row['log_likelihood'])}  "
+                    f"gap {with_error(row['gap'])}  {row['fit_seconds']:.0f} s",
+                    flush=True,
+                )
+            if name in SHOWN and not histogram_file(output, set_name, name).exists():
+                save_histogram(set_name, name, effort, options.seed, output)
     measured = [s for s in sets if any(key[0] == s for key in results.rows)]
+    if not measured:
+        raise SystemExit(f"Nothing has been measured yet in {output}.")
     header, lines = table(results, measured, [*MODELS, KERNEL], options.seed)
     caption = (
         f"{effort.n_train:,} training rows, {effort.n_test:,} test rows, {effort.n_epochs} epochs "
