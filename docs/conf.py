@@ -16,7 +16,7 @@ extensions = [
     "numpydoc",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "results"]  # what examples/paper writes is included, not a page
 html_theme = "furo"
 html_title = f"skevae {release}"
 
