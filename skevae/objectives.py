@@ -56,6 +56,9 @@ class PartitionEstimate:
     generator : torch.Generator
     """
 
+    # A value of ln Z that was worked out for another purpose since the last refresh.
+    noted: float | None = None
+
     def __init__(self, density: Density, generator: torch.Generator) -> None:
         self.density = density
         self.generator = generator
@@ -142,7 +145,6 @@ class ChainPartition(DensityPartition):
     def __init__(self, density: Density, generator: torch.Generator) -> None:
         super().__init__(density, generator)
         self.reference: float | None = None
-        self.noted: float | None = None
         self.transition = density.make_transition()
 
     def refresh(self) -> None:

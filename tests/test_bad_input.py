@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.mixture import GaussianMixture
 from small_priors import LATER, small_prior
 from torch import nn
 
@@ -265,7 +266,7 @@ def test_outliers_of_a_prior_are_improbable_not_nan(maker):
 @pytest.mark.parametrize("posterior", ["iaf", "iaf-volume-preserving"])
 def test_flows_without_zuko_say_what_to_install(posterior, monkeypatch):
     monkeypatch.setitem(sys.modules, "zuko", None)  # which makes its import fail
-    message = rf"posterior='{posterior}'.*pip install \"skevae\[flows\]\".*posterior='diagonal'"
+    message = r"flows.*need zuko.*pip install \"skevae\[flows\]\".*posterior='diagonal'"
     with pytest.raises(ImportError, match=message):
         vae(posterior=posterior).fit(X_IRIS)
     vae(posterior="diagonal").fit(X_IRIS)
@@ -325,6 +326,9 @@ BAD = {
     "n_iter_no_change": [0, -1, 1.5, None],
     "tol": [-1e-9, "a", None],
     "averaging": [-0.1, 1, 1.5, "a", None],
+    "precision": ["float16", None, 32],
+    "checkpoint_dir": [3, False],
+    "ex_post": ["no such", 3, GaussianMixture, nn.Linear(2, 2)],
     "n_score_draws": [0, -1, 1.5, None],
     "warm_start": ["yes", None],
     "device": [3, None, "no such", "", "cuda:99", "meta"],
