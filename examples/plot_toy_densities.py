@@ -29,6 +29,7 @@ models = [
         hidden_layer_sizes=(64, 64),
         prior=GaussianBernoulliRBMPrior(12),
         max_iter=60,
+        kl_warmup=0.4,
         random_state=0,
     ).fit(density.sample(4000, random_state=0))
     for density in densities
