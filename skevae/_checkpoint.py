@@ -88,7 +88,6 @@ class TrainingFile:
             return None
         self.generator.set_state(self.saved["generator"])
         self.partition.resume(self.saved["partition"])
-        self.partition.noted = self.saved["noted"]
         _set_global_states(self.saved["globals"], self.device)
         return self.saved["state"]
 
@@ -101,7 +100,6 @@ class TrainingFile:
             "seed": self._seed,
             "generator": self.generator.get_state(),
             "partition": self.partition.state(),
-            "noted": self.partition.noted,
             "globals": _global_states(self.device),
         }
         # Written aside and moved, so that a run cut off while saving leaves the file before it.

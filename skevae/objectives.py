@@ -13,7 +13,7 @@ and the estimate of ln Z is one of `PARTITIONS`. The pairs ("elbo", "posterior")
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -25,6 +25,10 @@ from skevae.samplers import PersistentChains
 
 # Keeps the base of an annealing run proper if all chains agree in a dimension.
 MIN_BASE_VARIANCE = 1e-3
+
+# A reference value of ln Z is renewed when it is older than a quarter of the training so far, or
+# than this many steps.
+REFERENCE_STEPS = 1000
 
 # Transitions of a chain from noise, the second half of which is averaged.
 NOISE_TRANSITIONS = 10
@@ -56,9 +60,6 @@ class PartitionEstimate:
     generator : torch.Generator
     """
 
-    # A value of ln Z that was worked out for another purpose since the last refresh.
-    noted: float | None = None
-
     def __init__(self, density: Density, generator: torch.Generator) -> None:
         self.density = density
         self.generator = generator
@@ -73,11 +74,11 @@ class PartitionEstimate:
     def note(self, log_partition: float) -> None:
         """Hear a value of ln Z that was worked out for another purpose."""
 
-    def state(self) -> Tensor | None:
+    def state(self) -> dict[str, Any]:
         """What another estimate of this kind could go on from, on the CPU."""
-        return None
+        return {}
 
-    def resume(self, state: Tensor | None) -> None:
+    def resume(self, state: dict[str, Any]) -> None:
         """Go on from the `state` of another."""
 
 
@@ -139,22 +140,41 @@ class ExactPartition(DensityPartition):
 class ChainPartition(DensityPartition):
     """Markov chains, whose mean energy gradient is that of -ln Z.
 
-    Chains cannot give a value: what is reported is a reference from the start of the epoch.
+    Chains cannot give a value: what is reported is a reference by annealing, which costs as much as
+    many steps. It is a value that was worked out for the validation of the epoch before, or else
+    one that is renewed from time to time.
     """
 
     def __init__(self, density: Density, generator: torch.Generator) -> None:
         super().__init__(density, generator)
-        self.reference: float | None = None
         self.transition = density.make_transition()
+        self.reference: float | None = None
+        self.noted: float | None = None
+        self.n_steps = 0
+        self.reference_step = 0
 
     def refresh(self) -> None:
-        # A value that somebody had to work out since is as good, and spares an annealing run.
-        known, self.noted = self.noted, None
-        self.reference = self._value() if known is None else known
+        age = self.n_steps - self.reference_step
+        if self.noted is not None:
+            self._refer_to(self.noted)
+        elif self.reference is None or age > min(REFERENCE_STEPS, 1 + self.n_steps // 4):
+            self._refer_to(self._value())
 
     def note(self, log_partition: float) -> None:
         """Take a value of ln Z at about the present parameters as the next reference."""
         self.noted = log_partition
+
+    def state(self) -> dict[str, Any]:
+        names = ("reference", "noted", "n_steps", "reference_step")
+        return {name: getattr(self, name) for name in names}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    def _refer_to(self, log_partition: float) -> None:
+        self.reference, self.reference_step = log_partition, self.n_steps
+        self.noted = None
 
     def _value(self) -> float:
         return self.density.quick_log_partition(self.generator)
@@ -162,9 +182,10 @@ class ChainPartition(DensityPartition):
     def _surrogate(self, negatives: Tensor) -> Tensor:
         """Return the reference, with minus the gradient of the mean energy of ``negatives``."""
         if self.reference is None:
-            self.reference = self.noted = self._value()
+            self._refer_to(self._value())
+        self.n_steps += 1
         mean_energy = self.density.mean_energy(negatives)
-        return mean_energy.detach() - mean_energy + self.reference
+        return mean_energy.detach() - mean_energy + cast(float, self.reference)
 
 
 class PersistentPartition(ChainPartition):
@@ -180,12 +201,14 @@ class PersistentPartition(ChainPartition):
             self.density.set_base(state.mean(0), state.var(0, correction=0) + MIN_BASE_VARIANCE)
         super().refresh()
 
-    def state(self) -> Tensor | None:
-        return None if self.chains is None else self.chains.state.cpu()
+    def state(self) -> dict[str, Any]:
+        chains = None if self.chains is None else self.chains.state.cpu()
+        return {**super().state(), "chains": chains}
 
-    def resume(self, state: Tensor | None) -> None:
-        if state is not None:
-            self.chains = PersistentChains(state.to(self.generator.device))
+    def resume(self, state: dict[str, Any]) -> None:
+        super().resume({name: value for name, value in state.items() if name != "chains"})
+        if state["chains"] is not None:
+            self.chains = PersistentChains(state["chains"].to(self.generator.device))
 
     def evaluate(self, z: Tensor) -> Tensor:
         if self.chains is None:
