@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from skevae import training
 from skevae._checkpoint import TrainingFile, fingerprint
 from skevae._device import ModuleT, copy_to
-from skevae._random import draw_seed, make_generator
+from skevae._random import draw_seed, make_generator, spawn
 from skevae.objectives import PartitionEstimate
 
 TORCH_DTYPES = {np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
@@ -184,8 +184,14 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
             for name, value in self.get_params(deep=False).items()
             if name not in NOT_OF_THE_RUN
         }
-        name = fingerprint(type(self).__name__, params, X)
+        # The states of generators differ from one type of device to another.
+        name = fingerprint(type(self).__name__, device.type, params, X)
         return TrainingFile(self.checkpoint_dir, name, device)
+
+    def _seeds_of_fit(self, checkpoint: TrainingFile | None, n_streams: int) -> list[int]:
+        """Independent seeds from ``random_state``; those of the run that goes on, if one does."""
+        seed = draw_seed(self.random_state)
+        return spawn(seed if checkpoint is None else checkpoint.seed(seed), n_streams)
 
     def _split(self, X: Tensor, seed: int) -> tuple[Tensor, Tensor | None]:
         """Shuffle once and hold rows out, if early stopping wants some: (training, held out)."""

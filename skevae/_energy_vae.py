@@ -43,7 +43,7 @@ from skevae._base import (
     trainable,
 )
 from skevae._device import copy_to, resolve_device
-from skevae._random import draw_seed, make_generator, quasi_normal, seeded_globals, spawn
+from skevae._random import make_generator, quasi_normal, seeded_globals, spawn
 from skevae.densities import Density
 from skevae.evaluation import aggregated_draws, aggregated_moments, held_out_bound
 from skevae.ex_post import (
@@ -219,7 +219,9 @@ class EnergyVAE(
         "objective" (the bound, with ln Z as ``partition`` has it, so that with "posterior" it is
         the flattering number), "reconstruction" E[ln p(x|z)], "energy" E[E(z)], "log_partition",
         and with early stopping "validation" (the held-out bound with the right ln Z; nan for
-        passes of `partial_fit`). Densities of x are on the scale of X.
+        passes of `partial_fit`). Densities of x are on the scale of X. Where the prior's ln Z has
+        no exact value, short annealing runs stand for it, which err low (and in training may be
+        as old as 1000 steps): "objective" and "validation" then **err high**. `score` does not.
     n_iter_ : int
         Epochs run.
     n_features_in_ : int
@@ -410,8 +412,7 @@ class EnergyVAE(
         self._check_range(X)
         device = resolve_device(self.device)
         checkpoint = None if going_on or one_pass else self._open_checkpoint(X, device)
-        seed = draw_seed(self.random_state)
-        seeds = spawn(seed if checkpoint is None else checkpoint.seed(seed), 8)
+        seeds = self._seeds_of_fit(checkpoint, 8)
         ex_post = self._unfitted_ex_post(seeds[6])
         state = self._state if going_on else self._start(X, seeds[0])
         module = self.module_ if going_on else self._build(state.prior, X.shape[1], seeds[0])

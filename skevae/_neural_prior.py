@@ -99,7 +99,9 @@ class NeuralPrior(TrainedDensityPrior):
         Bounds of ln Z, by annealed importance sampling forwards and backwards.
     history_ : dict of str to ndarray of shape (`n_iter_`,)
         "objective" (mean log-likelihood of the training minibatches), "energy", "log_partition"
-        and "validation", one entry an epoch, in nats. Only after `fit`.
+        and "validation", one entry an epoch, in nats. Where ln Z has no exact value, short
+        annealing runs stand for it, which err low (and in training may be as old as 1000 steps):
+        "objective" and "validation" then **err high**. `score` does not. Only after `fit`.
     n_iter_ : int
         Epochs run. Only after `fit`.
     density_ : torch.nn.Module

@@ -26,7 +26,7 @@ from skevae._base import (
     trainable,
 )
 from skevae._device import copy_to, resolve_device
-from skevae._random import draw_seed, make_generator, seeded_globals, spawn
+from skevae._random import make_generator, seeded_globals
 from skevae.densities import Density
 from skevae.objectives import DENSITY_PARTITIONS, MIN_BASE_VARIANCE, resolve_partition
 from skevae.partition import LogPartitionInterval
@@ -320,8 +320,7 @@ class TrainedDensityPrior(CallbackSupportMixin, DensityPrior):
         X = self._check_rows(X, reset=not going_on, min_samples=1 if going_on else 2)
         device = resolve_device(self.device)
         checkpoint = None if going_on or one_pass else self._open_checkpoint(X, device)
-        seed = draw_seed(self.random_state)
-        seeds = spawn(seed if checkpoint is None else checkpoint.seed(seed), 7)
+        seeds = self._seeds_of_fit(checkpoint, 7)
         if going_on:
             standardizer = self._standardizer
             density = copy_to(self.density_, device, torch.float32)

@@ -115,7 +115,9 @@ class GaussianBernoulliRBMPrior(
         Bounds of ln Z; equal where it is exact.
     history_ : dict of str to ndarray of shape (`n_iter_`,)
         "objective" (mean log-likelihood of the training minibatches), "energy", "log_partition"
-        and "validation", one entry an epoch, in nats. Only after `fit`.
+        and "validation", one entry an epoch, in nats. Where ln Z has no exact value, short
+        annealing runs stand for it, which err low (and in training may be as old as 1000 steps):
+        "objective" and "validation" then **err high**. `score` does not. Only after `fit`.
     n_iter_ : int
         Epochs run. Only after `fit`.
     density_ : torch.nn.Module
