@@ -19,6 +19,7 @@ from sklearn.neighbors import KernelDensity
 from torch import nn
 
 from skevae import EnergyVAE, GaussianBernoulliRBMPrior, NormalPrior, _energy_vae, densities
+from skevae._random import draw_seed, quasi_normal
 from skevae.datasets import toy_density
 from skevae.ex_post import POINTS_AT_ONCE, EstimatorDensity, fit_density
 from skevae.networks import positive
@@ -228,7 +229,7 @@ def test_self_normalized_is_equation_5_with_the_estimator_s_energy(linear):
     scaled = torch.from_numpy(
         (X[:4] - model._state.standardizer.centre) / model._state.standardizer.spread
     )
-    noise = _energy_vae.quasi_normal(3, 2, _energy_vae.draw_seed(7))[:, None]
+    noise = quasi_normal(3, 2, draw_seed(7))[:, None]
     with torch.no_grad():
         z, log_q = module.posterior.draw(module.encoder(scaled), noise)
         log_p = module.likelihood.log_density(scaled, module.decoder(z)).numpy()
