@@ -194,8 +194,9 @@ class EnergyVAE(
     checkpoint_dir : str or path, default=None
         Directory where `fit` keeps the state of its training, in a file named by a hash of
         parameters and X. The same fit, called again after it was cut off, goes on from there to
-        the same result (and returns at once if it was over); the fits of a search can share a
-        directory. Files stay until they are deleted. Pickles: only from sources you trust.
+        the same result (and returns at once if it was over, also for another ``ex_post``); the
+        fits of a search can share a directory. Files stay until they are deleted. Pickles: only
+        from sources you trust.
     device : str or torch.device, default="auto"
         "auto" is the first CUDA device if there is one, else the CPU, decided at each call.
     random_state : int, RandomState instance or None, default=None

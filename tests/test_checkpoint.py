@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.datasets import load_iris
+from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV
 
 from skevae import EnergyVAE, GaussianBernoulliRBMPrior, _checkpoint
@@ -102,6 +103,15 @@ def test_finished_run_is_not_run_again(tmp_path, monkeypatch):
         second = clone(rbm).set_params(verbose=1).fit(X)
     assert lines == []
     assert_same(first, second)
+
+
+def test_what_follows_a_training_finds_it_done(tmp_path):
+    vae = EnergyVAE(2, hidden_layer_sizes=8, max_iter=2, n_score_draws=20, random_state=0)
+    mended = clone(vae).set_params(ex_post=GaussianMixture(2))
+    alone = clone(mended).fit(X)
+    clone(vae).set_params(checkpoint_dir=tmp_path).fit(X)
+    assert_same(clone(mended).set_params(checkpoint_dir=tmp_path).fit(X), alone)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_other_parameters_or_rows_are_another_run(tmp_path):

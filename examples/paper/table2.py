@@ -11,8 +11,8 @@ The network is the paper's, 784-256-64. Its headline model, ECVVAE trained by eq
 twice: by eq. 5, as in the paper, and by its likelihood, which is importance-sampled and normalised
 with the upper end of an interval for ln Z. So every NLL errs high in expectation, the more so the
 more of the rows have a Pareto k-hat above 0.7. One thing is varied at a time: the law of the
-latents ex post, the posterior, the prior. "Claimed" are numbers of the paper, those of other models
-as it quotes them.
+latents ex post (after the same training, so that their times are short), the posterior, the prior.
+"Claimed" are numbers of the paper, those of other models as it quotes them.
 
 Each result is appended to a file as soon as it is there, each training keeps checkpoints, and
 fitted models are saved for `figures.py`: what was interrupted goes on.
@@ -124,10 +124,11 @@ def drawn(probabilities):
     return (uniform < probabilities).astype(np.float32)
 
 
-def make_model(name, effort, n_epochs, seed, folder):
+def make_model(name, effort, n_epochs, seed, folder, precision):
     """Build an unfitted model."""
     return EnergyVAE(
         **{**SHARED, **MODELS[name]},
+        precision=precision,
         n_components=effort.n_components,
         hidden_layer_sizes=effort.hidden_layer_sizes,
         max_iter=n_epochs,
@@ -206,6 +207,7 @@ def parse():
     parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS), metavar="MODEL")
     parser.add_argument("--epochs", type=int, help="50; 200 with --full; 3 with --quick")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of training")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--report", action="store_true", help="only show what has been measured")
     parser.add_argument("--output", type=Path, metavar="FOLDER")
@@ -222,7 +224,10 @@ def run(options, output, results, n_epochs):
             if results.get(**key):
                 continue
             start = perf_counter()
-            model = make_model(name, EFFORTS[options.effort], n_epochs, seed, output).fit(train)
+            model = make_model(
+                name, EFFORTS[options.effort], n_epochs, seed, output, options.precision
+            )
+            model.fit(train)
             seconds = perf_counter() - start
             file = model_file(output, **key)
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -248,8 +253,8 @@ def main():
     data = data_name(options)
     header, lines = table(results, data, n_epochs, options.seeds)
     caption = (
-        f"Binarisation: {data}. {n_epochs} epochs, {EFFORTS[options.effort].n_score_draws:,} draws "
-        "of each estimate."
+        f"Binarisation: {data}. {n_epochs} epochs, trained in {options.precision}, "
+        f"{EFFORTS[options.effort].n_score_draws:,} draws of each estimate."
     )
     text = write_tables(output, f"table2-{data}", caption, header, lines)
     publish([output / f"table2-{data}.rst"], options.docs)
