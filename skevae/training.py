@@ -221,7 +221,7 @@ def minimize(
             sums: dict[str, Tensor] = {}
             for index, rows in enumerate(order.split(batch_size)):
                 progress = (past.epoch - 1 + index / n_batches) / max_epochs
-                value, terms = loss(X[rows], progress)
+                value, terms = loss(X.index_select(0, rows), progress)
                 optimizer.zero_grad(set_to_none=True)
                 value.backward()
                 if max_norm < math.inf:
