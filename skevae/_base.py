@@ -46,7 +46,15 @@ TRAINING_CONSTRAINTS: dict[str, list[Any]] = {
 }
 
 # Parameters that do not change what a training arrives at.
-NOT_OF_THE_RUN = {"checkpoint_dir", "device", "ex_post", "n_score_draws", "verbose", "warm_start"}
+NOT_OF_THE_RUN = {
+    "checkpoint_dir",
+    "device",
+    "ex_post",
+    "n_score_draws",
+    "score_tol",
+    "verbose",
+    "warm_start",
+}
 
 # Terms of the history that are log-densities of x, which change with its scale.
 DENSITIES_OF_X = {"objective", "reconstruction", "validation"}

@@ -17,7 +17,7 @@ at once, flatters; against the mixture no weight exceeds ten times p(x | z).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -165,8 +165,9 @@ METHODS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 }
 
 
-# The methods whose draws may come from a mixture with that law; eq. 5 is the posterior's alone.
-DEFENDED_METHODS = {"importance"}
+# The methods of which law and number of the draws change the precision alone. Eq. 5 is the
+# posterior's, and another for another number.
+PROPOSAL_FREE_METHODS = {"importance"}
 
 # The part of the draws that comes from the latents' own law.
 DEFENSIVE_SHARE = 0.1
@@ -226,14 +227,60 @@ def pareto_k(weights: Tensor) -> Tensor:
     return torch.where(has_tail.squeeze(1), k, torch.full_like(k, -math.inf)).to(dtype)
 
 
-def diagnostics(log_likelihood: Tensor, log_ratio: Tensor) -> dict[str, Tensor]:
-    """Diagnostics of the importance weights of each row: (n_draws, n) twice -> (n,) each."""
-    weights = log_likelihood + log_ratio
-    return {
-        "standard_error": log_mean_exp_error(weights),
-        "effective_sample_size": effective_sample_size(weights),
-        "pareto_k": pareto_k(weights),
-    }
+# What importance weights say about their own estimate: log-weights (n_draws, n) -> (n,).
+DIAGNOSTICS: dict[str, Callable[[Tensor], Tensor]] = {
+    "standard_error": log_mean_exp_error,
+    "effective_sample_size": effective_sample_size,
+    "pareto_k": pareto_k,
+}
+
+# Parts of the draws after which a row may have enough. Each stage is an estimate of its own, so
+# that a row that needs all draws costs a third more.
+STAGES = (1 / 16, 1 / 4, 1)
+# No error is to be had from fewer.
+MIN_STAGE_DRAWS = 25
+
+
+def stages(n_draws: int) -> list[int]:
+    """Numbers of draws of which a row is given the first that is enough."""
+    return [n for n in (int(part * n_draws) for part in STAGES) if n >= MIN_STAGE_DRAWS] or [
+        n_draws
+    ]
+
+
+def until_precise(
+    evaluate: Callable[[Tensor, int], dict[str, Tensor]],
+    x: Tensor,
+    stages: Sequence[int],
+    tol: float,
+) -> dict[str, Tensor]:
+    """Evaluate rows with few draws, and again with more those whose error is above ``tol``.
+
+    Parameters
+    ----------
+    evaluate : callable (rows, number of draws) -> dict of Tensor of shape (n,)
+        With "standard_error" among its values, if there is more than one stage.
+    x : Tensor of shape (n, n_features)
+    stages : sequence of int
+        Numbers of draws.
+    tol : float
+        Nats.
+
+    Returns
+    -------
+    dict of Tensor of shape (n,)
+        What ``evaluate`` returned last for each row.
+    """
+    first, *others = stages
+    values = evaluate(x, first)
+    for n in others:
+        # An error that is nan is not small.
+        (left,) = (~(values["standard_error"] <= tol)).nonzero(as_tuple=True)
+        if not len(left):
+            break
+        for name, better in evaluate(x[left], n).items():
+            values[name][left] = better
+    return values
 
 
 @torch.no_grad()

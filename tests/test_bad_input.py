@@ -330,6 +330,7 @@ BAD = {
     "checkpoint_dir": [3, False],
     "ex_post": ["no such", 3, GaussianMixture, nn.Linear(2, 2)],
     "n_score_draws": [0, -1, 1.5, None],
+    "score_tol": [-0.1, None, "a", np.nan],
     "warm_start": ["yes", None],
     "device": [3, None, "no such", "", "cuda:99", "meta"],
     "random_state": ["a", 1.5, -1],
@@ -525,8 +526,10 @@ def test_parameters_set_after_fit_are_checked_too():
     model = vae().fit(X_IRIS)
     with pytest.raises(ValueError, match="n_score_draws"):
         model.set_params(n_score_draws=0).score(X_IRIS)
+    with pytest.raises(ValueError, match="score_tol"):
+        model.set_params(n_score_draws=10, score_tol=-1).score(X_IRIS)
     with pytest.raises(ValueError, match="device"):
-        model.set_params(n_score_draws=10, device="no such").score(X_IRIS)
+        model.set_params(score_tol=0.0, device="no such").score(X_IRIS)
 
 
 @pytest.mark.parametrize(

@@ -327,7 +327,7 @@ def test_shapes_and_dtypes(fitted):
 
 def test_log_likelihood_is_a_bunch_of_rows(fitted):
     result = fitted.log_likelihood(X_IRIS)
-    fields = ["log_likelihood", "standard_error", "effective_sample_size", "pareto_k"]
+    fields = ["log_likelihood", "standard_error", "effective_sample_size", "pareto_k", "n_draws"]
     assert sorted(result) == sorted(fields)
     for name in fields:
         assert result[name].shape == (150,)
@@ -402,6 +402,29 @@ def test_history_says_what_score_says():
     ).fit(X_IRIS)
     score = model.set_params(n_score_draws=32).score(X_IRIS)
     assert model.history_["objective"][-1] == pytest.approx(score, abs=0.3)
+
+
+def test_a_row_s_draws_end_once_its_error_is_small_enough():
+    model = vae(max_iter=60, n_score_draws=1000).fit(X_IRIS)
+    everything = model.log_likelihood(X_IRIS)
+    assert (everything.n_draws == 1000).all()
+    tol = np.quantile(everything.standard_error, 0.5) * 2.5
+    found = model.log_likelihood(X_IRIS, tol=tol)
+    assert set(found.n_draws) == {62, 250, 1000}
+    for n_draws in (62, 250, 1000):
+        alone = model.log_likelihood(X_IRIS, n_draws=n_draws, tol=0)
+        ended = found.n_draws == n_draws
+        for name in found:
+            assert_allclose(found[name][ended], alone[name][ended], rtol=1e-9)
+        earlier = found.n_draws > n_draws
+        assert (alone.standard_error[earlier] > tol).all()
+    assert (found.standard_error[found.n_draws < 1000] <= tol).all()
+    model.set_params(score_tol=tol)
+    assert_array_equal(model.score_samples(X_IRIS), found.log_likelihood)
+    assert_allclose(model.score_samples(X_IRIS[40:60]), found.log_likelihood[40:60], rtol=1e-9)
+    # Eq. 5 with fewer draws would be something else.
+    flattering = model.log_likelihood(X_IRIS, method="self_normalized")
+    assert (flattering.n_draws == 1000).all()
 
 
 def test_terms_of_the_elbo_add_up():

@@ -15,16 +15,18 @@ from skevae._random import make_generator, seeded_globals
 from skevae.densities import GaussianBernoulliDensity, StandardNormalDensity
 from skevae.evaluation import (
     CACHE_BYTES,
+    DIAGNOSTICS,
     METHODS,
     aggregated_moments,
     chunk_sizes,
-    diagnostics,
     effective_sample_size,
     held_out_bound,
     importance_estimate,
     log_weights,
     pareto_k,
     self_normalized_estimate,
+    stages,
+    until_precise,
     widest_output,
 )
 from skevae.likelihoods import LIKELIHOODS
@@ -481,7 +483,7 @@ def test_one_draw_that_dominates_is_warned_of():
 def test_diagnostics_are_of_the_weights_of_the_likelihood():
     likelihoods, ratios = normals(400, 3), normals(400, 3, seed=1)
     w = np.exp((likelihoods + ratios).numpy())
-    found = diagnostics(likelihoods, ratios)
+    found = {name: of(likelihoods + ratios) for name, of in DIAGNOSTICS.items()}
     assert set(found) == {"standard_error", "effective_sample_size", "pareto_k"}
     expected = w.std(0, ddof=1) / w.mean(0) / np.sqrt(400)
     np.testing.assert_allclose(found["standard_error"], expected, rtol=1e-12)
@@ -495,11 +497,36 @@ def test_standard_error_is_the_spread_of_repeated_scores():
     model, x = make_model("fixed"), data(1).expand(2000, -1)
     likelihoods, ratios = tables(model, x, 500)
     scores = importance_estimate(likelihoods, ratios, log_z(model))
-    predicted = diagnostics(likelihoods, ratios)["standard_error"].square().mean().sqrt()
+    predicted = DIAGNOSTICS["standard_error"](likelihoods + ratios).square().mean().sqrt()
     relative = (predicted / scores.std()).item()
     # 2000 repeats show a spread to 1 / sqrt(4000); the delta method leaves out O(1 / n_draws).
     weight_variance = 500 * predicted.item() ** 2
     assert relative == pytest.approx(1, abs=4 / math.sqrt(4000) + 4 * weight_variance / 500)
+
+
+# --- draws until the error is small enough --------------------------------------------------------
+
+
+def test_stages_end_with_all_draws_and_start_with_enough_for_an_error():
+    assert stages(1000) == [62, 250, 1000]
+    assert stages(200) == [50, 200]
+    assert stages(30) == [30]
+    assert stages(1) == [1]
+
+
+def test_each_row_has_the_values_of_its_own_stage():
+    x = torch.arange(6.0)[:, None]
+    asked = []
+
+    def evaluate(rows, n):
+        asked.append((n, rows[:, 0].tolist()))
+        # Row k has an error of k / n; that of row 5 is never known.
+        error = torch.where(rows[:, 0] == 5, math.nan, rows[:, 0] / n)
+        return {"standard_error": error, "value": rows[:, 0] * n}
+
+    found = until_precise(evaluate, x, [10, 20, 40], 0.1)
+    assert asked == [(10, [0, 1, 2, 3, 4, 5]), (20, [2, 3, 4, 5]), (40, [3, 4, 5])]
+    assert found["value"].tolist() == [0, 10, 40, 120, 160, 200]
 
 
 # --- what training is watched by ------------------------------------------------------------------
