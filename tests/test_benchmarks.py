@@ -190,8 +190,8 @@ def test_an_interrupted_run_resumes_and_failures_stay_visible(two_estimators, tm
 
     results = run()
     summary = fit.Summary("likelihood", results, ["*"], list(fit.ESTIMATORS))
-    assert "failed" in summary.table()
-    assert "KernelDensity on mine: RuntimeError: no luck" in summary.table()
+    assert summary.table()[1][0][-1] == "failed"
+    assert "KernelDensity on mine: RuntimeError: no luck" in summary.failures()
     assert_array_equal(summary.values[0, 1], -np.inf)
 
     two_estimators.broken = False
@@ -252,12 +252,16 @@ def test_table_marks_the_best_two_and_ranks_complete_sets(tmp_path):
             ("c", "KernelDensity"): [9.0, 9.0],
         },
     )
-    lines = summary.table().splitlines()
-    assert "| a | **2.00** (1.00) | *1.00* (1.00) | -0.50 (0.50) |" in lines
-    assert "| b | *1.00* (0.00) | **2.00** (0.00) | 0.00 (0.00) |" in lines
-    assert "| c |  |  | **9.00** (0.00) |" in lines
-    assert "| mean rank (of 2) | 1.50 | 1.50 | 3.00 |" in lines
-    assert "| first (of 2) | 1 | 1 | 0 |" in lines
+    header, lines = summary.table()
+    assert header == ["data set", "EnergyVAE", "GaussianMixture", "KernelDensity"]
+    assert lines == [
+        ["a", "**2.00** (1.00)", "*1.00* (1.00)", "-0.50 (0.50)"],
+        ["b", "*1.00* (0.00)", "**2.00** (0.00)", "0.00 (0.00)"],
+        ["c", "", "", "**9.00** (0.00)"],
+        ["mean (of 2)", "1.50", "1.50", "-0.25"],
+        ["mean rank (of 2)", "1.50", "1.50", "3.00"],
+        ["first (of 2)", "1", "1", "0"],
+    ]
 
 
 def test_error_of_a_difference_is_paired(tmp_path):
@@ -273,7 +277,10 @@ def test_error_of_a_difference_is_paired(tmp_path):
 def test_quick_run_measures_everything_and_draws_it(tmp_path):
     command = [sys.executable, str(FOLDER / "fit.py"), "--quick", "--threads", "1"]
     done = subprocess.run(
-        [*command, "--output", str(tmp_path)], capture_output=True, text=True, check=True
+        [*command, "--output", str(tmp_path), "--docs", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [row["error"] for row in rows if "error" in row] == []
@@ -281,6 +288,8 @@ def test_quick_run_measures_everything_and_draws_it(tmp_path):
     assert {("likelihood", name) for name in fit.OURS} <= measured
     assert {("outliers", name) for name in (*fit.OURS, *fit.NO_DENSITY)} <= measured
     assert "mean rank" in (tmp_path / "table.md").read_text()
-    assert {"likelihood.png", "outliers.png"} <= {path.name for path in tmp_path.iterdir()}
+    assert {f"fit-{task}.{kind}" for task in fit.TASKS for kind in ("png", "rst")} <= {
+        path.name for path in tmp_path.iterdir()
+    }
     left_out = set(fit.ESTIMATORS) - {row["estimator"] for row in rows}
     assert all(name in done.stdout for name in left_out)

@@ -36,6 +36,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV, ShuffleSplit
 from sklearn.neighbors import KernelDensity, LocalOutlierFactor
+from tables import markdown, rst
 from threadpoolctl import threadpool_limits
 
 from skevae import EnergyVAE, GaussianBernoulliRBMPrior
@@ -341,7 +342,7 @@ class Summary:
         return np.sqrt(np.sum(variances)) / len(variances) if variances else np.nan
 
     def table(self):
-        """In markdown: the best of a row bold, the second in italics."""
+        """Header and rows: the best of a row bold, the second in italics."""
         decimals = self.task.decimals
         truth = {
             set_name: np.mean([row["truth"] for row in rows])
@@ -349,7 +350,7 @@ class Summary:
             if "truth" in rows[0]
         }
         header = ["data set", *self.names, *(["best possible"] if truth else [])]
-        lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+        lines = []
         for set_name, values in zip(self.sets, self.values, strict=True):
             order = np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable")
             marks = {order[0]: "**", **({order[1]: "*"} if len(order) > 1 else {})}
@@ -368,13 +369,19 @@ class Summary:
         ranks = rankdata(-self.values[self.complete], axis=1)
         if len(ranks):
             blank = [""] if truth else []
+            means = self.values[self.complete].mean(axis=0)
+            lines.append([f"mean (of {len(ranks)})", *(f"{x:.{decimals}f}" for x in means), *blank])
             means = [f"{rank:.2f}" for rank in ranks.mean(axis=0)]
             firsts = [str(count) for count in (ranks < 1.5).sum(axis=0)]
             lines.append([f"mean rank (of {len(ranks)})", *means, *blank])
             lines.append([f"first (of {len(ranks)})", *firsts, *blank])
-        text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        failures = [f"- {name} on {where}: {why}" for (where, name), why in self.errors.items()]
-        return "\n\n".join([f"### {self.task.title}", text, "\n".join(failures)]).rstrip()
+        return header, lines
+
+    def failures(self):
+        """Lines of a list."""
+        return "\n".join(
+            f"- {name} on {where}: {why}" for (where, name), why in self.errors.items()
+        )
 
     def picture(self, file):
         """Difference to the best peer: one line a set, one symbol an estimator."""
@@ -424,17 +431,24 @@ def selected(name, patterns):
     return any(fnmatch(name, pattern) for pattern in patterns)
 
 
-def write_report(results, patterns, names, tasks, folder):
-    """Print the tables; write them, and a picture of each task, into the folder."""
+def write_report(results, patterns, names, tasks, folder, docs):
+    """Print the tables; write them, and a picture of each task, into the folder.
+
+    What the documentation includes goes to the folder ``docs`` as well, if there is one.
+    """
     text = []
     for task in tasks:
         summary = Summary(task, results, patterns, names)
         if not summary.sets:
             continue
-        text.append(summary.table())
+        folder.mkdir(parents=True, exist_ok=True)
+        table, failures = summary.table(), summary.failures()
+        text.append(f"### {summary.task.title}\n\n{markdown(*table)}\n\n{failures}".rstrip())
+        if docs:
+            (docs / f"fit-{task}.rst").write_text(f"{rst(*table)}\n\n{failures}".rstrip() + "\n")
         if not set(summary.names) <= set(OURS) and find_spec("matplotlib"):
-            summary.picture(folder / f"{task}.png")
-    folder.mkdir(parents=True, exist_ok=True)
+            for place in filter(None, [folder, docs]):
+                summary.picture(place / f"fit-{task}.png")
     (folder / "table.md").write_text("\n\n".join(text) + "\n")
     print("\n" + "\n\n".join(text) + f"\n\nTable and pictures: {folder}")
 
@@ -454,6 +468,7 @@ def parse():
     parser.add_argument("--again", action="store_true", help="measure anew what has a result")
     parser.add_argument("--report", action="store_true", help="only show what has been measured")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="results, table and pictures")
+    parser.add_argument("--docs", type=Path, metavar="FOLDER", help="where they go as well")
     return parser, parser.parse_args()
 
 
@@ -481,7 +496,7 @@ def main():
         with threadpool_limits(options.threads):
             effort = QUICK if options.quick else Effort()
             run_all(results, sets, names, options.tasks, options.seeds, effort, options.again)
-    write_report(results, patterns, options.only or ESTIMATORS, options.tasks, output)
+    write_report(results, patterns, options.only or ESTIMATORS, options.tasks, output, options.docs)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ import sklearn
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import BernoulliRBM
+from tables import markdown
 from threadpoolctl import threadpool_limits
-from timing import markdown, matrix_products, ratio, seconds, side_by_side
+from timing import matrix_products, ratio, seconds, side_by_side
 
 from skevae import GaussianBernoulliRBMPrior
 

@@ -24,10 +24,10 @@ from statistics import median
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
+from tables import markdown
 from threadpoolctl import threadpool_limits
 from timing import (
     forward_products,
-    markdown,
     matrix_products,
     ratio,
     seconds,

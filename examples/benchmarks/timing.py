@@ -70,9 +70,3 @@ def training_products(sizes: Sequence[int], rows: int, *, of_data: bool) -> list
     weights = [(n_inputs, rows, n_outputs) for _, n_inputs, n_outputs in forward]
     inputs = [(rows, n_outputs, n_inputs) for _, n_inputs, n_outputs in forward]
     return forward + weights + inputs[of_data:]
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Format a table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
