@@ -112,6 +112,7 @@ def pythae(effort, seed, n_rows, model):
 # Name -> function (effort, seed, number of training rows) -> unfitted estimator.
 ESTIMATORS = {
     "EnergyVAE": energy_vae,
+    "EnergyVAE (gaussian)": partial(energy_vae, likelihood="gaussian"),
     "EnergyVAE (normal)": partial(energy_vae, prior="normal"),
     "GB-RBM": rbm,
     "GaussianMixture": partial(mixture, covariance_type="full"),
@@ -129,6 +130,7 @@ ESTIMATORS = {
 # Colours of Okabe & Ito, which colour-blind readers tell apart; the symbol says it a second time.
 STYLES = {
     "EnergyVAE": ("#0072B2", "o"),
+    "EnergyVAE (gaussian)": ("#56B4E9", "o"),
     "EnergyVAE (normal)": ("#E69F00", "o"),
     "GB-RBM": ("#CC79A7", "o"),
     "GaussianMixture": ("0.35", "s"),
@@ -143,7 +145,7 @@ STYLES = {
     "IsolationForest": ("black", "*"),
     "LocalOutlierFactor": ("black", "h"),
 }
-OURS = ("EnergyVAE", "EnergyVAE (normal)", "GB-RBM")
+OURS = ("EnergyVAE", "EnergyVAE (gaussian)", "EnergyVAE (normal)", "GB-RBM")
 NO_DENSITY = ("IsolationForest", "LocalOutlierFactor")
 REQUIRES = {"NSF": "zuko", "MAF": "zuko"} | {
     name: "pythae" for name in ESTIMATORS if name.startswith("pythae")
