@@ -9,7 +9,13 @@ from skevae._random import binary, standard_normal
 from skevae.densities import Density
 from skevae.likelihoods import Likelihood
 from skevae.networks import evaluate
-from skevae.objectives import LatentDraws, PartitionEstimate, Reduction, negative_bound
+from skevae.objectives import (
+    DoublyReparametrized,
+    LatentDraws,
+    PartitionEstimate,
+    Reduction,
+    negative_bound,
+)
 from skevae.posteriors import Posterior
 
 
@@ -116,6 +122,8 @@ class TrainingLoss:
             x = binary(x, self.generator)
         shape = (self.n_draws, x.shape[0], self.model.density.n_latent)
         draws = self.model(x, standard_normal(shape, self.generator, x), self.precision)
+        if isinstance(self.reduction, DoublyReparametrized):
+            draws = self.reduction.hold(draws, self.model.posterior)
         log_partition = self.partition(draws, self.model.posterior)
         kl_weight = min(1.0, progress / self.kl_warmup) if self.kl_warmup else 1.0
         return negative_bound(draws, log_partition, self.reduction, kl_weight)

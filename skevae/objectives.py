@@ -35,12 +35,6 @@ NOISE_TRANSITIONS = 10
 
 Reduction = Callable[[Tensor], Tensor]
 
-OBJECTIVES: dict[str, Reduction] = {
-    "elbo": lambda log_weights: log_weights.mean(0),
-    "iwae": log_mean_exp,
-}
-
-
 class LatentDraws(NamedTuple):
     """What the bounds are made of, for each draw z ~ q(z | x) and each row x; logs in nats."""
 
@@ -49,6 +43,42 @@ class LatentDraws(NamedTuple):
     log_posterior: Tensor  # ln q(z | x), (n_draws, n)
     z: Tensor  # (n_draws, n, D)
     posterior_outputs: Tensor  # the encoder's, (n, k D)
+
+
+class DoublyReparametrized:
+    r"""The importance-weighted bound, with another estimate of the encoder's gradient.
+
+    The gradient of the posterior's parameters phi has a part that is not through the draws, the
+    score of q. Reparametrising it a second time (Tucker et al. 2019, eq. 8) leaves
+
+    .. math::
+        \nabla_\phi = \sum_k (1 - \beta + \beta w_k) \, w_k
+            \frac{\partial \ln v_k}{\partial z_k} \frac{\partial z_k}{\partial \phi}
+
+    where v_k is the weight of a draw, w_k its part of their sum, and beta the exponent of q in it
+    (1 but for the warm-up). The variance goes to 0 as q goes to the true posterior. Value, and
+    gradient of decoder and prior, are those of the bound itself.
+    """
+
+    def __call__(self, log_weights: Tensor) -> Tensor:
+        return log_mean_exp(log_weights)
+
+    def hold(self, draws: LatentDraws, posterior: Posterior) -> LatentDraws:
+        """Let ln q(z | x) depend on the posterior's parameters by z alone."""
+        log_posterior = posterior.log_density(draws.z, draws.posterior_outputs.detach())
+        return draws._replace(log_posterior=log_posterior)
+
+    def weigh(self, z: Tensor, log_weights: Tensor, kl_weight: float) -> None:
+        """Have the gradient that arrives at z weighted once more on its way to the encoder."""
+        share = log_weights.detach().softmax(0).unsqueeze(-1)
+        z.register_hook(lambda gradient: gradient * (1 - kl_weight + kl_weight * share))
+
+
+OBJECTIVES: dict[str, Reduction] = {
+    "elbo": lambda log_weights: log_weights.mean(0),
+    "iwae": log_mean_exp,
+    "iwae-dreg": DoublyReparametrized(),
+}
 
 
 class PartitionEstimate:
@@ -294,6 +324,8 @@ def negative_bound(
     if kl_weight != 1.0:
         weighted = reduction(draws.log_likelihood + kl_weight * log_ratio)
         weighted = weighted - kl_weight * log_partition
+    if isinstance(reduction, DoublyReparametrized) and draws.z.requires_grad:
+        reduction.weigh(draws.z, draws.log_likelihood + kl_weight * log_ratio, kl_weight)
     terms = {
         "objective": bound.mean(),
         "reconstruction": draws.log_likelihood.mean(),
