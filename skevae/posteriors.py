@@ -35,9 +35,12 @@ class Posterior(nn.Module):
         k.
     width : int
         Values that `draw` holds at a time for each (draw, row).
+    has_log_density : bool
+        Whether `log_density` is there: it costs no more than a draw.
     """
 
     outputs_per_latent: int
+    has_log_density = True
 
     def __init__(self, n_latent: int) -> None:
         super().__init__()
@@ -167,6 +170,7 @@ class InverseAutoregressive(Posterior):
     """
 
     outputs_per_latent = 3
+    has_log_density = False
     volume_preserving = False
 
     def __init__(self, n_latent: int) -> None:
