@@ -298,7 +298,9 @@ def gradients_by_part(objective, draws, model, kl_weight):
     draws = objective.reparametrize(draws, model.posterior, kl_weight)
     loss, _ = negative_bound(draws, model.density.log_partition(), objective, kl_weight)
     others = [*model.decoder.parameters(), *model.density.parameters()]
-    outputs, *others = torch.autograd.grad(loss, [draws.posterior_outputs, *others])
+    outputs, *others = torch.autograd.grad(
+        loss, [draws.posterior_outputs, *others], retain_graph=True
+    )
     return loss.detach(), outputs, torch.cat([part.flatten() for part in others])
 
 
