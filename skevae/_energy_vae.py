@@ -128,8 +128,11 @@ class EnergyVAE(
     min_scale : float, default=0.01
         Lower bound of the decoder's scales, in standard deviations of each feature (in units of
         X with ``standardize=False``). It bounds the density on discrete columns.
-    objective : {"iwae", "elbo"}, default="iwae"
-        The importance-weighted bound (Burda et al. 2016), or the evidence lower bound.
+    objective : {"iwae", "iwae-dreg", "elbo"}, default="iwae"
+        The importance-weighted bound (Burda et al. 2016), or the evidence lower bound. "iwae-dreg"
+        is the former with the doubly reparametrised gradient of the encoder (Tucker et al. 2019),
+        of the same mean and less variance; it needs ``posterior="diagonal"`` or "fixed", and a
+        ``partition`` other than "aggregate" and "posterior".
     partition : str, default="auto"
         How training obtains ln Z.
 
@@ -246,6 +249,8 @@ class EnergyVAE(
     .. [3] Burda, Grosse & Salakhutdinov (2016). "Importance weighted autoencoders".
     .. [4] Kingma, Salimans, Jozefowicz, Chen, Sutskever & Welling (2016). "Improved variational
        inference with inverse autoregressive flow".
+    .. [5] Tucker, Lawson, Gu & Maddison (2019). "Doubly reparameterized gradient estimators for
+       Monte Carlo objectives".
 
     Examples
     --------

@@ -9,7 +9,7 @@ from skevae._random import binary, standard_normal
 from skevae.densities import Density
 from skevae.likelihoods import Likelihood
 from skevae.networks import evaluate
-from skevae.objectives import LatentDraws, PartitionEstimate, Reduction, negative_bound
+from skevae.objectives import LatentDraws, Objective, PartitionEstimate, negative_bound
 from skevae.posteriors import Posterior
 
 
@@ -75,7 +75,7 @@ class TrainingLoss:
     ----------
     model : VAE
     partition : PartitionEstimate
-    reduction : callable
+    objective : Objective
         A value of `skevae.objectives.OBJECTIVES`.
     n_draws : int
         Latent draws for each row.
@@ -87,13 +87,18 @@ class TrainingLoss:
     generator : torch.Generator
     precision : torch.dtype, optional
         Of the matrix products of encoder and decoder; None is the dtype of the rows.
+
+    Raises
+    ------
+    ValueError
+        If the objective cannot be trained on with this posterior or this partition.
     """
 
     def __init__(
         self,
         model: VAE,
         partition: PartitionEstimate,
-        reduction: Reduction,
+        objective: Objective,
         *,
         n_draws: int,
         kl_warmup: float,
@@ -101,9 +106,10 @@ class TrainingLoss:
         generator: torch.Generator,
         precision: torch.dtype | None = None,
     ) -> None:
+        objective.check(model.posterior, partition)
         self.model = model
         self.partition = partition
-        self.reduction = reduction
+        self.objective = objective
         self.n_draws = n_draws
         self.kl_warmup = kl_warmup
         self.rebinarize = rebinarize
@@ -118,4 +124,5 @@ class TrainingLoss:
         draws = self.model(x, standard_normal(shape, self.generator, x), self.precision)
         log_partition = self.partition(draws, self.model.posterior)
         kl_weight = min(1.0, progress / self.kl_warmup) if self.kl_warmup else 1.0
-        return negative_bound(draws, log_partition, self.reduction, kl_weight)
+        draws = self.objective.reparametrize(draws, self.model.posterior, kl_weight)
+        return negative_bound(draws, log_partition, self.objective, kl_weight)

@@ -12,7 +12,7 @@ and the estimate of ln Z is one of `PARTITIONS`. The pairs ("elbo", "posterior")
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -32,13 +32,6 @@ REFERENCE_STEPS = 1000
 
 # Transitions of a chain from noise, the second half of which is averaged.
 NOISE_TRANSITIONS = 10
-
-Reduction = Callable[[Tensor], Tensor]
-
-OBJECTIVES: dict[str, Reduction] = {
-    "elbo": lambda log_weights: log_weights.mean(0),
-    "iwae": log_mean_exp,
-}
 
 
 class LatentDraws(NamedTuple):
@@ -259,6 +252,87 @@ DENSITY_PARTITIONS: dict[str, type[DensityPartition]] = {
 }
 
 
+class Objective:
+    """What a row's log-weights are reduced to, and how its gradient is estimated."""
+
+    def __call__(self, log_weights: Tensor) -> Tensor:
+        """Reduce the draws: (n_draws, n) -> (n,)."""
+        raise NotImplementedError
+
+    def check(self, posterior: Posterior, partition: PartitionEstimate) -> None:
+        """Raise if it cannot be trained on with these."""
+
+    def reparametrize(
+        self, draws: LatentDraws, posterior: Posterior, kl_weight: float
+    ) -> LatentDraws:
+        """Return draws of the same values, whose bound has the gradient to train on."""
+        return draws
+
+
+class EvidenceLowerBound(Objective):
+    """The mean over draws (Kingma & Welling 2014)."""
+
+    def __call__(self, log_weights: Tensor) -> Tensor:
+        return log_weights.mean(0)
+
+
+class ImportanceWeightedBound(Objective):
+    """The log of the mean weight (Burda et al. 2016)."""
+
+    def __call__(self, log_weights: Tensor) -> Tensor:
+        return log_mean_exp(log_weights)
+
+
+class DoublyReparametrizedBound(ImportanceWeightedBound):
+    r"""The importance-weighted bound, with the encoder's gradient reparametrised twice.
+
+    With v_k the weight of draw k and w_k its part of their sum, the gradient of the posterior's
+    parameters :math:`\phi` reaches them through the draws and, as the score of q, directly. The
+    direct part is noise of mean zero or can be led through the draws as well, which leaves
+
+    .. math::
+        \nabla_\phi = \sum_k w_k \, (1 - \beta + \beta w_k) \,
+            \frac{\partial \ln v_k}{\partial z_k} \frac{\partial z_k}{\partial \phi}
+
+    where :math:`\beta` is the power of prior and posterior in v_k: 1, which makes it :math:`w_k^2`
+    (Tucker et al. 2019, "Doubly reparameterized gradient estimators for Monte Carlo objectives",
+    eq. 8), or less while warming up. It has the same mean as the gradient of the bound, and its
+    variance vanishes as q becomes the true posterior. The value, and the gradients of decoder and
+    prior, are those of the bound.
+    """
+
+    def check(self, posterior: Posterior, partition: PartitionEstimate) -> None:
+        if not posterior.has_log_density:
+            raise ValueError(
+                "objective='iwae-dreg' needs the density of the posterior at given latents, for "
+                f"which {type(posterior).__name__} would be inverted at every step. Use "
+                "objective='iwae', or posterior='diagonal' or 'fixed'."
+            )
+        if not isinstance(partition, DensityPartition):
+            raise ValueError(
+                "objective='iwae-dreg' cannot be combined with an estimate of ln Z from the "
+                f"posteriors' draws ({type(partition).__name__}), whose gradient would be weighted "
+                "like that of the bound. Use objective='iwae', or partition='auto'."
+            )
+
+    def reparametrize(
+        self, draws: LatentDraws, posterior: Posterior, kl_weight: float
+    ) -> LatentDraws:
+        log_ratio = (-draws.energy - draws.log_posterior).detach()
+        share = (draws.log_likelihood.detach() + kl_weight * log_ratio).softmax(0).unsqueeze(-1)
+        draws.z.register_hook(lambda gradient: gradient * (1 - kl_weight + kl_weight * share))
+        # The parameters of q held, z not.
+        held = posterior.log_density(draws.z, draws.posterior_outputs.detach())
+        return draws._replace(log_posterior=held)
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "elbo": EvidenceLowerBound(),
+    "iwae": ImportanceWeightedBound(),
+    "iwae-dreg": DoublyReparametrizedBound(),
+}
+
+
 def resolve_partition(choices: Sequence[str], density: Density) -> str:
     """Take the first choice that is not "auto"; else exact where a step can afford it."""
     affordable = "exact" if density.trains_exactly else "persistent"
@@ -266,7 +340,7 @@ def resolve_partition(choices: Sequence[str], density: Density) -> str:
 
 
 def negative_bound(
-    draws: LatentDraws, log_partition: Tensor, reduction: Reduction, kl_weight: float = 1.0
+    draws: LatentDraws, log_partition: Tensor, objective: Objective, kl_weight: float = 1.0
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss of a minibatch and its named terms.
 
@@ -275,8 +349,7 @@ def negative_bound(
     draws : LatentDraws
     log_partition : Tensor, scalar or (n,)
         Estimate of ln Z.
-    reduction : callable
-        A value of `OBJECTIVES`.
+    objective : Objective
     kl_weight : float
         Weight of all terms but the reconstruction, below 1 while warming up.
 
@@ -289,10 +362,10 @@ def negative_bound(
         "log_partition", each a mean over the minibatch, in nats.
     """
     log_ratio = -draws.energy - draws.log_posterior
-    bound = reduction(draws.log_likelihood + log_ratio) - log_partition
+    bound = objective(draws.log_likelihood + log_ratio) - log_partition
     weighted = bound
     if kl_weight != 1.0:
-        weighted = reduction(draws.log_likelihood + kl_weight * log_ratio)
+        weighted = objective(draws.log_likelihood + kl_weight * log_ratio)
         weighted = weighted - kl_weight * log_partition
     terms = {
         "objective": bound.mean(),

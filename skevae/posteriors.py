@@ -35,9 +35,12 @@ class Posterior(nn.Module):
         k.
     width : int
         Values that `draw` holds at a time for each (draw, row).
+    has_log_density : bool
+        Whether `log_density` is there: it costs no more than a draw.
     """
 
     outputs_per_latent: int
+    has_log_density = True
 
     def __init__(self, n_latent: int) -> None:
         super().__init__()
@@ -68,6 +71,10 @@ class Posterior(nn.Module):
         """
         raise NotImplementedError
 
+    def log_density(self, z: Tensor, outputs: Tensor) -> Tensor:
+        """ln q(z | x) of given latents: (n_draws, n, D), (n, k D) -> (n_draws, n)."""
+        raise NotImplementedError
+
     def pairwise_log_density(self, z: Tensor, outputs: Tensor) -> Tensor:
         """ln q(z_i | x_j) for all pairs: (m, D), (n, k D) -> (m, n)."""
         raise NotImplementedError
@@ -91,6 +98,9 @@ class FixedNormal(Posterior):
         z = outputs + noise
         log_density = -0.5 * (noise.square() + LOG_2PI).sum(-1)
         return z, log_density.expand(z.shape[:-1])
+
+    def log_density(self, z: Tensor, outputs: Tensor) -> Tensor:
+        return -0.5 * ((z - outputs).square() + LOG_2PI).sum(-1)
 
     def pairwise_log_density(self, z: Tensor, outputs: Tensor) -> Tensor:
         squares = z.square().sum(-1)[:, None] + outputs.square().sum(-1)
@@ -120,6 +130,11 @@ class DiagonalNormal(Posterior):
         mean, scale = self._moments(outputs)
         log_noise = -0.5 * (noise.square() + LOG_2PI).sum(-1)
         return mean + scale * noise, log_noise - scale.log().sum(-1)
+
+    def log_density(self, z: Tensor, outputs: Tensor) -> Tensor:
+        mean, scale = self._moments(outputs)
+        noise = (z - mean) / scale
+        return -0.5 * (noise.square() + LOG_2PI).sum(-1) - scale.log().sum(-1)
 
     def pairwise_log_density(self, z: Tensor, outputs: Tensor) -> Tensor:
         return pairwise_normal_log_density(z, *self._moments(outputs))
@@ -155,6 +170,7 @@ class InverseAutoregressive(Posterior):
     """
 
     outputs_per_latent = 3
+    has_log_density = False
     volume_preserving = False
 
     def __init__(self, n_latent: int) -> None:

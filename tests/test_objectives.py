@@ -292,6 +292,68 @@ def test_gradient_of_the_bound_matches_finite_differences(
     assert_gradient(loss, model.parameters(), n_directions=2)
 
 
+def gradients_by_part(objective, draws, model, kl_weight):
+    """Value of the loss, gradient of the encoder's outputs, and gradient of decoder and prior."""
+    objective = OBJECTIVES[objective]
+    draws = objective.reparametrize(draws, model.posterior, kl_weight)
+    loss, _ = negative_bound(draws, model.density.log_partition(), objective, kl_weight)
+    others = [*model.decoder.parameters(), *model.density.parameters()]
+    outputs, *others = torch.autograd.grad(
+        loss, [draws.posterior_outputs, *others], retain_graph=True
+    )
+    return loss.detach(), outputs, torch.cat([part.flatten() for part in others])
+
+
+@pytest.mark.parametrize("kl_weight", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("posterior", CLOSED_FORMS)
+def test_doubly_reparametrised_gradient_is_that_of_the_bound_on_average(
+    posterior, kl_weight, assert_mean
+):
+    """Of the encoder; the value, and the gradients of decoder and prior, are so at each draw."""
+    model = make_model(posterior)
+    x = normals(1, N_FEATURES).expand(4000, -1)
+    draws = model(x, normals(4, len(x), D, seed=3))
+    plain, twice = (
+        gradients_by_part(name, draws, model, kl_weight) for name in ("iwae", "iwae-dreg")
+    )
+    torch.testing.assert_close(twice[0], plain[0])
+    torch.testing.assert_close(twice[2], plain[2])
+    assert_mean(len(x) * (twice[1] - plain[1]), torch.zeros_like(plain[1][0]))
+    assert torch.equal(twice[1], plain[1]) == (kl_weight == 0.0)
+
+
+@pytest.mark.parametrize("posterior", CLOSED_FORMS)
+def test_doubly_reparametrised_gradient_has_no_noise_at_the_true_posterior(posterior):
+    """There all weights agree wherever the draws fall; the plain gradient varies with them."""
+    q = make_posterior(posterior)
+    outputs = normals(5, q.outputs_per_latent * D).requires_grad_()
+    z, log_q = q.draw(outputs, normals(4, 5, D, seed=1))
+    joint = q.log_density(z, outputs.detach()) - 1.7
+    draws = LatentDraws(joint, torch.zeros_like(joint), log_q, z, outputs)
+
+    (plain,) = torch.autograd.grad(
+        OBJECTIVES["iwae"](joint - log_q).sum(), outputs, retain_graph=True
+    )
+    draws = OBJECTIVES["iwae-dreg"].reparametrize(draws, q, 1.0)
+    value = OBJECTIVES["iwae-dreg"](draws.log_likelihood - draws.log_posterior).sum()
+    (twice,) = torch.autograd.grad(value, outputs)
+    assert plain.abs().max() > 0.1
+    torch.testing.assert_close(twice, torch.zeros_like(twice))
+
+
+@pytest.mark.parametrize("posterior", [name for name in POSTERIORS if name not in CLOSED_FORMS])
+def test_doubly_reparametrised_gradient_says_which_posteriors_it_needs(posterior):
+    with pytest.raises(ValueError, match="posterior='diagonal' or 'fixed'"):
+        training_loss(make_model(posterior), objective="iwae-dreg")
+
+
+@pytest.mark.parametrize("kind", sorted(PARTITIONS.keys() - DENSITY_PARTITIONS.keys()))
+def test_doubly_reparametrised_gradient_needs_ln_z_from_elsewhere_than_its_draws(kind):
+    model = make_model()
+    with pytest.raises(ValueError, match="partition='auto'"):
+        OBJECTIVES["iwae-dreg"].check(model.posterior, fresh(kind, model.density))
+
+
 def flat_gradient(value, density):
     gradients = torch.autograd.grad(value, list(density.parameters()))
     return torch.cat([gradient.flatten() for gradient in gradients])
