@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,8 @@ class TrainingFile:
             "globals": _global_states(self.device),
         }
         # Written aside and moved, so that a run cut off while saving leaves the file before it.
-        aside = self.path.with_suffix(f".{os.getpid()}.tmp")
+        # Fits of one search may be the same run, in processes or in threads.
+        aside = self.path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
         torch.save(whole, aside)
         aside.replace(self.path)
         self._last_save = time.monotonic()

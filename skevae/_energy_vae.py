@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from numbers import Integral, Real
 from typing import Any, NamedTuple, Self
@@ -131,7 +131,7 @@ class EnergyVAE(
     objective : {"iwae", "iwae-dreg", "elbo"}, default="iwae"
         The importance-weighted bound (Burda et al. 2016), or the evidence lower bound. "iwae-dreg"
         is the former with the doubly reparametrised gradient of the encoder (Tucker et al. 2019),
-        of the same mean and less variance; it needs ``posterior="diagonal"`` or "fixed", and a
+        of the same mean and usually less variance; it needs ``posterior="diagonal"`` or "fixed", and a
         ``partition`` other than "aggregate" and "posterior".
     partition : str, default="auto"
         How training obtains ln Z.
@@ -190,11 +190,11 @@ class EnergyVAE(
         densities and ln Z, validation, scores and samples never use it.
     n_score_draws : int, default=1000
         Importance draws for each row in `score_samples`. More draws err less low.
-    score_tol : float, default=0.0
-        Standard error, in nats, that is small enough: a row whose score has it after a sixteenth or
-        a quarter of the draws is given no more. Such scores err low by about half of its square
-        more: with 0.2 by 0.02. It pays where most rows are within reach of it; for a row that needs
-        all draws, the stages before cost a third more. 0 spends all draws on every row.
+    score_tol : float in [0, 1), default=0.0
+        Standard error of a row's score, in nats, that is small enough. A pilot run with a sixteenth
+        of the draws tells how many a row needs: a sixteenth, a quarter, or all. Fewer draws err
+        lower, by about half the square of their error. It pays where most rows are within reach of
+        it; where none is, it costs the pilot run. 0 gives all draws to every row.
     warm_start : bool, default=False
         Whether `fit` goes on from the fitted state, with the same network and standardisation
         (parameters of the architecture that were changed since have no effect), for another
@@ -203,8 +203,8 @@ class EnergyVAE(
         Directory where `fit` keeps the state of its training, in a file named by a hash of
         parameters and X. The same fit, called again after it was cut off, goes on from there to
         the same result (and returns at once if it was over, also for another ``ex_post``); the
-        fits of a search can share a directory. Files stay until they are deleted. Pickles: only
-        from sources you trust.
+        fits of a search can share a directory (not work that is done at the same time). Files stay
+        until they are deleted. Pickles: only from sources you trust.
     device : str or torch.device, default="auto"
         "auto" is the first CUDA device if there is one, else the CPU, decided at each call.
     random_state : int, RandomState instance or None, default=None
@@ -287,7 +287,7 @@ class EnergyVAE(
         "precision": [StrOptions(set(PRECISIONS))],
         "kl_warmup": [Interval(Real, 0, 1, closed="both")],
         "n_score_draws": [Interval(Integral, 1, None, closed="left")],
-        "score_tol": [Interval(Real, 0, None, closed="left")],
+        "score_tol": [Interval(Real, 0, 1, closed="left")],
     }
 
     def __init__(
@@ -654,9 +654,10 @@ class EnergyVAE(
         """Log-likelihood of each row.
 
         Importance-sampled with ``n_score_draws`` draws from the row's posterior (a tenth of them
-        from the law of the latents, where that can be sampled exactly: it bounds the weights),
-        normalised by the prior's exact ln Z or the upper end of its interval: it errs low. The law
-        of the latents is the prior, or ``ex_post_`` if there is one. All rows share one
+        from the law of the latents, where that can be sampled exactly: it bounds the weights), or
+        as many as ``score_tol`` asks for, normalised by the prior's exact ln Z or the upper end of
+        its interval: it errs low. The law of the latents is the prior, or ``ex_post_`` if there is
+        one. All rows share one
         block of noise fixed at `fit` (scrambled Sobol points), so a row's score is deterministic
         and does not depend on the rows beside it.
 
@@ -715,7 +716,7 @@ class EnergyVAE(
             {
                 "method": [StrOptions(set(evaluation.METHODS))],
                 "n_draws": [Interval(Integral, 1, None, closed="left"), None],
-                "tol": [Interval(Real, 0, None, closed="left"), None],
+                "tol": [*self._parameter_constraints["score_tol"], None],
             },
             {"method": method, "n_draws": n_draws, "tol": tol},
             caller_name=f"{type(self).__name__}.log_likelihood",
@@ -744,23 +745,30 @@ class EnergyVAE(
         )
         n_draws = self.n_score_draws if n_draws is None else n_draws
         tol = self.score_tol if tol is None else tol
-        stages = [n_draws]
-        if tol > 0 and method in evaluation.PROPOSAL_FREE_METHODS:
-            stages = evaluation.stages(n_draws)
-            diagnostics = {"standard_error", *diagnostics}
         model, device = self._loaded(X.dtype)
         dtype = TORCH_DTYPES[X.dtype]
         seed = self._state.score_seed if random_state is None else self._seed_for(random_state)
         row = self._state.standardizer.tensor(X[:1], device, dtype)
-        proposals = {n: self._proposal(model, method, n, seed, row) for n in stages}
         at_once, draws_at_once = self._chunk_sizes(model, row, len(X), n_draws)
+        n_pilot = int(evaluation.PILOT * n_draws)
+        staged = tol > 0 and method in evaluation.PROPOSAL_FREE_METHODS
+        staged = staged and n_pilot >= evaluation.MIN_PILOT_DRAWS
+        stages = [int(part * n_draws) for part in evaluation.STAGES] if staged else [n_draws]
+        proposals = self._proposals(model, method, stages, seed, row)
+        if staged:
+            # Of draws that have no part in the score.
+            pilot = self._proposals(model, method, [n_pilot], spawn(seed, 1)[0], row)[n_pilot]
+
+        def log_weights(
+            x: Tensor, proposal: tuple[Tensor, evaluation.Defence | None]
+        ) -> tuple[Tensor, Tensor]:
+            noise, defence = proposal
+            return evaluation.log_weights(model, x, noise, draws_at_once, defence)
 
         def evaluate(x: Tensor, n: int) -> dict[str, Tensor]:
-            noise, defence = proposals[n]
-            pair = evaluation.log_weights(model, x, noise, draws_at_once, defence)
+            pair = log_weights(x, proposals[n])
             return {
                 "log_likelihood": evaluation.METHODS[method](*pair, self._log_partition),
-                "n_draws": torch.full_like(x[:, 0], n, dtype=torch.int64),
                 **{name: evaluation.DIAGNOSTICS[name](torch.add(*pair)) for name in diagnostics},
             }
 
@@ -769,7 +777,12 @@ class EnergyVAE(
             x = self._state.standardizer.tensor(X[rows], device, dtype)
             if not model.likelihood.is_continuous:
                 x = binarize(x, make_generator(self._state.score_seed))
-            values = evaluation.until_precise(evaluate, x, stages, tol)
+            n_given = torch.full((len(x),), n_draws, device=device)
+            if staged:
+                error = evaluation.DIAGNOSTICS["standard_error"](torch.add(*log_weights(x, pilot)))
+                n_given = evaluation.draws_needed(error, n_pilot, stages, tol)
+            values = evaluation.by_number_of_draws(evaluate, x, n_given)
+            values["n_draws"] = n_given
             parts.append({name: value.cpu() for name, value in values.items()})
         scores = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
         scores["log_likelihood"] = scores["log_likelihood"] + X.dtype.type(
@@ -777,19 +790,27 @@ class EnergyVAE(
         )
         return scores
 
-    def _proposal(
-        self, model: VAE, method: str, n_draws: int, seed: int, like: Tensor
-    ) -> tuple[Tensor, evaluation.Defence | None]:
-        """Noise of the posterior's draws, and draws of the latents' own law, ``n_draws`` in all."""
-        n_defence = 0
+    def _proposals(
+        self, model: VAE, method: str, stages: Sequence[int], seed: int, like: Tensor
+    ) -> dict[int, tuple[Tensor, evaluation.Defence | None]]:
+        """Noise of the posterior's draws, and draws of the latents' own law, for each number."""
+        share = 0.0
         if method in evaluation.PROPOSAL_FREE_METHODS and model.density.samples_exactly:
-            n_defence = int(evaluation.DEFENSIVE_SHARE * n_draws)
+            share = evaluation.DEFENSIVE_SHARE
+        n_defence = {n: int(share * n) for n in stages}
+        most, n_defending = max(stages), max(n_defence.values())
         # On the CPU whatever the device, so that a score does not depend on where it is made.
-        noise = quasi_normal(n_draws - n_defence, model.density.n_latent, seed)[:, None].to(like)
-        if n_defence == 0:
-            return noise, None
-        z = self._latent_density("cpu", torch.float64).sample(n_defence, make_generator(seed))
-        return noise, evaluation.make_defence(model, z.to(like), self._log_partition)
+        noise = quasi_normal(most - n_defending, model.density.n_latent, seed)[:, None].to(like)
+        if n_defending:
+            density = self._latent_density("cpu", torch.float64)
+            z = density.sample(n_defending, make_generator(seed)).to(like)
+        return {
+            n: (
+                noise[: n - m],
+                evaluation.make_defence(model, z[:m], self._log_partition) if m else None,
+            )
+            for n, m in n_defence.items()
+        }
 
     def transform(self, X):
         """Mean of the posterior of each row.

@@ -165,8 +165,8 @@ METHODS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 }
 
 
-# The methods of which law and number of the draws change the precision alone. Eq. 5 is the
-# posterior's, and another for another number.
+# Methods whose expectation does not depend on how, or how often, latents are drawn; that of eq. 5
+# does, which is of the row's own posterior.
 PROPOSAL_FREE_METHODS = {"importance"}
 
 # The part of the draws that comes from the latents' own law.
@@ -234,52 +234,60 @@ DIAGNOSTICS: dict[str, Callable[[Tensor], Tensor]] = {
     "pareto_k": pareto_k,
 }
 
-# Parts of the draws after which a row may have enough. Each stage is an estimate of its own, so
-# that a row that needs all draws costs a third more.
+# Parts of all draws that a row may be given, and the part that a pilot run takes to find out which.
 STAGES = (1 / 16, 1 / 4, 1)
-# No error is to be had from fewer.
-MIN_STAGE_DRAWS = 25
+PILOT = 1 / 16
+# Below it no error is known.
+MIN_PILOT_DRAWS = 25
 
 
-def stages(n_draws: int) -> list[int]:
-    """Numbers of draws of which a row is given the first that is enough."""
-    return [n for n in (int(part * n_draws) for part in STAGES) if n >= MIN_STAGE_DRAWS] or [
-        n_draws
-    ]
+def draws_needed(error: Tensor, n_pilot: int, stages: Sequence[int], tol: float) -> Tensor:
+    """Choose for each row the fewest draws by which its error should be at most ``tol``.
 
-
-def until_precise(
-    evaluate: Callable[[Tensor, int], dict[str, Tensor]],
-    x: Tensor,
-    stages: Sequence[int],
-    tol: float,
-) -> dict[str, Tensor]:
-    """Evaluate rows with few draws, and again with more those whose error is above ``tol``.
+    The pilot's own draws may not be those of the estimate. Of weights that are bounded, as those of
+    a posterior that is too wide, a few that happen to be large have a small spread: to end there is
+    to end on luck, and a score that errs low in expectation would err high.
 
     Parameters
     ----------
-    evaluate : callable (rows, number of draws) -> dict of Tensor of shape (n,)
-        With "standard_error" among its values, if there is more than one stage.
-    x : Tensor of shape (n, n_features)
+    error : Tensor of shape (n,)
+        Standard errors of ``n_pilot`` draws. What is not a number takes all.
+    n_pilot : int
     stages : sequence of int
-        Numbers of draws.
+        Numbers of draws to choose from, ascending.
     tol : float
-        Nats.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+        Of int64.
+    """
+    choices = torch.tensor(stages, device=error.device)
+    enough = error[:, None] * (n_pilot / choices).sqrt() <= tol
+    enough[:, -1] = True
+    return choices[enough.to(torch.uint8).argmax(1)]
+
+
+def by_number_of_draws(
+    evaluate: Callable[[Tensor, int], dict[str, Tensor]], x: Tensor, n_draws: Tensor
+) -> dict[str, Tensor]:
+    """Evaluate rows that are given different numbers of draws.
+
+    Parameters
+    ----------
+    evaluate : callable (rows, number of draws) -> dict of Tensor of shape (rows,)
+    x : Tensor of shape (n, n_features)
+    n_draws : Tensor of shape (n,)
 
     Returns
     -------
     dict of Tensor of shape (n,)
-        What ``evaluate`` returned last for each row.
     """
-    first, *others = stages
-    values = evaluate(x, first)
-    for n in others:
-        # An error that is nan is not small.
-        (left,) = (~(values["standard_error"] <= tol)).nonzero(as_tuple=True)
-        if not len(left):
-            break
-        for name, better in evaluate(x[left], n).items():
-            values[name][left] = better
+    values: dict[str, Tensor] = {}
+    for n in n_draws.unique().tolist():
+        (rows,) = (n_draws == n).nonzero(as_tuple=True)
+        for name, part in evaluate(x[rows], n).items():
+            values.setdefault(name, part.new_empty(len(x)))[rows] = part
     return values
 
 

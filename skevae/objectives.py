@@ -320,7 +320,8 @@ class DoublyReparametrizedBound(ImportanceWeightedBound):
     ) -> LatentDraws:
         log_ratio = (-draws.energy - draws.log_posterior).detach()
         share = (draws.log_likelihood.detach() + kl_weight * log_ratio).softmax(0).unsqueeze(-1)
-        draws.z.register_hook(lambda gradient: gradient * (1 - kl_weight + kl_weight * share))
+        if draws.z.requires_grad:  # not under an encoder that the user has frozen
+            draws.z.register_hook(lambda gradient: gradient * (1 - kl_weight + kl_weight * share))
         # The parameters of q held, z not.
         held = posterior.log_density(draws.z, draws.posterior_outputs.detach())
         return draws._replace(log_posterior=held)

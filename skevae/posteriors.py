@@ -36,7 +36,7 @@ class Posterior(nn.Module):
     width : int
         Values that `draw` holds at a time for each (draw, row).
     has_log_density : bool
-        Whether `log_density` is there: it costs no more than a draw.
+        Whether `log_density` is implemented. Flows lack it, as they would have to be inverted.
     """
 
     outputs_per_latent: int

@@ -330,7 +330,7 @@ BAD = {
     "checkpoint_dir": [3, False],
     "ex_post": ["no such", 3, GaussianMixture, nn.Linear(2, 2)],
     "n_score_draws": [0, -1, 1.5, None],
-    "score_tol": [-0.1, None, "a", np.nan],
+    "score_tol": [-0.1, 1.0, None, "a", np.nan],
     "warm_start": ["yes", None],
     "device": [3, None, "no such", "", "cuda:99", "meta"],
     "random_state": ["a", 1.5, -1],

@@ -18,15 +18,15 @@ from skevae.evaluation import (
     DIAGNOSTICS,
     METHODS,
     aggregated_moments,
+    by_number_of_draws,
     chunk_sizes,
+    draws_needed,
     effective_sample_size,
     held_out_bound,
     importance_estimate,
     log_weights,
     pareto_k,
     self_normalized_estimate,
-    stages,
-    until_precise,
     widest_output,
 )
 from skevae.likelihoods import LIKELIHOODS
@@ -504,29 +504,27 @@ def test_standard_error_is_the_spread_of_repeated_scores():
     assert relative == pytest.approx(1, abs=4 / math.sqrt(4000) + 4 * weight_variance / 500)
 
 
-# --- draws until the error is small enough --------------------------------------------------------
+# --- as many draws as the error asks for ----------------------------------------------------------
 
 
-def test_stages_end_with_all_draws_and_start_with_enough_for_an_error():
-    assert stages(1000) == [62, 250, 1000]
-    assert stages(200) == [50, 200]
-    assert stages(30) == [30]
-    assert stages(1) == [1]
+def test_rows_are_given_the_fewest_draws_that_bring_their_error_below():
+    error = torch.tensor([0.0, 0.1, 0.1001, 0.2, 0.2001, 9.0, math.inf, math.nan])
+    found = draws_needed(error, 100, [100, 400, 1600], 0.1)
+    assert found.tolist() == [100, 100, 400, 400, 1600, 1600, 1600, 1600]
 
 
-def test_each_row_has_the_values_of_its_own_stage():
-    x = torch.arange(6.0)[:, None]
+def test_rows_keep_their_places_whatever_number_of_draws_they_are_given():
+    x = torch.arange(5.0)[:, None]
+    given = torch.tensor([20, 10, 20, 40, 10])
     asked = []
 
     def evaluate(rows, n):
         asked.append((n, rows[:, 0].tolist()))
-        # Row k has an error of k / n; that of row 5 is never known.
-        error = torch.where(rows[:, 0] == 5, math.nan, rows[:, 0] / n)
-        return {"standard_error": error, "value": rows[:, 0] * n}
+        return {"value": rows[:, 0] * n}
 
-    found = until_precise(evaluate, x, [10, 20, 40], 0.1)
-    assert asked == [(10, [0, 1, 2, 3, 4, 5]), (20, [2, 3, 4, 5]), (40, [3, 4, 5])]
-    assert found["value"].tolist() == [0, 10, 40, 120, 160, 200]
+    found = by_number_of_draws(evaluate, x, given)
+    assert asked == [(10, [1, 4]), (20, [0, 2]), (40, [3])]
+    assert found["value"].tolist() == [0, 10, 40, 120, 40]
 
 
 # --- what training is watched by ------------------------------------------------------------------

@@ -285,6 +285,20 @@ def test_score_errs_low_and_its_weights_are_unbiased(linear):
     assert (np.abs(one - 1) < 5 * error)[light].all()
 
 
+def test_scores_err_low_whatever_error_is_asked_for(linear):
+    """Draws that decided by themselves when they are enough would end on luck."""
+    model, X, exact = linear
+    tol = np.median(model.log_likelihood(X, n_draws=62).standard_error)
+    n_seeds = 40 if model.posterior in FLOWS else 200
+    found = [model.log_likelihood(X, n_draws=1000, tol=tol, random_state=s) for s in range(n_seeds)]
+    n_draws = np.array([result.n_draws for result in found])
+    assert 0.1 < (n_draws == 62).mean() < 0.9
+    gap = np.array([(result.log_likelihood - exact).mean() for result in found])
+    assert gap.mean() < 3 * gap.std() / np.sqrt(n_seeds)
+    error = np.array([result.standard_error for result in found])
+    assert np.sqrt(np.square(error[n_draws < 1000]).mean()) < 1.5 * tol
+
+
 def test_more_draws_err_less(linear):
     model, X, exact = linear
     means, errors = [], []

@@ -663,6 +663,34 @@ def test_training_loss_is_the_bound_of_fresh_draws(objective):
     assert terms == expected_terms
 
 
+@pytest.mark.parametrize("kl_warmup", [0.0, 0.5])
+def test_training_loss_has_the_gradient_of_its_objective(kl_warmup):
+    model, x = make_model(), normals(5, N_FEATURES)
+    encoder = list(model.encoder.parameters())
+    gradients = {}
+    for name in ("iwae", "iwae-dreg"):
+        loss, _ = training_loss(model, objective=name, kl_warmup=kl_warmup)(x, 0.2)
+        gradients[name] = torch.autograd.grad(loss, encoder)
+    weight = 0.4 if kl_warmup else 1.0
+    objective = OBJECTIVES["iwae-dreg"]
+    draws = model(x, normals(4, 5, D, seed=0))
+    log_z = model.density.log_partition()
+    draws = objective.reparametrize(draws, model.posterior, weight)
+    loss, _ = negative_bound(draws, log_z, objective, weight)
+    torch.testing.assert_close(torch.autograd.grad(loss, encoder), gradients["iwae-dreg"])
+    for plain, twice in zip(gradients["iwae"], gradients["iwae-dreg"], strict=True):
+        assert (plain - twice).abs().max() > 1e-4
+
+
+@each_objective
+def test_training_loss_of_a_frozen_encoder_trains_the_rest(objective):
+    model, x = make_model("fixed"), normals(5, N_FEATURES)
+    model.encoder.requires_grad_(False)
+    loss, _ = training_loss(model, objective=objective)(x, 0.0)
+    loss.backward()
+    assert all(p.grad.abs().max() > 0 for p in model.decoder.parameters())
+
+
 def test_training_loss_draws_anew_at_each_visit():
     loss, x = training_loss(make_model()), normals(5, N_FEATURES)
     assert loss(x, 0.0)[0] != loss(x, 0.0)[0]

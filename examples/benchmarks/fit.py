@@ -447,6 +447,7 @@ def write_report(results, patterns, names, tasks, folder, docs):
         table, failures = summary.table(), summary.failures()
         text.append(f"### {summary.task.title}\n\n{markdown(*table)}\n\n{failures}".rstrip())
         if docs:
+            docs.mkdir(parents=True, exist_ok=True)
             (docs / f"fit-{task}.rst").write_text(f"{rst(*table)}\n\n{failures}".rstrip() + "\n")
         if not set(summary.names) <= set(OURS) and find_spec("matplotlib"):
             for place in filter(None, [folder, docs]):

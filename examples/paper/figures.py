@@ -42,13 +42,10 @@ PART_OF_EPOCHS = 5  # of a run in Figure 1
 def training_runs(options, folder, n_epochs):
     """History of each run, held-out bound included: (model, seed) -> dict of arrays."""
     histories = {}
+    trained = f"{table2.data_name(options)}-{n_epochs}-{options.precision}"
     for name in (PAPER, OURS):
         for seed in range(N_RUNS):
-            file = (
-                folder
-                / "histories"
-                / f"{table2.data_name(options)}-{n_epochs}-{len(histories)}.joblib"
-            )
+            file = folder / "histories" / f"{trained}-{len(histories)}.joblib"
             if not file.exists():
                 effort = table2.EFFORTS[options.effort]
                 model = table2.make_model(name, effort, n_epochs, seed, folder, options.precision)
@@ -153,7 +150,7 @@ def main():
     options.only, options.seeds = [PAPER, *MIXTURES, OURS], [0]
     table2.run(options, output, results, n_epochs)
     models = {
-        name: joblib.load(table2.model_file(output, data, name, n_epochs, 0))
+        name: joblib.load(table2.model_file(output, data, name, n_epochs, options.precision, 0))
         for name in options.only
     }
     X = np.random.default_rng(0).permutation(table2.load(options)[1])

@@ -90,7 +90,7 @@ CLAIMED = {
     "ECVVAE, mixture of 4 ex post": 161.86,
     "ECVVAE, mixture of 10 ex post": 154.54,
 }
-KEY = ("data", "model", "n_epochs", "seed")  # of a result
+KEY = ("data", "model", "n_epochs", "precision", "seed")  # of a result
 QUOTED = {"CR-NVAE": 76.93, "BFN": 77.87, "NVAE": 78.01, "IAF-VAE": 79.10}
 
 
@@ -138,10 +138,10 @@ def make_model(name, effort, n_epochs, seed, folder, precision):
     )
 
 
-def model_file(folder, data, model, n_epochs, seed):
+def model_file(folder, data, model, n_epochs, precision, seed):
     """Where a fitted model is saved."""
     plain = "".join(letter if letter.isalnum() else "-" for letter in model)
-    return folder / "models" / f"{data}-{plain}-{n_epochs}-{seed}.joblib"
+    return folder / "models" / f"{data}-{plain}-{n_epochs}-{precision}-{seed}.joblib"
 
 
 def measure(model, X):
@@ -161,14 +161,16 @@ def measure(model, X):
     }
 
 
-def table(results, data, n_epochs, seeds):
+def table(results, data, n_epochs, precision, seeds):
     """Header and rows of what has been measured, beside what is claimed."""
     header = ["model", "claimed", "what eq. 5 reports", "NLL", "k-hat > 0.7", "ln Z", "fit (s)"]
     claimed = {} if data == "digits" else CLAIMED
     lines = []
     for name in MODELS:
         for seed in seeds:
-            row = results.get(data=data, model=name, n_epochs=n_epochs, seed=seed)
+            row = results.get(
+                data=data, model=name, n_epochs=n_epochs, precision=precision, seed=seed
+            )
             if row is None and name not in claimed:
                 continue
             label = name if len(seeds) == 1 else f"{name}, seed {seed}"
@@ -220,7 +222,8 @@ def run(options, output, results, n_epochs):
     train, test = load(options)
     for name in options.only:
         for seed in options.seeds:
-            key = {"data": data_name(options), "model": name, "n_epochs": n_epochs, "seed": seed}
+            values = (data_name(options), name, n_epochs, options.precision, seed)
+            key = dict(zip(KEY, values, strict=True))
             if results.get(**key):
                 continue
             start = perf_counter()
@@ -251,7 +254,7 @@ def main():
     if not options.report:
         run(options, output, results, n_epochs)
     data = data_name(options)
-    header, lines = table(results, data, n_epochs, options.seeds)
+    header, lines = table(results, data, n_epochs, options.precision, options.seeds)
     caption = (
         f"Binarisation: {data}. {n_epochs} epochs, trained in {options.precision}, "
         f"{EFFORTS[options.effort].n_score_draws:,} draws of each estimate."
