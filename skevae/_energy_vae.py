@@ -131,8 +131,8 @@ class EnergyVAE(
     objective : {"iwae", "iwae-dreg", "elbo"}, default="iwae"
         The importance-weighted bound (Burda et al. 2016), or the evidence lower bound. "iwae-dreg"
         is the former with the doubly reparametrised gradient of the encoder (Tucker et al. 2019),
-        of the same mean and usually less variance; it needs ``posterior="diagonal"`` or "fixed", and a
-        ``partition`` other than "aggregate" and "posterior".
+        of the same mean and usually less variance; it needs ``posterior="diagonal"`` or "fixed",
+        and a ``partition`` other than "aggregate" and "posterior".
     partition : str, default="auto"
         How training obtains ln Z.
 
