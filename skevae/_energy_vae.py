@@ -266,7 +266,7 @@ class EnergyVAE(
     (150, 4)
     >>> result = vae.log_likelihood(X[:3])
     >>> sorted(result)
-    ['effective_sample_size', 'log_likelihood', 'pareto_k', 'standard_error']
+    ['effective_sample_size', 'log_likelihood', 'n_draws', 'pareto_k', 'standard_error']
     """
 
     _parameter_constraints: dict[str, list[Any]] = {
