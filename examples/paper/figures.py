@@ -151,7 +151,8 @@ def main():
         name: joblib.load(table2.model_file(output, data, name, n_epochs, options.precision, 0))
         for name in options.only
     }
-    X = np.random.default_rng(0).permutation(table2.load(options)[1])
+    train, test = table2.load(options)
+    X = np.random.default_rng(0).permutation(test)
     figures = {
         "figure1": draw_training(training_runs(options, output, n_epochs)),
         "figure2": draw_samples({name: models[name] for name in (PAPER, OURS)}, X),
@@ -161,7 +162,7 @@ def main():
     for name, figure in figures.items():
         figure.savefig(output / f"{name}.png", dpi=110)
         print(output / f"{name}.png")
-        trained = f"{data}, {n_epochs} epochs"
+        trained = f"{data}, {len(train):,} training rows, {n_epochs} epochs"
         parts.append(f".. figure:: results/{name}.png\n\n    {CAPTIONS[name]} ({trained})\n")
     (output / "figures.rst").write_text("\n".join(parts))
     publish([output / "figures.rst", *(output / f"{name}.png" for name in figures)], options.docs)
