@@ -315,6 +315,8 @@ def draw_growth(path, quick):
         times = np.array([growth_point(name, value) for value in values])
         ax.loglog(values, times, "o-", label=["training epoch", "scoring"])
         ax.loglog(values, times[0, 0] * np.array(values) / values[0], ":", color="grey")
+        ax.set_xticks(values, values)
+        ax.set_xticks([], minor=True)
         ax.set_xlabel(name)
     axes[0].set_ylabel("milliseconds")
     axes[0].legend()
