@@ -657,9 +657,8 @@ class EnergyVAE(
         from the law of the latents, where that can be sampled exactly: it bounds the weights), or
         as many as ``score_tol`` asks for, normalised by the prior's exact ln Z or the upper end of
         its interval: it errs low. The law of the latents is the prior, or ``ex_post_`` if there is
-        one. All rows share one
-        block of noise fixed at `fit` (scrambled Sobol points), so a row's score is deterministic
-        and does not depend on the rows beside it.
+        one. All rows share one block of noise fixed at `fit` (scrambled Sobol points), so a row's
+        score is deterministic and does not depend on the rows beside it.
 
         Parameters
         ----------
@@ -689,8 +688,8 @@ class EnergyVAE(
         n_draws : int, default=None
             None uses ``n_score_draws``.
         tol : float, default=None
-            None uses ``score_tol``. Of no account to "self_normalized", whose value depends on the
-            number of draws.
+            In nats. None uses ``score_tol``. Of no account to "self_normalized", whose value
+            depends on the number of draws.
         random_state : int, RandomState instance or None, default=None
             None uses the noise that was fixed at `fit`.
 
