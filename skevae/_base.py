@@ -224,7 +224,7 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
     def _run(
         self,
         loss: training.Loss,
-        parameters: list[Tensor],
+        weights: training.ParameterVector,
         X: Tensor,
         *,
         optimizer: torch.optim.Optimizer,
@@ -263,7 +263,7 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
 
         run = training.minimize(
             loss,
-            parameters,
+            weights,
             X,
             generator=make_generator(seed, X.device),
             optimizer=optimizer,

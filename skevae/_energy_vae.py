@@ -59,7 +59,7 @@ from skevae.networks import ACTIVATIONS, NETWORKS, PRECISIONS, network_builder
 from skevae.objectives import OBJECTIVES, PARTITIONS, resolve_partition
 from skevae.posteriors import POSTERIORS
 from skevae.priors import PRIORS
-from skevae.training import make_optimizer
+from skevae.training import ParameterVector, make_optimizer
 
 # An ex-post density is fitted to at least so many draws, the same number for each row: with fewer
 # it takes the noise of the draws for structure. One for each row is enough where rows are many.
@@ -448,8 +448,8 @@ class EnergyVAE(
         choices = [self.partition, getattr(state.prior, "partition", "auto")]
         kind = PARTITIONS[resolve_partition(choices, model.density)]
         partition = kind(model.density, generator)
-        parameters = trainable(model)
-        optimizer = make_optimizer(parameters, self.learning_rate)
+        weights = ParameterVector(trainable(model))
+        optimizer = make_optimizer(weights, self.learning_rate)
         if one_pass and going_on:
             TrainingState.resume(self, optimizer, partition)
         if checkpoint is not None:
@@ -490,7 +490,7 @@ class EnergyVAE(
         with seeded_globals(seeds[5], device):
             run = self._run(
                 loss,
-                parameters,
+                weights,
                 train,
                 optimizer=optimizer,
                 seed=seeds[4],

@@ -30,7 +30,7 @@ from skevae._random import make_generator, seeded_globals
 from skevae.densities import Density
 from skevae.objectives import DENSITY_PARTITIONS, MIN_BASE_VARIANCE, resolve_partition
 from skevae.partition import LogPartitionInterval
-from skevae.training import make_optimizer
+from skevae.training import ParameterVector, make_optimizer
 
 # An interval of ln Z wider than this, in nats, is a visible part of a score.
 WIDE_INTERVAL = 0.1
@@ -336,8 +336,8 @@ class TrainedDensityPrior(CallbackSupportMixin, DensityPrior):
         kind = DENSITY_PARTITIONS[resolve_partition([self.partition], density)]
         partition = kind(density, generator)
         train, held_out = (rows, None) if one_pass else self._split(rows, seeds[2])
-        parameters = trainable(density)
-        optimizer = make_optimizer(parameters, self.learning_rate)
+        weights = ParameterVector(trainable(density))
+        optimizer = make_optimizer(weights, self.learning_rate)
         if one_pass and going_on:
             TrainingState.resume(self, optimizer, partition)
         if checkpoint is not None:
@@ -367,7 +367,7 @@ class TrainedDensityPrior(CallbackSupportMixin, DensityPrior):
         with seeded_globals(seeds[6], device):
             run = self._run(
                 loss,
-                parameters,
+                weights,
                 train,
                 optimizer=optimizer,
                 seed=seeds[2],

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from skevae._linear import linear
+
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -87,17 +89,17 @@ class GaussianBernoulliEnergy:
         """Energy of each row, and (z - mu - W p(h = 1 | z)) / sigma^2: (n, D) -> (n,), (n, D)."""
         logits, scaled = self.hidden_logits(z), (z - self.visible_mean) / self.variance
         value = 0.5 * (scaled * (z - self.visible_mean)).sum(-1) - softplus(logits).sum(-1)
-        return value, scaled - (logits.sigmoid() @ self.weight.mT) / self.variance
+        return value, scaled - linear(logits.sigmoid(), self.weight) / self.variance
 
     def hidden_logits(self, z: Tensor) -> Tensor:
         """Log-odds of h_j = 1 given z: (..., n_visible) -> (..., n_hidden)."""
         # A product, whose gradient takes fewer passes over the weights than that of a quotient.
         scaled = self.weight * self.variance.reciprocal()[:, None]
-        return z @ scaled + self.hidden_bias
+        return linear(z, scaled.mT, self.hidden_bias)
 
     def conditional_mean(self, h: Tensor) -> Tensor:
         """Mean of z given h: (..., n_hidden) -> (..., n_visible)."""
-        return self.visible_mean + h @ self.weight.mT
+        return linear(h, self.weight, self.visible_mean)
 
     def hidden_machine(self) -> tuple[Tensor, Tensor, Tensor]:
         r"""Integrate z out: the law of h is a Boltzmann machine.
@@ -137,7 +139,7 @@ class _MeanEnergy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z, weight, hidden_bias, visible_mean, variance):
         precision = variance.reciprocal()
-        logits = torch.addmm(hidden_bias, z, weight * precision[:, None])
+        logits = linear(z, (weight * precision[:, None]).mT, hidden_bias)
         square = (z - visible_mean).square().mean(0)
         ctx.save_for_backward(z, logits, weight, visible_mean, precision, square)
         return 0.5 * (square * precision).sum() - softplus(logits).sum() / z.shape[0]
@@ -147,7 +149,7 @@ class _MeanEnergy(torch.autograd.Function):
     def backward(ctx, grad):
         z, logits, weight, visible_mean, precision, square = ctx.saved_tensors
         probability = logits.sigmoid()
-        by_scaled = (z.mT @ probability).mul_(-grad / z.shape[0])
+        by_scaled = linear(z.mT, probability.mT).mul_(-grad / z.shape[0])
         by_precision = 0.5 * grad * square + (by_scaled * weight).sum(1)
         return (
             None,

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from skevae._linear import linear
+
 # softplus(UNIT_SHIFT) = 1.
 UNIT_SHIFT = math.log(math.expm1(1.0))
 
@@ -25,6 +27,13 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
+class Linear(nn.Linear):
+    """Linear layer whose products are made by `skevae._linear.linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
 class WeightNormLinear(nn.Linear):
     r"""Linear layer with weight normalisation, w = g v / \|v\| (Salimans & Kingma 2016).
 
@@ -36,7 +45,7 @@ class WeightNormLinear(nn.Linear):
         self.gain = nn.Parameter(self.weight.detach().norm(dim=1, keepdim=True))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.gain * F.normalize(self.weight, dim=1), self.bias)
+        return linear(x, self.gain * F.normalize(self.weight, dim=1), self.bias)
 
 
 class DenselyConnected(nn.Module):
@@ -66,15 +75,15 @@ def build_mlp(
     n_outputs: int,
     hidden_layer_sizes: Sequence[int],
     activation: type[nn.Module],
-    linear: Callable[[int, int], nn.Linear],
+    layer: Callable[[int, int], nn.Linear],
 ) -> nn.Module:
     """Multilayer perceptron."""
     layers: list[nn.Module] = []
     width = n_inputs
     for size in hidden_layer_sizes:
-        layers += [linear(width, size), activation()]
+        layers += [layer(width, size), activation()]
         width = size
-    return nn.Sequential(*layers, linear(width, n_outputs))
+    return nn.Sequential(*layers, layer(width, n_outputs))
 
 
 def build_densenet(
@@ -82,15 +91,15 @@ def build_densenet(
     n_outputs: int,
     hidden_layer_sizes: Sequence[int],
     activation: type[nn.Module],
-    linear: Callable[[int, int], nn.Linear],
+    layer: Callable[[int, int], nn.Linear],
 ) -> nn.Module:
     """Densely connected trunk, as the paper uses for its toy data (Huang et al. 2017)."""
     hidden: list[nn.Module] = []
     width = n_inputs
     for size in hidden_layer_sizes:
-        hidden.append(nn.Sequential(linear(width, size), activation()))
+        hidden.append(nn.Sequential(layer(width, size), activation()))
         width += size
-    return DenselyConnected(hidden, linear(width, n_outputs))
+    return DenselyConnected(hidden, layer(width, n_outputs))
 
 
 class Residual(nn.Module):
@@ -110,16 +119,16 @@ def build_resnet(
     n_outputs: int,
     hidden_layer_sizes: Sequence[int],
     activation: type[nn.Module],
-    linear: Callable[[int, int], nn.Linear],
+    layer: Callable[[int, int], nn.Linear],
 ) -> nn.Module:
     """Residual network; a linear map skips the layers that change the width."""
     layers: list[nn.Module] = []
     width = n_inputs
     for size in hidden_layer_sizes:
-        skip = nn.Identity() if size == width else linear(width, size)
-        layers.append(Residual(skip, nn.Sequential(linear(width, size), activation())))
+        skip = nn.Identity() if size == width else layer(width, size)
+        layers.append(Residual(skip, nn.Sequential(layer(width, size), activation())))
         width = size
-    return nn.Sequential(*layers, linear(width, n_outputs))
+    return nn.Sequential(*layers, layer(width, n_outputs))
 
 
 NETWORKS = {"mlp": build_mlp, "densenet": build_densenet, "resnet": build_resnet}
@@ -142,10 +151,10 @@ def network_builder(
     if callable(network):
         return network
     build = NETWORKS[network]
-    linear = WeightNormLinear if weight_norm else nn.Linear
+    layer = WeightNormLinear if weight_norm else Linear
 
     def builder(n_inputs: int, n_outputs: int, hidden_layer_sizes: Sequence[int]) -> nn.Module:
-        return build(n_inputs, n_outputs, hidden_layer_sizes, ACTIVATIONS[activation], linear)
+        return build(n_inputs, n_outputs, hidden_layer_sizes, ACTIVATIONS[activation], layer)
 
     return builder
 

@@ -62,8 +62,8 @@ class Progress:
 
     Attributes
     ----------
-    start, best : list of Tensor
-        Parameters at the start, and those that would be kept if the run ended now.
+    start, best : Tensor
+        Parameters at the start, and those that would be kept if the run ended now; vectors.
     start_score : float
         By `check`.
     epoch : int
@@ -76,8 +76,8 @@ class Progress:
         Whether ``best`` was chosen by a score.
     """
 
-    start: list[Tensor]
-    best: list[Tensor]
+    start: Tensor
+    best: Tensor
     start_score: float = -math.inf
     epoch: int = 0
     best_score: float = -math.inf
@@ -86,60 +86,78 @@ class Progress:
     validated: bool = False
 
 
+class ParameterVector:
+    """Parameters as views of one vector.
+
+    What touches all of them at every step (norm, optimizer, average) is then a pass over one block
+    of memory instead of a call for each.
+
+    Parameters
+    ----------
+    parameters : sequence of Tensor
+        Of one dtype, on one device. Their memory is replaced by a part of the vector's.
+
+    Attributes
+    ----------
+    values : Tensor of shape (n,)
+        Its ``grad`` is a buffer that `differentiate` writes.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.parameters = list(parameters)
+        self.values = torch.cat([parameter.detach().flatten() for parameter in self.parameters])
+        self.values.grad = torch.zeros_like(self.values)
+        sizes = [parameter.numel() for parameter in self.parameters]
+        for parameter, part in zip(self.parameters, self.values.split(sizes), strict=True):
+            parameter.data = part.view_as(parameter)
+
+    def differentiate(self, loss: Tensor) -> Tensor:
+        """Write the gradient of a scalar, zero where it does not reach, and return it."""
+        parts = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+        return torch.cat([part.flatten() for part in parts], out=self.values.grad)
+
+
 class WeightAverage:
     """Exponential moving average of parameters.
 
     Parameters
     ----------
-    parameters : sequence of Tensor
+    weights : ParameterVector
     decay : float in [0, 1)
         0 keeps no average. Early on the decay is smaller, so that the average is not held back by
         the initial values.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], decay: float) -> None:
-        self.parameters = list(parameters)
+    def __init__(self, weights: ParameterVector, decay: float) -> None:
+        self.current = weights.values
         self.decay = decay
         self.n_updates = 0
-        self.average = snapshot(self.parameters)
+        self.average = self.current.clone()
 
-    @torch.no_grad()
     def update(self) -> None:
         self.n_updates += 1
         decay = min(self.decay, self.n_updates / (self.n_updates + 10))
-        torch._foreach_lerp_(self.average, self.parameters, 1 - decay)
+        self.average.lerp_(self.current, 1 - decay)
 
     @contextmanager
     def applied(self):
         """Hold the averages in the parameters while the context lasts."""
-        current = snapshot(self.parameters)
-        restore(self.parameters, self.average)
+        current = self.current.clone()
+        self.current.copy_(self.average)
         try:
             yield
         finally:
-            restore(self.parameters, current)
+            self.current.copy_(current)
 
 
-@torch.no_grad()
-def snapshot(parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Copy parameters."""
-    return [parameter.detach().clone() for parameter in parameters]
-
-
-@torch.no_grad()
-def restore(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """Write ``values`` back into ``parameters``."""
-    torch._foreach_copy_(list(parameters), list(values))
-
-
-def make_optimizer(parameters: Sequence[Tensor], learning_rate: float) -> torch.optim.Optimizer:
-    """Adam, fused into one kernel for all parameters."""
-    return torch.optim.Adam(parameters, lr=learning_rate, fused=True)
+def make_optimizer(weights: ParameterVector, learning_rate: float) -> torch.optim.Optimizer:
+    """Adam, fused into one kernel."""
+    return torch.optim.Adam([weights.values], lr=learning_rate, fused=True)
 
 
 def minimize(
     loss: Loss,
-    parameters: Sequence[Tensor],
+    weights: ParameterVector,
     X: Tensor,
     *,
     generator: torch.Generator,
@@ -163,12 +181,14 @@ def minimize(
     ----------
     loss : callable (x, progress) -> (loss, terms)
         ``progress`` goes from 0 to 1 over all epochs; ``terms`` are detached scalars to log.
-    parameters : sequence of Tensor
+    weights : ParameterVector
+        Of what the loss depends on.
     X : Tensor of shape (n, ...)
         On the device; batches are taken by index.
     generator : torch.Generator
         Of the order of the rows, on the device of X.
     optimizer : torch.optim.Optimizer
+        Of ``weights.values``.
     batch_size, max_epochs : int
     max_norm : float
         Gradients of larger norm are scaled down to it.
@@ -197,8 +217,8 @@ def minimize(
     Run
     """
     run = Run()
-    average = WeightAverage(parameters, averaging)
-    at_start = snapshot(parameters)
+    average = WeightAverage(weights, averaging)
+    at_start = weights.values.clone()
     past = Progress(start=at_start, best=at_start)
     n_batches = math.ceil(X.shape[0] / batch_size)
 
@@ -206,9 +226,9 @@ def minimize(
         saved = None if checkpoint is None else checkpoint.load()
         if saved is not None:
             run, past = saved["run"], saved["past"]
-            restore(parameters, saved["parameters"])
+            weights.values.copy_(saved["parameters"])
             average.n_updates, values = saved["average"]
-            restore(average.average, values)
+            average.average.copy_(values)
             optimizer.load_state_dict(saved["optimizer"])
             generator.set_state(saved["order"])
         elif check is not None:
@@ -218,24 +238,21 @@ def minimize(
             past.epoch += 1
             on_epoch_begin()
             order = torch.randperm(X.shape[0], generator=generator, device=X.device)
-            sums: dict[str, Tensor] = {}
+            sums = torch.zeros((), device=X.device)
             for index, rows in enumerate(order.split(batch_size)):
                 progress = (past.epoch - 1 + index / n_batches) / max_epochs
                 value, terms = loss(X.index_select(0, rows), progress)
-                optimizer.zero_grad(set_to_none=True)
-                value.backward()
+                gradient = weights.differentiate(value)
                 if max_norm < math.inf:
-                    torch.nn.utils.clip_grad_norm_(parameters, max_norm, foreach=True)
+                    gradient *= (max_norm / torch.linalg.vector_norm(gradient)).clamp(max=1.0)
                 optimizer.step()
                 average.update()
-                share = rows.numel() / X.shape[0]
-                for name, term in terms.items():
-                    sums[name] = term * share + sums[name] if name in sums else term * share
+                sums = sums + torch.stack(list(terms.values())) * (rows.numel() / X.shape[0])
 
-            record = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
+            record = dict(zip(terms, sums.tolist(), strict=True))
             finite = all(math.isfinite(term) for term in record.values())
             # A gradient can break the parameters after the last term of the epoch was known.
-            finite = finite and bool(torch.stack([p.isfinite().all() for p in parameters]).all())
+            finite = finite and bool(weights.values.isfinite().all())
             with average.applied():
                 if finite and validate is not None:
                     record["validation"] = validate()
@@ -248,11 +265,11 @@ def minimize(
                 warm = past.epoch > grace * max_epochs or past.epoch == max_epochs
                 score = record.get("validation", past.best_score)
                 if warm and (validate is None or score > past.best_score):
-                    past.best, past.best_score = snapshot(parameters), score
+                    past.best, past.best_score = weights.values.clone(), score
                     run.best_epoch, past.validated = past.epoch, True
                 elif not past.validated:
                     # No candidate yet: an interruption keeps the latest.
-                    past.best, run.best_epoch = snapshot(parameters), past.epoch
+                    past.best, run.best_epoch = weights.values.clone(), past.epoch
                 stop = on_epoch_end(past.epoch, record)
             if validate is not None and warm:
                 past.stale = 0 if score > past.reference_score + tol else past.stale + 1
@@ -267,7 +284,7 @@ def minimize(
                 state = {
                     "run": run,
                     "past": past,
-                    "parameters": snapshot(parameters),
+                    "parameters": weights.values.clone(),
                     "average": (average.n_updates, average.average),
                     "optimizer": optimizer.state_dict(),
                     "order": generator.get_state(),
@@ -275,12 +292,12 @@ def minimize(
                 checkpoint.save(state, last=run.status != "running")
     except KeyboardInterrupt:
         run.status = "interrupted"
-    restore(parameters, past.best)
+    weights.values.copy_(past.best)
     if check is not None:
         end_score = check()
         floor = past.start_score - DIVERGENCE_NATS - abs(past.start_score)
         # A score that is nan has fallen too, unless it was from the start.
         if end_score < floor or math.isnan(end_score) > math.isnan(past.start_score):
             run.status, run.best_epoch = "diverged", 0
-            restore(parameters, past.start)
+            weights.values.copy_(past.start)
     return run

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 FLOORS = {
-    **dict.fromkeys(["_random", "_device", "_clusters"], 0),
+    **dict.fromkeys(["_random", "_device", "_clusters", "_linear"], 0),
     **dict.fromkeys(["energies", "ising", "networks", "flows", "training", "diagnostics"], 1),
     **dict.fromkeys(["samplers", "partition", "posteriors", "likelihoods"], 2),
     **dict.fromkeys(["densities"], 3),

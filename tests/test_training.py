@@ -1,12 +1,13 @@
 """Laws of the training loop: it knows parameters and a loss, and ends at the best state it saw."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from skevae._random import make_generator
-from skevae.training import WeightAverage, make_optimizer, minimize, restore, snapshot
+from skevae.training import ParameterVector, WeightAverage, make_optimizer, minimize
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 
@@ -39,13 +40,23 @@ def slide(w):
     return loss
 
 
-def run(loss, w, X=None, *, seed=0, optimizer=None, batch_size=8, max_epochs=5, **settings):
+def descent(weights, learning_rate=1.0):
+    """Plain gradient descent."""
+    return torch.optim.SGD([weights.values], lr=learning_rate)
+
+
+def adam(learning_rate):
+    return partial(make_optimizer, learning_rate=learning_rate)
+
+
+def run(loss, w, X=None, *, seed=0, optimizer=descent, batch_size=8, max_epochs=5, **settings):
+    weights = ParameterVector([w])
     return minimize(
         loss,
-        [w],
+        weights,
         rows() if X is None else X,
         generator=make_generator(seed),
-        optimizer=optimizer or torch.optim.SGD([w], lr=1.0),
+        optimizer=optimizer(weights),
         batch_size=batch_size,
         max_epochs=max_epochs,
         **settings,
@@ -74,9 +85,7 @@ def recorder(w):
 
 def test_a_quadratic_is_minimised():
     w, X = parameter(3.0, -3.0), rows()
-    outcome = run(
-        distance(w), w, X, optimizer=make_optimizer([w], 0.05), batch_size=23, max_epochs=500
-    )
+    outcome = run(distance(w), w, X, optimizer=adam(0.05), batch_size=23, max_epochs=500)
     assert outcome.status == "finished" and outcome.best_epoch == 500
     torch.testing.assert_close(w.detach(), X.mean(0), rtol=0, atol=1e-3)
 
@@ -85,9 +94,9 @@ def test_a_quadratic_is_minimised():
 def test_the_optimizer_makes_steps_of_its_rate(dtype):
     """Adam's first step has the length of the rate in each coordinate, whatever the gradient."""
     w = torch.zeros(2, dtype=dtype, requires_grad=True)
-    optimizer = make_optimizer([w], 0.01)
-    w.grad = torch.tensor([1e-2, -1e3], dtype=dtype)
-    optimizer.step()
+    weights = ParameterVector([w])
+    weights.values.grad.copy_(torch.tensor([1e-2, -1e3]))
+    make_optimizer(weights, 0.01).step()
     expected = torch.tensor([-0.01, 0.01], dtype=dtype)
     torch.testing.assert_close(w.detach(), expected, rtol=1e-5, atol=0)
 
@@ -111,7 +120,8 @@ def test_smaller_gradients_are_left_alone():
     def loss(x, progress):
         return 0.5 * w.square().sum(), {"objective": torch.tensor(0.0)}
 
-    run(loss, w, batch_size=23, max_epochs=1, max_norm=10.0, optimizer=torch.optim.SGD([w], lr=0.5))
+    half = partial(descent, learning_rate=0.5)
+    run(loss, w, batch_size=23, max_epochs=1, max_norm=10.0, optimizer=half)
     torch.testing.assert_close(w.detach(), torch.tensor([0.15, 0.2]).double())
 
 
@@ -165,7 +175,7 @@ def test_progress_goes_evenly_from_zero_towards_one():
 def test_runs_of_one_seed_are_equal():
     def outcome(seed):
         w = parameter()
-        history = run(distance(w), w, optimizer=make_optimizer([w], 0.1), seed=seed).history
+        history = run(distance(w), w, optimizer=adam(0.1), seed=seed).history
         return history, w.tolist()
 
     assert outcome(3) == outcome(3) != outcome(4)
@@ -351,18 +361,18 @@ def averages(values, decay, start=0.0):
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.9, 0.999])
 def test_average_is_exponential(decay):
     w = parameter()
-    average = WeightAverage([w], decay)
+    average = WeightAverage(ParameterVector([w]), decay)
     for t in range(1, 31):
         with torch.no_grad():
             w.fill_(t**1.5)
         average.update()
     expected = averages([t**1.5 for t in range(1, 31)], decay)
-    assert average.average[0].tolist() == pytest.approx([expected] * 2, rel=1e-12)
+    assert average.average.tolist() == pytest.approx([expected] * 2, rel=1e-12)
 
 
 def test_average_is_in_the_parameters_only_while_applied():
     w = parameter(1.0)
-    average = WeightAverage([w], 0.9)
+    average = WeightAverage(ParameterVector([w]), 0.9)
     with torch.no_grad():
         w.fill_(12.0)
     average.update()
@@ -373,7 +383,7 @@ def test_average_is_in_the_parameters_only_while_applied():
 
 def test_average_is_taken_out_again_after_an_error():
     w = parameter(1.0)
-    average = WeightAverage([w], 0.9)
+    average = WeightAverage(ParameterVector([w]), 0.9)
     with torch.no_grad():
         w.fill_(12.0)
     with pytest.raises(ZeroDivisionError), average.applied():
@@ -593,16 +603,41 @@ def test_other_errors_are_the_callers():
         run(failing_from(w, 2, fail), w)
 
 
-# --- snapshots ------------------------------------------------------------------------------------
+# --- one vector -----------------------------------------------------------------------------------
 
 
-def test_a_snapshot_does_not_follow_the_parameters_and_restores_them():
-    w = parameter(1.0, 2.0)
-    values = snapshot([w])
+def tensors():
+    """Parameters of several shapes, the last of which no loss here depends on."""
+    shapes = [(2, 3), (), (4,), (3, 2)]
+    return [
+        torch.randn(shape, generator=make_generator(i), requires_grad=True)
+        for i, shape in enumerate(shapes)
+    ]
+
+
+def curve(a, b, c, d):
+    return (a.square().sum() * b + c.exp().sum() * b).tanh()
+
+
+def test_parameters_keep_their_values_and_follow_the_vector():
+    parameters, originals = tensors(), tensors()
+    weights = ParameterVector(parameters)
+    for parameter, original in zip(parameters, originals, strict=True):
+        assert torch.equal(parameter, original) and parameter.requires_grad
+    weights.values.add_(1.0)
+    for parameter, original in zip(parameters, originals, strict=True):
+        assert torch.equal(parameter, original + 1.0)
     with torch.no_grad():
-        w.zero_()
-    restore([w], values)
-    assert w.tolist() == [1.0, 2.0] and w.requires_grad and not values[0].requires_grad
-    with torch.no_grad():
-        w.zero_()
-    assert values[0].tolist() == [1.0, 2.0]
+        parameters[1].fill_(7.0)
+    assert weights.values[6] == 7.0
+
+
+def test_gradient_is_that_of_each_parameter_in_its_place_and_zero_where_it_does_not_reach():
+    parameters, originals = tensors(), tensors()
+    weights = ParameterVector(parameters)
+    expected = torch.autograd.grad(curve(*originals), originals[:3])
+    for _ in range(2):  # nothing is left of the step before
+        gradient = weights.differentiate(curve(*parameters))
+    assert gradient is weights.values.grad
+    expected = torch.cat([*(part.flatten() for part in expected), torch.zeros(6)])
+    torch.testing.assert_close(gradient, expected)
