@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from skevae._linear import ROWS_MULTIPLE
 from skevae._random import binary, make_generator, standard_normal
 from skevae.modules import VAE
 from skevae.partition import log_mean_exp, log_mean_exp_error
@@ -72,8 +73,13 @@ def chunk_sizes(
     # A layer's input, its output and two temporaries of that size live together, and so do about
     # eight (n_draws, rows) tables of log-weights.
     values = min(max_bytes // 2, CACHE_BYTES) // itemsize
-    rows_at_once = max(1, min(n_rows, values // (8 * n_draws), values // (4 * width)))
+    # Rather few rows than few draws: with so many, products suit the fastest library.
+    draws_wanted = min(n_draws, ROWS_MULTIPLE)
+    rows_at_once = min(n_rows, values // (8 * n_draws), values // (4 * width * draws_wanted))
+    rows_at_once = max(1, rows_at_once)
     draws_at_once = max(1, min(n_draws, values // (4 * rows_at_once * width)))
+    if ROWS_MULTIPLE < draws_at_once < n_draws:
+        draws_at_once -= draws_at_once % ROWS_MULTIPLE
     return rows_at_once, draws_at_once
 
 
