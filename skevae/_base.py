@@ -48,6 +48,7 @@ TRAINING_CONSTRAINTS: dict[str, list[Any]] = {
 # Parameters that do not change what a training arrives at.
 NOT_OF_THE_RUN = {
     "checkpoint_dir",
+    "cuda_graph",
     "device",
     "ex_post",
     "n_score_draws",
@@ -237,6 +238,7 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
         on_epoch_begin: Callable[[], None],
         callbacks: EpochCallbacks | None = None,
         checkpoint: TrainingFile | None = None,
+        record: training.Record | None = None,
     ) -> training.Run:
         """Run the loop, print an epoch line if asked, and warn if it did not go well.
 
@@ -279,6 +281,7 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
             on_epoch_begin=begin,
             on_epoch_end=on_epoch_end,
             checkpoint=checkpoint,
+            record=record,
         )
         self._warn_about(run)
         run.history = {

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -51,3 +54,42 @@ def copy_to(module: ModuleT, device: torch.device | str, dtype: torch.dtype) -> 
     data, and nothing that a call does can alter the model.
     """
     return copy.deepcopy(module).to(device=device, dtype=dtype)
+
+
+def graph_recorder(
+    device: torch.device, generators: Sequence[torch.Generator]
+) -> Callable[[Callable[[], None]], Callable[[], None] | None] | None:
+    """Return what records functions as CUDA graphs; None where there are none, on a CPU.
+
+    Parameters
+    ----------
+    device : torch.device
+    generators : sequence of torch.Generator
+        From which the functions draw; they go on drawing when a graph is replayed.
+    """
+    return partial(_record, device, generators) if device.type == "cuda" else None
+
+
+def _record(
+    device: torch.device, generators: Sequence[torch.Generator], function: Callable[[], None]
+) -> Callable[[], None] | None:
+    """Record the kernels that a function launches; None, with a warning, where that fails."""
+    states = [generator.get_state() for generator in generators]
+    try:
+        with torch.cuda.device(device):
+            graph = torch.cuda.CUDAGraph()
+            for generator in generators:
+                graph.register_generator_state(generator)
+            with torch.cuda.graph(graph):
+                function()
+    except RuntimeError as error:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+        warnings.warn(
+            f"Training steps could not be recorded as a CUDA graph and are made one by one, which "
+            f"is slower but equal: {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    return graph.replay

@@ -179,7 +179,7 @@ class IsingModel:
 
     def _log_partition(self) -> Tensor:
         # The running total is a lower bound of the final one, so what is safe by it is safe.
-        total = self._coupling.new_tensor(-math.inf)
+        total = self._coupling.new_full((), -math.inf)
         for strip in self._strips():
             seen = strip.shift + torch.dot(strip.scale.flatten(), strip.product.flatten()).log()
             if not self._is_safe(strip, torch.logaddexp(total, seen)):
@@ -187,11 +187,18 @@ class IsingModel:
                 log_weights, _ = self._log_weights(strip, torch.logaddexp(total, seen))
                 seen = log_weights.flatten().logsumexp(0)
             total = torch.logaddexp(total, seen)
+            if _is_recorded():
+                total = total.masked_fill(~self._stands_clear(strip, total), math.nan)
         return total
+
+    def _stands_clear(self, strip: _Strip, log_total: Tensor) -> Tensor:
+        return log_total > strip.shift + self._log_floor
 
     def _is_safe(self, strip: _Strip, log_total: Tensor) -> bool:
         """Whether no underflow in this strip can matter to the total."""
-        return bool(log_total > strip.shift + self._log_floor)
+        # Of a step that is being recorded nothing can be known yet; `_log_partition` makes its
+        # total nan if it proves unsafe when it is replayed.
+        return _is_recorded() or bool(self._stands_clear(strip, log_total))
 
     def _probabilities(self, strip: _Strip) -> tuple[Tensor, Tensor, _Repair | None]:
         """P(A, C), what ``product`` is to be multiplied by for it, and which pairs are not so."""
@@ -265,6 +272,11 @@ class IsingModel:
             or [pair.new_empty(0)]
         )
         return torch.cat([self._h_a[pairs.a], self._h_b[b], self._h_c[pairs.c]], dim=1)
+
+
+def _is_recorded() -> bool:
+    """Whether kernels are being recorded as a CUDA graph, so that no value can be read."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def _invert(cumulative: Tensor, n_samples: int, generator: torch.Generator) -> Tensor:

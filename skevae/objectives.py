@@ -143,14 +143,16 @@ class ChainPartition(DensityPartition):
         self.transition = density.make_transition()
         self.reference: float | None = None
         self.noted: float | None = None
-        self.n_steps = 0
         self.reference_step = 0
+        # What changes from step to step is on the device, where steps that are replayed find it.
+        self.n_steps = torch.zeros((), dtype=torch.int64, device=generator.device)
+        self._reported: Tensor | None = None
 
     def refresh(self) -> None:
-        age = self.n_steps - self.reference_step
+        age = int(self.n_steps) - self.reference_step
         if self.noted is not None:
             self._refer_to(self.noted)
-        elif self.reference is None or age > min(REFERENCE_STEPS, 1 + self.n_steps // 4):
+        elif self.reference is None or age > min(REFERENCE_STEPS, 1 + int(self.n_steps) // 4):
             self._refer_to(self._value())
 
     def note(self, log_partition: float) -> None:
@@ -158,16 +160,20 @@ class ChainPartition(DensityPartition):
         self.noted = log_partition
 
     def state(self) -> dict[str, Any]:
-        names = ("reference", "noted", "n_steps", "reference_step")
-        return {name: getattr(self, name) for name in names}
+        state = {name: getattr(self, name) for name in ("reference", "noted", "reference_step")}
+        return {**state, "n_steps": int(self.n_steps)}
 
     def resume(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
+        self.n_steps.fill_(state["n_steps"])
+        self.reference_step = state["reference_step"]
+        self.noted = state["noted"]
+        self.reference = state["reference"]
 
     def _refer_to(self, log_partition: float) -> None:
-        self.reference, self.reference_step = log_partition, self.n_steps
+        self.reference, self.reference_step = log_partition, int(self.n_steps)
         self.noted = None
+        if self._reported is not None:
+            self._reported.fill_(log_partition)
 
     def _value(self) -> float:
         return self.density.quick_log_partition(self.generator)
@@ -178,7 +184,9 @@ class ChainPartition(DensityPartition):
             self._refer_to(self._value())
         self.n_steps += 1
         mean_energy = self.density.mean_energy(negatives)
-        return mean_energy.detach() - mean_energy + cast(float, self.reference)
+        if self._reported is None:
+            self._reported = torch.full_like(mean_energy, cast(float, self.reference))
+        return mean_energy.detach() - mean_energy + self._reported
 
 
 class PersistentPartition(ChainPartition):

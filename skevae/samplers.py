@@ -331,5 +331,5 @@ class PersistentChains:
 
     def advance(self, transition: Transition, generator: torch.Generator) -> Tensor:
         """Move every chain by one transition and return the new states."""
-        self.state = transition(self.state, generator)
-        return self.state
+        # In place, where a step that is replayed finds it.
+        return self.state.copy_(transition(self.state, generator))

@@ -16,10 +16,14 @@ import torch
 from torch import Tensor
 
 Loss = Callable[[Tensor, float], tuple[Tensor, dict[str, Tensor]]]
+Record = Callable[[Callable[[], None]], Callable[[], None] | None]
 Status = Literal["running", "finished", "converged", "stopped", "diverged", "interrupted"]
 
 # A run that ends this many nats below its start, and more than twice as low, has diverged.
 DIVERGENCE_NATS = 100.0
+
+# Libraries lay out their workspaces, optimizers and chains their state, in the first steps.
+STEPS_BEFORE_RECORDING = 10
 
 
 class Checkpoint(Protocol):
@@ -133,11 +137,16 @@ class WeightAverage:
         self.decay = decay
         self.n_updates = 0
         self.average = self.current.clone()
+        self._share = self.current.new_empty(())
+
+    def advance(self) -> None:
+        """Count an update, and with it how much the current values will weigh."""
+        self.n_updates += 1
+        self._share.fill_(1 - min(self.decay, self.n_updates / (self.n_updates + 10)))
 
     def update(self) -> None:
-        self.n_updates += 1
-        decay = min(self.decay, self.n_updates / (self.n_updates + 10))
-        self.average.lerp_(self.current, 1 - decay)
+        """Move the average towards the current values."""
+        self.average.lerp_(self.current, self._share)
 
     @contextmanager
     def applied(self):
@@ -152,7 +161,105 @@ class WeightAverage:
 
 def make_optimizer(weights: ParameterVector, learning_rate: float) -> torch.optim.Optimizer:
     """Adam, fused into one kernel."""
-    return torch.optim.Adam([weights.values], lr=learning_rate, fused=True)
+    on_gpu = weights.values.is_cuda
+    return torch.optim.Adam([weights.values], lr=learning_rate, fused=True, capturable=on_gpu)
+
+
+class Step:
+    """One step by a minibatch: forward, backward, clip, step, average, log.
+
+    Nothing in it waits for the device.
+
+    Parameters
+    ----------
+    loss, weights, optimizer, max_norm
+        As for `minimize`.
+    average : WeightAverage
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        weights: ParameterVector,
+        optimizer: torch.optim.Optimizer,
+        average: WeightAverage,
+        max_norm: float,
+    ) -> None:
+        self.loss = loss
+        self.weights = weights
+        self.optimizer = optimizer
+        self.average = average
+        self.max_norm = max_norm
+        self._names: list[str] = []
+        self._sums = weights.values.new_empty(0)
+
+    def __call__(self, x: Tensor, progress: float, share: float) -> None:
+        """Step by rows ``x``, a ``share`` of all, ``progress`` of the way."""
+        self.average.advance()
+        self.update(x, progress, share)
+
+    def update(self, x: Tensor, progress: float, share: float) -> None:
+        """Do all of a step that depends on no number but ``progress`` and ``share``."""
+        value, terms = self.loss(x, progress)
+        gradient = self.weights.differentiate(value)
+        if self.max_norm < math.inf:
+            gradient *= (self.max_norm / torch.linalg.vector_norm(gradient)).clamp(max=1.0)
+        self.optimizer.step()
+        self.average.update()
+        if not self._names:
+            self._names = list(terms)
+            self._sums = self._sums.new_zeros(len(terms))
+        self._sums += torch.stack(list(terms.values())) * share
+
+    def take_log(self) -> dict[str, float]:
+        """Read the means of all terms since the last time."""
+        record = dict(zip(self._names, self._sums.tolist(), strict=True))
+        self._sums.zero_()
+        return record
+
+
+class RecordedStep:
+    """A step whose kernels are recorded once, and launched together from then on.
+
+    What is recorded does the same to the same memory each time. So it serves minibatches of one
+    size, once the loss depends on ``progress`` no more; all else is left to the step itself, and so
+    are the first few, in which memory is laid out.
+
+    Parameters
+    ----------
+    step : Step
+    record : callable (function) -> (callable () or None)
+        Records what a function does without doing it, and returns what does it; or None if it
+        cannot be recorded.
+    batch_size : int
+    settled : float
+        The ``progress`` from which on the loss does not depend on it.
+    """
+
+    def __init__(self, step: Step, record: Record, batch_size: int, settled: float) -> None:
+        self.step = step
+        self.record: Record | None = record
+        self.batch_size = batch_size
+        self.settled = settled
+        self.n_before = STEPS_BEFORE_RECORDING
+        self._replay: Callable[[], None] | None = None
+
+    def __call__(self, x: Tensor, progress: float, share: float) -> None:
+        if self.record is None or x.shape[0] != self.batch_size or progress < self.settled:
+            self.step(x, progress, share)
+        elif self.n_before:
+            self.n_before -= 1
+            self.step(x, progress, share)
+        elif self._replay is None:
+            self._x = x.clone()
+            self._replay = self.record(lambda: self.step.update(self._x, 1.0, share))
+            if self._replay is None:
+                self.record = None
+            self(x, progress, share)
+        else:
+            self._x.copy_(x)
+            self.step.average.advance()
+            self._replay()
 
 
 def minimize(
@@ -174,6 +281,7 @@ def minimize(
     on_epoch_begin: Callable[[], None] = lambda: None,
     on_epoch_end: Callable[[int, dict[str, float]], bool] = lambda epoch, record: False,
     checkpoint: Checkpoint | None = None,
+    record: Record | None = None,
 ) -> Run:
     """Minimise a loss over minibatches of X; the parameters end at the best state seen.
 
@@ -211,6 +319,8 @@ def minimize(
     checkpoint : object with ``load() -> dict or None`` and ``save(state, last)``, optional
         Where the state is saved after each epoch (``last`` once the run is over), and taken up
         again: a run that was cut off goes on as if it had not been.
+    record : callable, optional
+        Of `RecordedStep`. With it, ``progress`` may not matter to the loss once ``grace`` is over.
 
     Returns
     -------
@@ -218,6 +328,8 @@ def minimize(
     """
     run = Run()
     average = WeightAverage(weights, averaging)
+    step = Step(loss, weights, optimizer, average, max_norm)
+    take = step if record is None else RecordedStep(step, record, batch_size, grace)
     at_start = weights.values.clone()
     past = Progress(start=at_start, best=at_start)
     n_batches = math.ceil(X.shape[0] / batch_size)
@@ -238,39 +350,32 @@ def minimize(
             past.epoch += 1
             on_epoch_begin()
             order = torch.randperm(X.shape[0], generator=generator, device=X.device)
-            sums = torch.zeros((), device=X.device)
             for index, rows in enumerate(order.split(batch_size)):
                 progress = (past.epoch - 1 + index / n_batches) / max_epochs
-                value, terms = loss(X.index_select(0, rows), progress)
-                gradient = weights.differentiate(value)
-                if max_norm < math.inf:
-                    gradient *= (max_norm / torch.linalg.vector_norm(gradient)).clamp(max=1.0)
-                optimizer.step()
-                average.update()
-                sums = sums + torch.stack(list(terms.values())) * (rows.numel() / X.shape[0])
+                take(X.index_select(0, rows), progress, rows.numel() / X.shape[0])
 
-            record = dict(zip(terms, sums.tolist(), strict=True))
-            finite = all(math.isfinite(term) for term in record.values())
+            means = step.take_log()
+            finite = all(math.isfinite(term) for term in means.values())
             # A gradient can break the parameters after the last term of the epoch was known.
             finite = finite and bool(weights.values.isfinite().all())
             with average.applied():
                 if finite and validate is not None:
-                    record["validation"] = validate()
-                    finite = math.isfinite(record["validation"])
+                    means["validation"] = validate()
+                    finite = math.isfinite(means["validation"])
                 if not finite:
-                    run.history = run.history or {name: [] for name in record}
+                    run.history = run.history or {name: [] for name in means}
                     run.status = "diverged"
                     break
-                run.append(record)
+                run.append(means)
                 warm = past.epoch > grace * max_epochs or past.epoch == max_epochs
-                score = record.get("validation", past.best_score)
+                score = means.get("validation", past.best_score)
                 if warm and (validate is None or score > past.best_score):
                     past.best, past.best_score = weights.values.clone(), score
                     run.best_epoch, past.validated = past.epoch, True
                 elif not past.validated:
                     # No candidate yet: an interruption keeps the latest.
                     past.best, run.best_epoch = weights.values.clone(), past.epoch
-                stop = on_epoch_end(past.epoch, record)
+                stop = on_epoch_end(past.epoch, means)
             if validate is not None and warm:
                 past.stale = 0 if score > past.reference_score + tol else past.stale + 1
                 past.reference_score = max(score, past.reference_score)

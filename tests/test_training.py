@@ -365,6 +365,7 @@ def test_average_is_exponential(decay):
     for t in range(1, 31):
         with torch.no_grad():
             w.fill_(t**1.5)
+        average.advance()
         average.update()
     expected = averages([t**1.5 for t in range(1, 31)], decay)
     assert average.average.tolist() == pytest.approx([expected] * 2, rel=1e-12)
@@ -375,6 +376,7 @@ def test_average_is_in_the_parameters_only_while_applied():
     average = WeightAverage(ParameterVector([w]), 0.9)
     with torch.no_grad():
         w.fill_(12.0)
+    average.advance()
     average.update()
     with average.applied():
         inside = w.item()

@@ -28,6 +28,7 @@ from tables import markdown
 from threadpoolctl import threadpool_limits
 from timing import (
     forward_products,
+    layer_products,
     matrix_products,
     ratio,
     seconds,
@@ -57,20 +58,20 @@ def load_rows(path, key, n_rows):
 
 
 def model(n_components=64, hidden=(256,), likelihood="bernoulli", n_draws=1, epochs=1, **params):
-    params = {"prior": "normal", "objective": "iwae" if n_draws > 1 else "elbo", **params}
+    objective = "iwae" if n_draws > 1 else "elbo"
+    defaults = {"prior": "normal", "objective": objective, "batch_size": BATCH_SIZE}
+    params = {**defaults, "device": "cpu", **params}
     return EnergyVAE(
         n_components,
         hidden_layer_sizes=hidden,
         activation="relu",
         likelihood=likelihood,
         n_draws=n_draws,
-        batch_size=BATCH_SIZE,
         max_iter=epochs,
         kl_warmup=0.0,
         early_stopping=False,
         learning_rate=1e-3,
         n_score_draws=N_SCORE_DRAWS,
-        device="cpu",
         random_state=0,
         **params,
     )
@@ -131,7 +132,7 @@ def peer_model(n_features, n_components, hidden, loss, n_draws):
     return VAE(VAEConfig(**shape), Encoder(), Decoder())
 
 
-def train_peer(X, n_draws, epochs):
+def train_peer(X, n_draws, epochs, device="cpu"):
     from pythae.data.datasets import BaseDataset
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
@@ -143,7 +144,7 @@ def train_peer(X, n_draws, epochs):
             per_device_train_batch_size=BATCH_SIZE,
             learning_rate=1e-3,
             keep_best_on_train=True,
-            no_cuda=True,
+            no_cuda=device == "cpu",
         )
         rows = torch.from_numpy(X)
         BaseTrainer(peer, BaseDataset(rows, torch.zeros(len(rows))), training_config=config).train()
@@ -162,11 +163,13 @@ def per_epoch(fit, epochs):
     return (seconds(partial(fit, epochs=1 + epochs)) - seconds(partial(fit, epochs=1))) / epochs
 
 
-def plain(products):
-    """Contender that makes these products in float32 and nothing else."""
-    run = matrix_products(products, torch.float32)
-    run()
-    return partial(seconds, run)
+def alone(products):
+    """Contenders that make these products in float32 and nothing else."""
+    contenders = {
+        "matrix products alone": matrix_products(products, torch.float32),
+        "the same, as skevae's layers": layer_products(products),
+    }
+    return {name: partial(seconds, run) for name, run in contenders.items()}
 
 
 def table_rows(task, n_rows, times):
@@ -197,7 +200,7 @@ def training(X, n_draws, prior, epochs, repeats):
         contenders[name] = partial(per_epoch, partial(train_peer, X, n_draws), epochs)
     step = training_products([784, 256, 128], BATCH_SIZE, of_data=True)
     step += training_products([64, 256, 784], BATCH_SIZE * n_draws, of_data=False)
-    contenders["matrix products alone"] = plain(step * (len(X) // BATCH_SIZE))
+    contenders |= alone(step * (len(X) // BATCH_SIZE))
     return table_rows(f"training, {n_draws} draws", len(X), side_by_side(contenders, repeats))
 
 
@@ -206,22 +209,21 @@ def scoring(task, X, n_rows, peer_rows, repeats, *, hidden, n_components, likeli
     ours = model(n_components, hidden, likelihood).fit(X[:1000])
     # The decoder of one row's draws; the encoder's share is a thousandth.
     sizes = [n_components, *hidden[::-1], X.shape[1]]
-    products = plain(forward_products(sizes, N_SCORE_DRAWS) * n_rows)
+    products = alone(forward_products(sizes, N_SCORE_DRAWS) * n_rows)
     contenders = {"skevae": lambda: seconds(lambda: ours.score_samples(X[:n_rows])) / n_rows}
     if have_pythae():
         peer = peer_model(X.shape[1], n_components, hidden, loss, 1).eval()
         run = partial(score_peer, peer, X[:peer_rows])
         contenders["pythae get_nll"] = lambda: seconds(run) / peer_rows
-    contenders["matrix products alone"] = lambda: products() / n_rows
+    contenders |= {name: lambda run=run: run() / n_rows for name, run in products.items()}
     return table_rows(f"scoring, {task}", 1, side_by_side(contenders, repeats))
 
 
 def sampling(X, n_rows, repeats):
     """Rows drawn from the fitted model, exact draws of the prior included."""
     ours = model(prior=GaussianBernoulliRBMPrior(20)).fit(X[:1000])
-    products = plain(forward_products([64, 256, 784], n_rows))
     contenders = {"skevae, prior of 20 units": lambda: seconds(lambda: ours.sample(n_rows))}
-    contenders["matrix products alone"] = products
+    contenders |= alone(forward_products([64, 256, 784], n_rows))
     return table_rows("sampling", n_rows, side_by_side(contenders, repeats))
 
 

@@ -6,6 +6,8 @@ from time import perf_counter, process_time
 
 import torch
 
+from skevae._linear import linear
+
 Product = tuple[int, int, int]  # (m, k, n): an (m, k) matrix times a (k, n) matrix
 
 
@@ -55,6 +57,25 @@ def matrix_products(products: Sequence[Product], dtype: torch.dtype) -> Callable
         for product in products:
             left, right, out = operands[product]
             torch.mm(left, right, out=out)
+
+    return run
+
+
+def layer_products(products: Sequence[Product]) -> Callable[[], None]:
+    """Return a function that makes these products in float32 as the layers of skevae make them."""
+    generator = torch.Generator().manual_seed(0)
+    operands = {
+        (m, k, n): (
+            torch.randn((m, k), generator=generator),
+            torch.randn((n, k), generator=generator),
+        )
+        for m, k, n in products
+    }
+
+    @torch.no_grad()
+    def run() -> None:
+        for product in products:
+            linear(*operands[product])
 
     return run
 
