@@ -238,6 +238,7 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
         on_epoch_begin: Callable[[], None],
         callbacks: EpochCallbacks | None = None,
         checkpoint: TrainingFile | None = None,
+        max_drops: int = 0,
         record: training.Record | None = None,
     ) -> training.Run:
         """Run the loop, print an epoch line if asked, and warn if it did not go well.
@@ -277,6 +278,7 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
             grace=grace,
             patience=self.n_iter_no_change,
             tol=self.tol,
+            max_drops=max_drops,
             check=first_batch if validate is None else validate,
             on_epoch_begin=begin,
             on_epoch_end=on_epoch_end,

@@ -177,9 +177,13 @@ class EnergyVAE(
     validation_fraction : float, default=0.1
         Part of the rows that is held out.
     n_iter_no_change : int, default=20
-        Epochs without a rise of more than ``tol`` after which training stops.
+        Epochs without a rise of more than ``tol`` after which training stops, or is slowed down
+        once more.
     tol : float, default=1e-4
         In nats.
+    n_rate_drops : int, default=1
+        How often early stopping, instead of stopping, goes on from the best state with a fifth of
+        the learning rate.
     averaging : float, default=0.997
         Decay, for each step, of the moving average of the weights that is validated and kept; 0
         keeps the last weights.
@@ -290,6 +294,7 @@ class EnergyVAE(
         "partition": [StrOptions({"auto", *PARTITIONS})],
         "n_draws": [Interval(Integral, 1, None, closed="left")],
         "ex_post": [DensityEstimatorInstance(), None],
+        "n_rate_drops": [Interval(Integral, 0, None, closed="left")],
         "precision": [StrOptions(set(PRECISIONS))],
         "cuda_graph": ["boolean"],
         "kl_warmup": [Interval(Real, 0, 1, closed="both")],
@@ -322,6 +327,7 @@ class EnergyVAE(
         validation_fraction=0.1,
         n_iter_no_change=20,
         tol=1e-4,
+        n_rate_drops=1,
         averaging=0.997,
         precision="float32",
         cuda_graph=False,
@@ -355,6 +361,7 @@ class EnergyVAE(
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
+        self.n_rate_drops = n_rate_drops
         self.averaging = averaging
         self.precision = precision
         self.cuda_graph = cuda_graph
@@ -512,6 +519,7 @@ class EnergyVAE(
                 on_epoch_begin=partition.refresh,
                 callbacks=callbacks,
                 checkpoint=checkpoint,
+                max_drops=self.n_rate_drops,
                 record=record,
             )
         model.eval()

@@ -22,6 +22,9 @@ Status = Literal["running", "finished", "converged", "stopped", "diverged", "int
 # A run that ends this many nats below its start, and more than twice as low, has diverged.
 DIVERGENCE_NATS = 100.0
 
+# What the learning rate is multiplied by when training no longer improves.
+RATE_DROP = 0.2
+
 # Libraries lay out their workspaces, optimizers and chains their state, in the first steps.
 STEPS_BEFORE_RECORDING = 10
 
@@ -76,6 +79,8 @@ class Progress:
         Of ``best``, and what a score has to exceed by ``tol`` not to be stale.
     stale : int
         Epochs in a row that did not.
+    n_drops : int
+        How often the learning rate has been lowered.
     validated : bool
         Whether ``best`` was chosen by a score.
     """
@@ -87,6 +92,7 @@ class Progress:
     best_score: float = -math.inf
     reference_score: float = -math.inf
     stale: int = 0
+    n_drops: int = 0
     validated: bool = False
 
 
@@ -162,7 +168,15 @@ class WeightAverage:
 def make_optimizer(weights: ParameterVector, learning_rate: float) -> torch.optim.Optimizer:
     """Adam, fused into one kernel."""
     on_gpu = weights.values.is_cuda
-    return torch.optim.Adam([weights.values], lr=learning_rate, fused=True, capturable=on_gpu)
+    # A tensor, which steps that are replayed read anew.
+    rate = torch.tensor(learning_rate, device=weights.values.device)
+    return torch.optim.Adam([weights.values], lr=rate, fused=True, capturable=on_gpu)
+
+
+def lower_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Multiply the learning rate, in place where it is a tensor."""
+    for group in optimizer.param_groups:
+        group["lr"] *= factor
 
 
 class Step:
@@ -277,6 +291,7 @@ def minimize(
     grace: float = 0.0,
     patience: int = 10,
     tol: float = 0.0,
+    max_drops: int = 0,
     check: Callable[[], float] | None = None,
     on_epoch_begin: Callable[[], None] = lambda: None,
     on_epoch_end: Callable[[int, dict[str, float]], bool] = lambda epoch, record: False,
@@ -310,6 +325,9 @@ def minimize(
     patience : int
         Epochs in a row without a rise of more than ``tol`` after which training stops.
     tol : float
+    max_drops : int
+        How often training goes on from the best state with a `RATE_DROP` of the learning rate
+        instead of stopping.
     check : callable () -> float, optional
         Score of the current parameters by which divergence is judged: if the state that would be
         kept is far below the one at the start, finite as it may be, the latter is put back.
@@ -341,7 +359,10 @@ def minimize(
             weights.values.copy_(saved["parameters"])
             average.n_updates, values = saved["average"]
             average.average.copy_(values)
-            optimizer.load_state_dict(saved["optimizer"])
+            # The groups, with a rate where replayed steps find it, are those of the new optimizer.
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({**saved["optimizer"], "param_groups": groups})
+            lower_rate(optimizer, RATE_DROP**past.n_drops)
             generator.set_state(saved["order"])
         elif check is not None:
             past.start_score = check()
@@ -381,10 +402,15 @@ def minimize(
                 past.reference_score = max(score, past.reference_score)
             if stop:
                 run.status = "stopped"
-            elif past.stale >= patience:
-                run.status = "converged"
             elif past.epoch == max_epochs:
                 run.status = "finished"
+            elif past.stale >= patience and past.n_drops < max_drops:
+                past.n_drops, past.stale = past.n_drops + 1, 0
+                lower_rate(optimizer, RATE_DROP)
+                for values in (weights.values, average.average):
+                    values.copy_(past.best)
+            elif past.stale >= patience:
+                run.status = "converged"
             if checkpoint is not None:
                 state = {
                     "run": run,

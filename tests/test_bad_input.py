@@ -328,6 +328,7 @@ BAD = {
     "averaging": [-0.1, 1, 1.5, "a", None],
     "precision": ["float16", None, 32],
     "cuda_graph": ["yes", None, 2],
+    "n_rate_drops": [-1, 1.5, "a", None],
     "checkpoint_dir": [3, False],
     "ex_post": ["no such", 3, GaussianMixture, nn.Linear(2, 2)],
     "n_score_draws": [0, -1, 1.5, None],

@@ -448,7 +448,12 @@ def test_no_validation_without_early_stopping():
 
 def test_early_stopping_restores_the_best_state():
     model = vae(
-        max_iter=400, learning_rate=2e-2, n_iter_no_change=8, kl_warmup=0.0, hidden_layer_sizes=64
+        max_iter=400,
+        learning_rate=2e-2,
+        n_iter_no_change=8,
+        n_rate_drops=0,
+        kl_warmup=0.0,
+        hidden_layer_sizes=64,
     ).fit(X_IRIS)
     validation = model.history_["validation"]
     best = validation.argmax()
@@ -459,21 +464,26 @@ def test_early_stopping_restores_the_best_state():
     assert_allclose(stopped.score_samples(X_IRIS), model.score_samples(X_IRIS), atol=1e-6)
 
 
-def test_patience_counts_epochs_without_a_rise():
-    model = vae(max_iter=400, n_iter_no_change=6, tol=0.05, kl_warmup=0.0).fit(X_IRIS)
-    reference, stale = -np.inf, []
+@pytest.mark.parametrize("n_rate_drops", [0, 1, 2])
+def test_patience_counts_epochs_without_a_rise(n_rate_drops):
+    model = vae(
+        max_iter=400, n_iter_no_change=6, n_rate_drops=n_rate_drops, tol=0.05, kl_warmup=0.0
+    ).fit(X_IRIS)
+    reference, stale, n_stops = -np.inf, 0, 0
     for value in model.history_["validation"]:
-        stale.append(0 if value > reference + 0.05 else stale[-1] + 1)
+        assert n_stops <= n_rate_drops
+        stale = 0 if value > reference + 0.05 else stale + 1
         reference = max(value, reference)
-    assert stale[-1] == 6
-    assert max(stale[:-1]) == 5
+        if stale == 6:
+            stale, n_stops = 0, n_stops + 1
+    assert n_stops == n_rate_drops + 1
 
 
 def test_the_warm_up_is_no_candidate_and_no_reason_to_stop():
     model = vae(max_iter=40, kl_warmup=1.0, n_iter_no_change=1).fit(X_IRIS)
     assert model.n_iter_ == 40
     model = vae(max_iter=40, kl_warmup=0.5, n_iter_no_change=1, learning_rate=1e-8).fit(X_IRIS)
-    assert 20 < model.n_iter_ <= 22
+    assert 20 < model.n_iter_ <= 23
 
 
 @pytest.mark.parametrize("kl_warmup", [0, 0.0, 0.3, 1, 1.0])

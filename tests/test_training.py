@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from skevae._random import make_generator
-from skevae.training import ParameterVector, WeightAverage, make_optimizer, minimize
+from skevae.training import RATE_DROP, ParameterVector, WeightAverage, make_optimizer, minimize
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 
@@ -289,6 +289,40 @@ def test_training_stops_when_the_score_has_not_risen_for_so_long():
     assert outcome.status == "converged"
     assert outcome.best_epoch == 2 and len(outcome.history["validation"]) == 5
     assert w.tolist() == [-2.0, -2.0]
+
+
+@pytest.mark.parametrize("averaging", [0.0, 0.5])
+def test_the_rate_falls_and_training_goes_on_from_the_best_state_before_it_stops(averaging):
+    w, seen = parameter(), []
+    scores = [1, 3, 2, 2, 2.5, 4, 0, 0, 0, 0]
+    queue = scripted(scores)
+
+    def validate():
+        seen.append(w[0].item())
+        return queue()
+
+    outcome = run(
+        slide(w),
+        w,
+        batch_size=23,
+        max_epochs=50,
+        averaging=averaging,
+        validate=validate,
+        patience=2,
+        max_drops=2,
+    )
+    expected, position, average, rate, best = [], 0.0, 0.0, 1.0, {}
+    for epoch in range(1, 11):
+        position -= rate
+        decay = min(averaging, epoch / (epoch + 10))
+        average = best[epoch] = decay * average + (1 - decay) * position
+        expected.append(average)
+        if epoch in (4, 8):  # two epochs after the best one, the 2nd and the 6th
+            position = average = best[epoch - 2]
+            rate *= RATE_DROP
+    assert seen == pytest.approx(expected, rel=1e-12)
+    assert outcome.status == "converged" and outcome.best_epoch == 6
+    assert w.tolist() == pytest.approx([best[6]] * 2)
 
 
 def test_a_rise_within_the_tolerance_does_not_prolong_but_is_kept():
