@@ -173,10 +173,10 @@ def make_optimizer(weights: ParameterVector, learning_rate: float) -> torch.opti
     return torch.optim.Adam([weights.values], lr=rate, fused=True, capturable=on_gpu)
 
 
-def lower_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Multiply the learning rate, in place where it is a tensor."""
+def lower_rate(optimizer: torch.optim.Optimizer) -> None:
+    """Multiply the learning rate by `RATE_DROP`, in place where it is a tensor."""
     for group in optimizer.param_groups:
-        group["lr"] *= factor
+        group["lr"] *= RATE_DROP
 
 
 class Step:
@@ -362,7 +362,8 @@ def minimize(
             # The groups, with a rate where replayed steps find it, are those of the new optimizer.
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({**saved["optimizer"], "param_groups": groups})
-            lower_rate(optimizer, RATE_DROP**past.n_drops)
+            for _ in range(past.n_drops):
+                lower_rate(optimizer)
             generator.set_state(saved["order"])
         elif check is not None:
             past.start_score = check()
@@ -406,7 +407,7 @@ def minimize(
                 run.status = "finished"
             elif past.stale >= patience and past.n_drops < max_drops:
                 past.n_drops, past.stale = past.n_drops + 1, 0
-                lower_rate(optimizer, RATE_DROP)
+                lower_rate(optimizer)
                 for values in (weights.values, average.average):
                     values.copy_(past.best)
             elif past.stale >= patience:

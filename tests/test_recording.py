@@ -161,6 +161,12 @@ def test_recorded_training_is_equal_for_samplers(sampler, recorded):
     assert_recorded_training_is_equal(recorded, sampler=sampler, partition="persistent")
 
 
+def test_recorded_training_hears_of_a_lower_rate(recorded):
+    assert_recorded_training_is_equal(
+        recorded, n_iter_no_change=4, n_rate_drops=3, tol=5.0, kl_warmup=0.0, max_iter=12
+    )
+
+
 @pytest.mark.parametrize("early_stopping", [True, False])
 def test_recorded_training_is_equal_on_binary_rows_that_are_drawn_anew(early_stopping, recorded):
     probabilities = 1 / (1 + np.exp(-X))
