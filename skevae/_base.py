@@ -378,12 +378,11 @@ class TrainingState:
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, partition: PartitionEstimate) -> None:
-        state = optimizer.state_dict()
         moments = {
             index: {name: value.cpu() for name, value in entry.items()}
-            for index, entry in state["state"].items()
+            for index, entry in optimizer.state_dict()["state"].items()
         }
-        self.optimizer = {**state, "state": moments}
+        self.moments = moments
         self.partition = partition.state()
 
     @staticmethod
@@ -396,7 +395,7 @@ class TrainingState:
             return
         # The learning rate is the estimator's present one.
         groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({**state.optimizer, "param_groups": groups})
+        optimizer.load_state_dict({"state": state.moments, "param_groups": groups})
         partition.resume(state.partition)
 
 

@@ -18,6 +18,10 @@ from skevae.objectives import PartitionEstimate
 SECONDS_BETWEEN_SAVES = 20.0
 
 
+# Of what a file holds: files of another format are not found.
+FORMAT = 2
+
+
 def fingerprint(*parts: Any) -> str:
     """Hash of what makes a run what it is, stable over processes.
 
@@ -27,7 +31,7 @@ def fingerprint(*parts: Any) -> str:
         If a part cannot be pickled, such as a network built by a lambda.
     """
     try:
-        return joblib.hash(parts)
+        return joblib.hash((FORMAT, *parts))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ValueError(
             "checkpoint_dir needs parameters that can be pickled, for a file is found again by "

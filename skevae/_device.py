@@ -74,17 +74,27 @@ def _record(
     device: torch.device, generators: Sequence[torch.Generator], function: Callable[[], None]
 ) -> Callable[[], None] | None:
     """Record the kernels that a function launches; None, with a warning, where that fails."""
-    states = [generator.get_state() for generator in generators]
+    index = torch.cuda.current_device() if device.index is None else device.index
+    drawn_from = [*generators, torch.cuda.default_generators[index]]
+    states = [generator.clone_state() for generator in drawn_from]
     try:
-        with torch.cuda.device(device):
+        # The present stream is put back whatever happens, which torch does only after success. The
+        # stream to record on is this device's; the one that torch keeps may be another's.
+        with torch.cuda.device(index), torch.cuda.stream(torch.cuda.current_stream()):
             graph = torch.cuda.CUDAGraph()
-            for generator in generators:
-                graph.register_generator_state(generator)
-            with torch.cuda.graph(graph):
+            with warnings.catch_warnings():
+                # Newer versions of torch notice for themselves who is drawn from.
+                warnings.simplefilter("ignore")
+                for generator in generators:
+                    graph.register_generator_state(generator)
+            with torch.cuda.graph(graph, stream=torch.cuda.Stream()):
                 function()
-    except RuntimeError as error:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
+    except RuntimeError as failure:
+        # What went wrong is found behind the error of ending a recording that had gone wrong.
+        error = failure.__context__ or failure
+        # A recording that breaks off leaves generators as if it were still going on.
+        for generator, state in zip(drawn_from, states, strict=True):
+            generator.graphsafe_set_state(state)
         warnings.warn(
             f"Training steps could not be recorded as a CUDA graph and are made one by one, which "
             f"is slower but equal: {error}",

@@ -102,7 +102,9 @@ class EnergyVAE(
         "densenet": every layer sees the input and all earlier layers (the paper's toy trunk).
         "resnet": every layer adds to what it is given. A callable
         ``(n_inputs, n_outputs, hidden_layer_sizes) -> torch.nn.Module`` builds its own;
-        ``activation`` and ``weight_norm`` are then its affair.
+        ``activation`` and ``weight_norm`` are then its affair. Checkpoints in it
+        (`torch.utils.checkpoint`) have to be non-reentrant, and parameters stay where they are: a
+        forward that assigns to their ``.data`` is refused.
     activation : {"silu", "relu", "gelu", "elu", "tanh", "logistic", "identity"}, default="silu"
     weight_norm : bool, default=False
         Whether linear layers are weight-normalised.
@@ -195,9 +197,11 @@ class EnergyVAE(
     cuda_graph : bool, default=False
         Whether a step of `fit` on a GPU is recorded once as a CUDA graph and from then on, after
         ``kl_warmup``, launched as a whole: steps of small networks take longer to launch than to
-        compute. Draws and result are the same. Of no account on a CPU, for `partial_fit` and for
-        minibatches that are not full. A step that cannot be recorded (persistent chains of
-        ``sampler="exact"``, networks that read values) is made as without it, with a warning.
+        compute. Draws and result are the same, except for couplings of the prior so strong that its
+        tables underflow: the recorded step cannot look, and the run ends as diverged. Of no account
+        on a CPU, for `partial_fit` and for minibatches that are not full. A step that cannot be
+        recorded (persistent chains of ``sampler="exact"``, networks that read values) is made as
+        without it, with a warning.
     n_score_draws : int, default=1000
         Importance draws for each row in `score_samples`. More draws err less low.
     score_tol : float in [0, 1), default=0.0

@@ -32,7 +32,7 @@ _IS_FASTER = (
 def _suits(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN is worth calling, and nothing forbids it."""
     n_outputs, n_inputs = weight.shape
-    n_rows = x.numel() // n_inputs
+    n_rows = x.shape[:-1].numel()
     return bool(
         _IS_FASTER
         and x.dtype == weight.dtype == torch.float32

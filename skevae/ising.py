@@ -34,6 +34,8 @@ STRIP_ELEMENTS = 2**22
 @lru_cache(maxsize=64)
 def configurations(n_units: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """All binary rows of length ``n_units``: (2^n_units, n_units), row k the bits of k."""
+    # There are fewer sizes of blocks than the cache has places: a CUDA graph that was recorded with
+    # a table finds it as long as it is replayed.
     codes = torch.arange(2**n_units, device=device)
     return (codes[:, None] >> torch.arange(n_units, device=device)).bitwise_and(1).to(dtype)
 

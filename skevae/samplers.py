@@ -95,7 +95,7 @@ class Sampler:
     def __init__(self, n_steps: int = 1, step_size: float = 0.3) -> None:
         self.n_steps = n_steps
         self.step_size = step_size
-        self._accepted: Tensor | float = 0.0
+        self._accepted: Tensor | None = None
         self._proposed = 0
 
     def __call__(self, energy: Any, z: Tensor, generator: torch.Generator) -> Tensor:
@@ -111,9 +111,7 @@ class Sampler:
 
     @property
     def acceptance_rate(self) -> float:
-        if self._proposed == 0:
-            return math.nan
-        return float(self._accepted) / self._proposed
+        return math.nan if self._accepted is None else float(self._accepted) / self._proposed
 
     def _metropolis(
         self, z: Tensor, proposal: Tensor, log_ratio: Tensor, generator: torch.Generator
@@ -123,7 +121,9 @@ class Sampler:
             log_ratio.shape, generator=generator, dtype=z.dtype, device=log_ratio.device
         )
         accept = uniform.log() < log_ratio
-        self._accepted = self._accepted + accept.sum()
+        if self._accepted is None:
+            self._accepted = torch.zeros((), dtype=torch.int64, device=z.device)
+        self._accepted += accept.sum()
         self._proposed += accept.numel()
         return torch.where(accept.unsqueeze(-1), proposal, z)
 
@@ -257,7 +257,7 @@ class ParallelTempering(Sampler):
     def __init__(self, n_steps: int = 1, step_size: float = 0.3, n_replicas: int = 12) -> None:
         super().__init__(n_steps, step_size)
         self.betas = [k / (n_replicas - 1) for k in range(n_replicas)]
-        self._replicas: list[Tensor] | None = None
+        self._replicas: Tensor | None = None  # (n_replicas, n, n_visible)
 
     def step(
         self, energy: GaussianBernoulliEnergy, z: Tensor, generator: torch.Generator, index: int
@@ -266,9 +266,10 @@ class ParallelTempering(Sampler):
         if self._replicas is None or self._replicas[0].shape != z.shape:
             # Nothing is exchanged before each replica is at home at its own temperature, or what
             # the hot ones had not yet forgotten would distort the target.
-            self._replicas = [
+            at_home = [
                 block_gibbs(path.at(beta), z, generator, RELAXATION_SWEEPS) for beta in self.betas
             ]
+            self._replicas = torch.stack(at_home)
         replicas = [*self._replicas[:-1], z]
         replicas = [
             block_gibbs(path.at(beta), replica, generator)
@@ -276,7 +277,7 @@ class ParallelTempering(Sampler):
         ]
         for low in range(len(self.betas) - 1):
             replicas[low : low + 2] = self._exchange(path, replicas, low, generator)
-        self._replicas = replicas
+        self._replicas.copy_(torch.stack(replicas))
         return replicas[-1]
 
     @staticmethod
@@ -324,12 +325,17 @@ class PersistentChains:
     Parameters
     ----------
     start : Tensor of shape (n_chains, n_visible)
+        Copied.
+
+    Attributes
+    ----------
+    state : Tensor of shape (n_chains, n_visible)
+        Always the same memory, where training steps that are replayed find it.
     """
 
     def __init__(self, start: Tensor) -> None:
-        self.state = start
+        self.state = start.clone()
 
     def advance(self, transition: Transition, generator: torch.Generator) -> Tensor:
-        """Move every chain by one transition and return the new states."""
-        # In place, where a step that is replayed finds it.
+        """Move every chain by one transition and return `state`."""
         return self.state.copy_(transition(self.state, generator))

@@ -121,6 +121,16 @@ class ParameterVector:
         for parameter, part in zip(self.parameters, self.values.split(sizes), strict=True):
             parameter.data = part.view_as(parameter)
 
+    def check(self) -> None:
+        """Raise if a parameter is no view any more, and so would not learn."""
+        memory = self.values.untyped_storage().data_ptr()
+        if any(p.untyped_storage().data_ptr() != memory for p in self.parameters):
+            raise ValueError(
+                "A network has replaced the memory of a parameter while training (by assigning to "
+                "its .data, say), so that it cannot be trained. Change it in place, or compute "
+                "with the changed tensor: F.linear(x, mask * self.weight)."
+            )
+
     def differentiate(self, loss: Tensor) -> Tensor:
         """Write the gradient of a scalar, zero where it does not reach, and return it."""
         parts = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
@@ -167,16 +177,27 @@ class WeightAverage:
 
 def make_optimizer(weights: ParameterVector, learning_rate: float) -> torch.optim.Optimizer:
     """Adam, fused into one kernel."""
-    on_gpu = weights.values.is_cuda
     # A tensor, which steps that are replayed read anew.
-    rate = torch.tensor(learning_rate, device=weights.values.device)
-    return torch.optim.Adam([weights.values], lr=rate, fused=True, capturable=on_gpu)
+    rate = torch.tensor(learning_rate, dtype=torch.float32, device=weights.values.device)
+    return torch.optim.Adam([weights.values], lr=rate, fused=True)
 
 
 def lower_rate(optimizer: torch.optim.Optimizer) -> None:
     """Multiply the learning rate by `RATE_DROP`, in place where it is a tensor."""
     for group in optimizer.param_groups:
         group["lr"] *= RATE_DROP
+
+
+@contextmanager
+def recordable(optimizer: torch.optim.Optimizer):
+    """Tell torch, which asks for it, that the optimizer's steps are being recorded."""
+    for group in optimizer.param_groups:
+        group["capturable"] = True
+    try:
+        yield
+    finally:
+        for group in optimizer.param_groups:
+            group["capturable"] = False
 
 
 class Step:
@@ -266,7 +287,8 @@ class RecordedStep:
             self.step(x, progress, share)
         elif self._replay is None:
             self._x = x.clone()
-            self._replay = self.record(lambda: self.step.update(self._x, 1.0, share))
+            with recordable(self.step.optimizer):
+                self._replay = self.record(lambda: self.step.update(self._x, 1.0, share))
             if self._replay is None:
                 self.record = None
             self(x, progress, share)
@@ -376,6 +398,7 @@ def minimize(
                 progress = (past.epoch - 1 + index / n_batches) / max_epochs
                 take(X.index_select(0, rows), progress, rows.numel() / X.shape[0])
 
+            weights.check()
             means = step.take_log()
             finite = all(math.isfinite(term) for term in means.values())
             # A gradient can break the parameters after the last term of the epoch was known.

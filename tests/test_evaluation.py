@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 from torch import nn
 from torch.distributions import MultivariateNormal
 
+from skevae._linear import ROWS_MULTIPLE
 from skevae._random import make_generator, seeded_globals
 from skevae.densities import GaussianBernoulliDensity, StandardNormalDensity
 from skevae.evaluation import (
@@ -297,6 +298,14 @@ def test_chunks_keep_tables_of_weights_within_the_bytes_granted(size):
     _, n_draws, _, itemsize, max_bytes = size
     rows, _ = chunk_sizes(*size)
     assert 8 * itemsize * rows * n_draws <= max_bytes or rows == 1
+
+
+@chunk_law
+@given(sizes)
+def test_chunks_have_few_rows_rather_than_few_draws(size):
+    """So that products have a multiple of 16 rows, whatever the number of rows of X."""
+    rows, draws = chunk_sizes(*size)
+    assert draws % ROWS_MULTIPLE == 0 or draws == size[1] or (draws < ROWS_MULTIPLE and rows == 1)
 
 
 def test_chunks_of_a_small_evaluation_are_the_whole():

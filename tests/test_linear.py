@@ -69,10 +69,11 @@ def test_onednn_lets_nothing_that_is_not_finite_pass():
     "given",
     [
         {"dtype": torch.float64, "n_rows": (1024,)},
-        {"n_rows": (16,)},  # too little work
+        {"n_rows": (64,)},  # too little work
         {"n_rows": (1024 + 3,)},  # a number of rows that is not seen again
-        {"n_rows": (4096,), "n_inputs": 2},
-        {"n_rows": (4096,), "n_outputs": 2},
+        {"n_rows": (2**15,), "n_inputs": 2},
+        {"n_rows": (2**15,), "n_outputs": 2},
+        {"n_rows": (16,), "n_inputs": 512, "n_outputs": 512},
     ],
 )
 def test_what_does_not_suit_onednn_is_left_to_torch(given, monkeypatch):

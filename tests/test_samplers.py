@@ -364,14 +364,16 @@ def test_closed_form_gradient_is_that_of_the_energy(energy, generator):
 
 
 def test_persistent_chains_go_on_from_where_they_stood(generator):
-    chains = PersistentChains(torch.zeros(3, 2))
+    start = torch.zeros(3, 2)
+    chains = PersistentChains(start)
     seen = []
 
     def transition(z, source):
-        seen.append(z)
+        seen.append(z.clone())
         return z + 1
 
-    moved = [chains.advance(transition, generator()) for _ in range(3)]
+    moved = [chains.advance(transition, generator()).clone() for _ in range(3)]
+    assert not start.any()
     assert [z.mean().item() for z in seen] == [0, 1, 2]
     assert [z.mean().item() for z in moved] == [1, 2, 3]
     assert torch.equal(chains.state, torch.full((3, 2), 3.0))

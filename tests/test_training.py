@@ -668,6 +668,17 @@ def test_parameters_keep_their_values_and_follow_the_vector():
     assert weights.values[6] == 7.0
 
 
+def test_a_parameter_that_went_elsewhere_is_noticed():
+    w = parameter(1.0, 2.0)
+
+    def loss(x, progress):
+        w.data = w.data * torch.tensor([1.0, 0.0])
+        return w.sum(), {"objective": torch.tensor(0.0)}
+
+    with pytest.raises(ValueError, match="replaced the memory of a parameter"):
+        run(loss, w)
+
+
 def test_gradient_is_that_of_each_parameter_in_its_place_and_zero_where_it_does_not_reach():
     parameters, originals = tensors(), tensors()
     weights = ParameterVector(parameters)
