@@ -378,11 +378,10 @@ class TrainingState:
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, partition: PartitionEstimate) -> None:
-        moments = {
+        self.moments = {
             index: {name: value.cpu() for name, value in entry.items()}
             for index, entry in optimizer.state_dict()["state"].items()
         }
-        self.moments = moments
         self.partition = partition.state()
 
     @staticmethod

@@ -17,7 +17,6 @@ from skevae.objectives import PartitionEstimate
 # Between two writes, other than the last: a large network is not to be held up by its copies.
 SECONDS_BETWEEN_SAVES = 20.0
 
-
 # Of what a file holds: files of another format are not found.
 FORMAT = 2
 

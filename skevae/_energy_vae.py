@@ -408,7 +408,8 @@ class EnergyVAE(
         ValueError
             If X is not a finite 2-D array of numbers with at least 2 rows, or is outside [0, 1]
             for ``likelihood="bernoulli"``; if a parameter is out of its range, the device is not
-            present, or ``partition="exact"`` is asked of too large a prior.
+            present, ``partition="exact"`` is asked of too large a prior, or the user's ``network``
+            replaces the memory of its parameters while it is trained.
         ImportError
             If ``posterior`` is a flow and zuko is not installed.
 

@@ -278,6 +278,7 @@ class RecordedStep:
         self.settled = settled
         self.n_before = STEPS_BEFORE_RECORDING
         self._replay: Callable[[], None] | None = None
+        self._x: Tensor  # the minibatch that a replay reads
 
     def __call__(self, x: Tensor, progress: float, share: float) -> None:
         if self.record is None or x.shape[0] != self.batch_size or progress < self.settled:
@@ -426,15 +427,15 @@ def minimize(
                 past.reference_score = max(score, past.reference_score)
             if stop:
                 run.status = "stopped"
-            elif past.epoch == max_epochs:
-                run.status = "finished"
-            elif past.stale >= patience and past.n_drops < max_drops:
+            elif past.stale >= patience and past.n_drops < max_drops and past.epoch < max_epochs:
                 past.n_drops, past.stale = past.n_drops + 1, 0
                 lower_rate(optimizer)
                 for values in (weights.values, average.average):
                     values.copy_(past.best)
             elif past.stale >= patience:
                 run.status = "converged"
+            elif past.epoch == max_epochs:
+                run.status = "finished"
             if checkpoint is not None:
                 state = {
                     "run": run,

@@ -325,6 +325,21 @@ def test_the_rate_falls_and_training_goes_on_from_the_best_state_before_it_stops
     assert w.tolist() == pytest.approx([best[6]] * 2)
 
 
+@pytest.mark.parametrize("max_drops", [0, 1])
+def test_patience_that_runs_out_at_the_last_epoch_is_told(max_drops):
+    w = parameter()
+    outcome = run(
+        slide(w),
+        w,
+        batch_size=23,
+        max_epochs=3,
+        validate=scripted([1, 0, 0]),
+        patience=2,
+        max_drops=max_drops,
+    )
+    assert outcome.status == "converged" and w.tolist() == [-1.0, -1.0]
+
+
 def test_a_rise_within_the_tolerance_does_not_prolong_but_is_kept():
     w = parameter()
     outcome = run(
