@@ -1,12 +1,12 @@
 """Variational autoencoders with energy-based priors, as scikit-learn estimators."""
 
-from skevae._energy_vae import EnergyVAE
-from skevae._flow_prior import FlowPrior
-from skevae._mixture_prior import GaussianMixturePrior
-from skevae._neural_prior import NeuralPrior
-from skevae._normal_prior import NormalPrior
-from skevae._rbm_prior import GaussianBernoulliRBMPrior
-from skevae._vamp_prior import VampPrior
+from skevae.energy_vae import EnergyVAE
+from skevae.priors.flow import FlowPrior
+from skevae.priors.gaussian_bernoulli import GaussianBernoulliRBMPrior
+from skevae.priors.mixture import GaussianMixturePrior
+from skevae.priors.neural import NeuralPrior
+from skevae.priors.normal import NormalPrior
+from skevae.priors.vamp import VampPrior
 
 __version__ = "0.1.0.dev0"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from skevae.densities import Density
+from skevae.densities.base import Density
 
 # Transitions from one point whose mean is taken: it errs by an eighth of the sampler's noise.
 N_REPLICAS = 64

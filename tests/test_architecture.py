@@ -1,67 +1,96 @@
-"""The house: a module of skevae imports only from strictly lower floors."""
+"""The house: a room of skevae imports only from rooms on lower floors, and no file grows too long.
+
+A room is a folder of `skevae`, or a file that stands beside the folders. Files of one folder may
+import each other; rooms on the same floor may not, and nothing imports `skevae/__init__`.
+"""
 
 import ast
 from pathlib import Path
 
 import pytest
 
-FLOORS = {
-    **dict.fromkeys(["_random", "_device", "_clusters", "_linear"], 0),
-    **dict.fromkeys(["energies", "ising", "networks", "flows", "training", "diagnostics"], 1),
-    **dict.fromkeys(["samplers", "partition", "posteriors", "likelihoods"], 2),
-    **dict.fromkeys(["densities"], 3),
-    **dict.fromkeys(["_mixture_density", "_vamp_density", "_flow_density", "_neural_density"], 4),
-    **dict.fromkeys(["objectives", "ex_post", "interpolation"], 4),
-    **dict.fromkeys(["modules"], 5),
-    **dict.fromkeys(["evaluation", "_checkpoint"], 6),
-    **dict.fromkeys(["_base", "datasets", "displays"], 7),
-    **dict.fromkeys(["_prior_base"], 8),
-    **dict.fromkeys(["_rbm_prior", "_normal_prior", "_mixture_prior"], 9),
-    **dict.fromkeys(["_vamp_prior", "_flow_prior", "_neural_prior"], 9),
-    **dict.fromkeys(["priors"], 10),
-    **dict.fromkeys(["_energy_vae"], 11),
-}
-FILES = sorted((Path(__file__).resolve().parents[1] / "skevae").rglob("*.py"))
-MODULES = [path for path in FILES if path.name != "__init__.py"]
+FLOORS = [
+    {"utils"},
+    {"networks"},
+    {"energies"},
+    {"log_partition", "posteriors", "likelihoods"},
+    {"samplers"},
+    {"densities"},
+    {"partitions", "interpolation"},
+    {"vae"},
+    {"training", "evaluation"},
+    {"estimators", "datasets", "displays"},
+    {"priors", "scoring"},
+    {"energy_vae"},
+]
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+PACKAGE = Path(__file__).resolve().parents[1] / "skevae"
+FILES = sorted(PACKAGE.rglob("*.py"))
+MAX_LINES = {"file": 350, "class": 500, "function": 60}
 
 
-def violations(name, source):
-    """Imports that module `name` may not make: its floor or higher, unknown rooms, the package."""
-    targets = []
+def identity(path):
+    return str(path.relative_to(PACKAGE))
+
+
+def room_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def targets(source, package):
+    """Full names of the modules, or of the names in them, that a file of ``package`` imports."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            targets += [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            package = ".".join(filter(None, ["skevae" * (node.level > 0), node.module]))
-            names = [f"skevae.{alias.name}" for alias in node.names]
-            targets += names if package == "skevae" else [package]
-    inside = [target.split(".") for target in targets if target.split(".")[0] == "skevae"]
-    return [".".join(t) for t in inside if FLOORS.get(".".join(t[1:]), 99) >= FLOORS[name]]
+            parents = package.split(".")[: len(package.split(".")) + 1 - node.level]
+            origin = ".".join([*(parents if node.level else []), *filter(None, [node.module])])
+            yield from (f"{origin}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_module_imports_only_from_lower_floors(path):
-    assert path.stem in FLOORS, f"give {path.name} a floor"
-    assert violations(path.stem, path.read_text(encoding="utf-8")) == []
+def violations(room, source, package="skevae"):
+    """Imports that a file of ``room`` may not make."""
+    inside = (name.split(".") for name in targets(source, package) if name.startswith("skevae"))
+    others = [name for name in inside if name[1:2] != [room]]
+    return [".".join(n) for n in others if FLOOR.get(".".join(n[1:2]), 99) >= FLOOR[room]]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_module_starts_with_a_docstring(path):
-    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent != PACKAGE or p.stem != "__init__"])
+def test_a_room_imports_only_from_lower_floors(path):
+    assert room_of(path) in FLOOR, f"give {identity(path)} a floor"
+    package = ".".join(["skevae", *path.relative_to(PACKAGE).parts[:-1]])
+    assert violations(room_of(path), path.read_text(encoding="utf-8"), package) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=identity)
+def test_a_file_holds_one_idea(path):
+    source = path.read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    assert ast.get_docstring(tree)
+    assert len(source.splitlines()) <= MAX_LINES["file"] or room_of(path) == "energy_vae"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            assert node.end_lineno - node.lineno < MAX_LINES["class"], node.name
+        elif isinstance(node, ast.FunctionDef):
+            # The statements; what documents them may take the room that it needs.
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            n_lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+            assert n_lines <= MAX_LINES["function"], f"{node.name} has {n_lines} lines"
 
 
 @pytest.mark.parametrize(
     "source, found",
     [
-        ("from skevae.energies import f\nfrom . import _random\nimport torch, numpy as np", []),
-        ("from skevae.modules import M", ["skevae.modules"]),
-        ("def late():\n    from ._base import B", ["skevae._base"]),
-        ("import skevae.samplers as s", ["skevae.samplers"]),
-        ("from . import partition, energies", ["skevae.partition"]),
+        ("from skevae.energies import f\nfrom ..utils import random\nimport torch, numpy", []),
+        ("from skevae.samplers.gibbs import block_gibbs\nfrom . import langevin", []),
+        ("from skevae.vae import VAE", ["skevae.vae.VAE"]),
+        ("def late():\n    from ..priors.base import B", ["skevae.priors.base.B"]),
+        ("import skevae.densities.normal as s", ["skevae.densities.normal"]),
+        ("from .. import partitions, energies", ["skevae.partitions"]),
         ("from skevae import EnergyVAE", ["skevae.EnergyVAE"]),
         ("import skevae", ["skevae"]),
-        ("from skevae.no_such_room import x", ["skevae.no_such_room"]),
+        ("from skevae.no_such_room import x", ["skevae.no_such_room.x"]),
     ],
 )
 def test_detector(source, found):
-    assert violations("partition", source) == found
+    assert violations("samplers", source, "skevae.samplers") == found

@@ -18,8 +18,8 @@ from small_priors import LATER, small_prior
 from torch import nn
 
 from skevae import EnergyVAE, GaussianBernoulliRBMPrior, NormalPrior
-from skevae.densities import EXACT_EVALUATION_UNITS
-from skevae.objectives import PARTITIONS
+from skevae.densities.gaussian_bernoulli import EXACT_EVALUATION_UNITS
+from skevae.partitions import PARTITIONS
 from skevae.posteriors import POSTERIORS
 from skevae.samplers import SAMPLERS
 
@@ -766,7 +766,7 @@ def test_keyboard_interrupt_of_the_rbm(monkeypatch):
             raise KeyboardInterrupt
         return original(self)
 
-    from skevae.densities import GaussianBernoulliDensity
+    from skevae.densities.gaussian_bernoulli import GaussianBernoulliDensity
 
     original = GaussianBernoulliDensity.log_partition
     monkeypatch.setattr(GaussianBernoulliDensity, "log_partition", interrupt)

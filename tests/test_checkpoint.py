@@ -8,7 +8,8 @@ from sklearn.datasets import load_iris
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV
 
-from skevae import EnergyVAE, GaussianBernoulliRBMPrior, _checkpoint
+from skevae import EnergyVAE, GaussianBernoulliRBMPrior
+from skevae.training import checkpoint
 
 X = load_iris().data
 
@@ -40,7 +41,7 @@ def dropout_network(n_inputs, n_outputs, hidden_layer_sizes):
 
 @pytest.fixture(autouse=True)
 def save_each_epoch(monkeypatch):
-    monkeypatch.setattr(_checkpoint, "SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN_SAVES", 0.0)
 
 
 def cut_off(estimator, epoch, monkeypatch):
@@ -147,7 +148,7 @@ def test_warm_start_and_partial_fit_leave_files_alone(tmp_path):
 
 
 def test_files_are_not_written_at_every_epoch(tmp_path, monkeypatch):
-    monkeypatch.setattr(_checkpoint, "SECONDS_BETWEEN_SAVES", 1e9)
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN_SAVES", 1e9)
     rbm = GaussianBernoulliRBMPrior(3, max_iter=4, random_state=0, checkpoint_dir=tmp_path)
     cut_off(rbm, 3, monkeypatch)
     assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,8 @@ from scipy.special import expit
 from sklearn.utils import Bunch
 
 from skevae import datasets
-from skevae.datasets import TOY_DENSITIES, fetch_binarized_mnist, toy_density
+from skevae.datasets import TOY_DENSITIES, toy_density
+from skevae.datasets.mnist import fetch_binarized_mnist
 
 NAMES = list(TOY_DENSITIES)
 POTENTIALS = [name for name in NAMES if name.startswith("potential")]

@@ -7,17 +7,18 @@ import torch
 from scipy import stats
 from small_priors import small_prior
 
-from skevae import densities, samplers
-from skevae._device import copy_to
-from skevae._random import make_generator
-from skevae.densities import (
+from skevae.densities import gaussian_bernoulli
+from skevae.densities.gaussian_bernoulli import (
     EXACT_EVALUATION_UNITS,
     EXACT_TRAINING_UNITS,
     GaussianBernoulliDensity,
-    StandardNormalDensity,
 )
+from skevae.densities.normal import StandardNormalDensity
 from skevae.priors import PRIORS
-from skevae.samplers import SAMPLERS, block_gibbs
+from skevae.samplers import SAMPLERS
+from skevae.samplers.gibbs import block_gibbs
+from skevae.utils.device import copy_to
+from skevae.utils.random import make_generator
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 FOUR_SIGMA = 2 * stats.norm.sf(4)
@@ -67,7 +68,7 @@ def with_squares(z):
 def beyond_exactness(monkeypatch):
     """Make 6 hidden units the most that are worth an exact ln Z."""
     for name in ("EVALUATION", "SAMPLING", "WATCHING", "TRAINING"):
-        monkeypatch.setattr(densities, f"EXACT_{name}_UNITS", 6)
+        monkeypatch.setattr(gaussian_bernoulli, f"EXACT_{name}_UNITS", 6)
 
 
 # --- every density --------------------------------------------------------------------------------
@@ -389,7 +390,7 @@ def test_long_chains_sample_the_exact_moments(large, exact_moments, assert_mean)
 
 def test_sampling_ends_before_evaluation_does(large, monkeypatch, exact_moments, assert_mean):
     """Where ln Z is worth one evaluation and no more, draws come from long chains."""
-    monkeypatch.setattr(densities, "EXACT_EVALUATION_UNITS", 12)
+    monkeypatch.setattr(gaussian_bernoulli, "EXACT_EVALUATION_UNITS", 12)
     density = rbm(8, 12, scale=0.3)
     density.load_state_dict(large.state_dict())
     low, high = density.log_partition_interval(make_generator(0))
@@ -398,15 +399,15 @@ def test_sampling_ends_before_evaluation_does(large, monkeypatch, exact_moments,
     z = density.sample(1000, make_generator(0))
     assert_mean(with_squares(z), torch.cat([mean, second.flatten()]))
     start = density.noise(1000, source := make_generator(0))
-    chains = block_gibbs(density.as_energy(), start, source, densities.BURN_IN_STEPS)
+    chains = block_gibbs(density.as_energy(), start, source, gaussian_bernoulli.BURN_IN_STEPS)
     assert torch.equal(z, chains)
 
 
 def test_exact_draws_are_not_made_over_and_over_to_be_forgotten(large, monkeypatch):
     """Each costs 2^(H+1) operations, and the last forgets all before it."""
-    calls, exact_sample = [], samplers.exact_sample
+    calls, exact_sample = [], gaussian_bernoulli.exact_sample
     monkeypatch.setattr(
-        samplers, "exact_sample", lambda *arguments: calls.append(1) or exact_sample(*arguments)
+        gaussian_bernoulli, "exact_sample", lambda *arguments: calls.append(1) or exact_sample(*arguments)
     )
     large.sampler = "exact"
     large.sample(3, make_generator(0))
@@ -414,7 +415,7 @@ def test_exact_draws_are_not_made_over_and_over_to_be_forgotten(large, monkeypat
 
 
 def test_watching_ends_before_evaluation_does(large, monkeypatch, mixture):
-    monkeypatch.setattr(densities, "EXACT_EVALUATION_UNITS", 12)
+    monkeypatch.setattr(gaussian_bernoulli, "EXACT_EVALUATION_UNITS", 12)
     density = rbm(8, 12, scale=0.3)
     density.load_state_dict(large.state_dict())
     truth = mixture(density.as_energy())[1].logsumexp(0).item()

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from skevae.diagnostics import chain_effective_sample_size, split_r_hat
+from skevae.samplers.diagnostics import chain_effective_sample_size, split_r_hat
 
 
 def autoregressive(rho, n_steps, n_chains, seed=0):

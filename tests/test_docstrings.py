@@ -13,7 +13,10 @@ import skevae
 import skevae.datasets
 from skevae.priors import PRIORS
 
-MODULES = ["skevae", *(f"skevae.{info.name}" for info in pkgutil.iter_modules(skevae.__path__))]
+MODULES = [
+    "skevae",
+    *(info.name for info in pkgutil.walk_packages(skevae.__path__, prefix="skevae.")),
+]
 SECTIONS = [
     "Parameters",
     "Attributes",

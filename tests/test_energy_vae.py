@@ -19,9 +19,11 @@ from torch import nn
 
 from skevae import EnergyVAE, GaussianBernoulliRBMPrior, NormalPrior
 from skevae.likelihoods import LIKELIHOODS
-from skevae.networks import ACTIVATIONS, NETWORKS, PRECISIONS
-from skevae.objectives import OBJECTIVES, PARTITIONS
+from skevae.networks.precision import PRECISIONS
+from skevae.networks.trunks import ACTIVATIONS, NETWORKS
+from skevae.partitions import PARTITIONS
 from skevae.posteriors import POSTERIORS
+from skevae.training import OBJECTIVES
 
 X_IRIS = load_iris().data
 X_UNIT = (X_IRIS - X_IRIS.min(axis=0)) / np.ptp(X_IRIS, axis=0)

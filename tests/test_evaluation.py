@@ -11,29 +11,26 @@ from hypothesis.extra import numpy as hnp
 from torch import nn
 from torch.distributions import MultivariateNormal
 
-from skevae._linear import ROWS_MULTIPLE
-from skevae._random import make_generator, seeded_globals
-from skevae.densities import GaussianBernoulliDensity, StandardNormalDensity
-from skevae.evaluation import (
-    CACHE_BYTES,
-    DIAGNOSTICS,
+from skevae.densities.gaussian_bernoulli import GaussianBernoulliDensity
+from skevae.densities.normal import StandardNormalDensity
+from skevae.evaluation.aggregate import aggregated_moments
+from skevae.evaluation.chunks import CACHE_BYTES, chunk_sizes, widest_output
+from skevae.evaluation.diagnostics import DIAGNOSTICS, effective_sample_size, pareto_k
+from skevae.evaluation.importance import (
     METHODS,
-    aggregated_moments,
-    by_number_of_draws,
-    chunk_sizes,
-    draws_needed,
-    effective_sample_size,
     held_out_bound,
     importance_estimate,
     log_weights,
-    pareto_k,
     self_normalized_estimate,
-    widest_output,
 )
+from skevae.evaluation.stages import by_number_of_draws, draws_needed
 from skevae.likelihoods import LIKELIHOODS
-from skevae.modules import VAE
-from skevae.networks import UNIT_SHIFT
-from skevae.posteriors import MIN_SCALE, POSTERIORS
+from skevae.networks.linear import ROWS_MULTIPLE
+from skevae.networks.scales import UNIT_SHIFT
+from skevae.posteriors import POSTERIORS
+from skevae.posteriors.normal import MIN_SCALE
+from skevae.utils.random import make_generator, seeded_globals
+from skevae.vae import VAE
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 N_FEATURES, D, NOISE, MIN_NOISE = 4, 2, 0.7, 0.1

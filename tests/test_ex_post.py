@@ -18,12 +18,13 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KernelDensity
 from torch import nn
 
-from skevae import EnergyVAE, GaussianBernoulliRBMPrior, NormalPrior, _energy_vae, densities
-from skevae._random import draw_seed, quasi_normal
+from skevae import EnergyVAE, GaussianBernoulliRBMPrior, NormalPrior, energy_vae
+from skevae.densities import gaussian_bernoulli
 from skevae.datasets import toy_density
-from skevae.ex_post import POINTS_AT_ONCE, EstimatorDensity, fit_density
-from skevae.networks import positive
+from skevae.densities.ex_post import POINTS_AT_ONCE, EstimatorDensity, fit_density
+from skevae.networks.scales import positive
 from skevae.posteriors import POSTERIORS
+from skevae.utils.random import draw_seed, quasi_normal
 
 
 def affine(n_inputs, n_outputs, hidden_layer_sizes):
@@ -76,7 +77,7 @@ X = two_groups()
 def few_draws():
     """One draw for each row: the cost of a kernel density is that of its fit's rows."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_energy_vae, "EX_POST_DRAWS", 1)
+        patch.setattr(energy_vae, "EX_POST_DRAWS", 1)
         yield
 
 
@@ -244,7 +245,7 @@ def test_self_normalized_is_equation_5_with_the_estimator_s_energy(linear):
 
 
 def test_it_mends_a_prior_that_the_aggregated_posterior_is_far_from(monkeypatch):
-    monkeypatch.setattr(_energy_vae, "EX_POST_DRAWS", 1000)
+    monkeypatch.setattr(energy_vae, "EX_POST_DRAWS", 1000)
     toy = toy_density("8gaussians")
     train, test = toy.sample(600, random_state=0), toy.sample(300, random_state=1)
     plain = quick(
@@ -271,7 +272,7 @@ def test_the_prior_stays():
 def test_it_is_fitted_to_a_draw_of_every_row(monkeypatch):
     # As many for each row as make a thousand.
     for n_draws, expected in ((1, 60), (100, 120)):
-        monkeypatch.setattr(_energy_vae, "EX_POST_DRAWS", n_draws)
+        monkeypatch.setattr(energy_vae, "EX_POST_DRAWS", n_draws)
         model = quick(ex_post=KernelDensity(), early_stopping=True).fit(X)
         draws = np.asarray(model.ex_post_.tree_.data).reshape(-1, 60, 2)
         assert draws.size == 2 * expected
@@ -387,7 +388,7 @@ def test_every_fit_fits_it_anew():
 
 
 def test_a_pass_over_one_row(monkeypatch):
-    monkeypatch.setattr(_energy_vae, "EX_POST_DRAWS", 100)
+    monkeypatch.setattr(energy_vae, "EX_POST_DRAWS", 100)
     model = quick(ex_post=GaussianMixture(2)).partial_fit(X).partial_fit(X[:1])
     assert np.isfinite(model.score_samples(X)).all()
 
@@ -434,7 +435,7 @@ def test_who_samples_exactly(monkeypatch):
     assert EstimatorDensity(GaussianMixture(2).fit(X), 2).samples_exactly
     vae = quick(ex_post=GaussianBernoulliRBMPrior(4, max_iter=1))
     assert EstimatorDensity(vae.fit(X), 2).samples_exactly
-    monkeypatch.setattr(densities, "EXACT_SAMPLING_UNITS", 3)
+    monkeypatch.setattr(gaussian_bernoulli, "EXACT_SAMPLING_UNITS", 3)
     assert not EstimatorDensity(vae.ex_post.fit(X), 2).samples_exactly
     assert not EstimatorDensity(vae.fit(X), 2).samples_exactly
     assert np.isfinite(vae.score_samples(X)).all()

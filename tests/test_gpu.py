@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import load_iris
 
 from skevae import EnergyVAE, GaussianBernoulliRBMPrior
-from skevae.objectives import PARTITIONS
+from skevae.partitions import PARTITIONS
 from skevae.posteriors import POSTERIORS
 from skevae.samplers import SAMPLERS
 

@@ -10,7 +10,8 @@ from sklearn.mixture import GaussianMixture
 from torch import nn
 
 from skevae import EnergyVAE, GaussianBernoulliRBMPrior
-from skevae.densities import GaussianBernoulliDensity, StandardNormalDensity
+from skevae.densities.gaussian_bernoulli import GaussianBernoulliDensity
+from skevae.densities.normal import StandardNormalDensity
 from skevae.interpolation import raise_low_points, straight_path
 from skevae.samplers import SAMPLERS
 

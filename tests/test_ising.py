@@ -11,8 +11,8 @@ from scipy import stats
 from scipy.special import logsumexp
 from torch.autograd import gradcheck
 
-from skevae import ising
-from skevae.ising import IsingModel, block_sizes, configurations, log_partition
+from skevae.log_partition import exact
+from skevae.log_partition.exact import IsingModel, block_sizes, configurations, log_partition
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 DTYPES = [torch.float64, torch.float32]
@@ -395,7 +395,7 @@ def test_ordinary_couplings_need_no_repair(kind, repaired):
 @pytest.fixture(params=[1, 8, 64], ids="strips of {} elements".format)
 def narrow_strips(request, monkeypatch):
     """Work the tables off in strips, as H > 33 would."""
-    monkeypatch.setattr(ising, "STRIP_ELEMENTS", request.param)
+    monkeypatch.setattr(exact, "STRIP_ELEMENTS", request.param)
 
 
 @pytest.mark.parametrize("norm", [1.0, 10.0, 1000.0])
@@ -424,7 +424,7 @@ def test_strips_sample_the_same_law(kind, narrow_strips, generator):
 
 
 def test_strips_never_hold_more_than_they_may(monkeypatch):
-    monkeypatch.setattr(ising, "STRIP_ELEMENTS", 64)
+    monkeypatch.setattr(exact, "STRIP_ELEMENTS", 64)
     model = IsingModel(*tensors(random_machine(12, 1.0)))
     strips = list(model._strips())
     assert len(strips) > 1

@@ -16,10 +16,10 @@ from torch import nn
 from torch.distributions import Distribution
 
 from skevae import EnergyVAE, FlowPrior, GaussianMixturePrior, NeuralPrior, VampPrior
-from skevae._random import make_generator
 from skevae.energies import CorrectedGaussianEnergy, GeometricPath
-from skevae.partition import anneal_population
-from skevae.samplers import MetropolisLangevin
+from skevae.log_partition.annealing import anneal_population
+from skevae.samplers.langevin import MetropolisLangevin
+from skevae.utils.random import make_generator
 
 X_IRIS = load_iris().data
 X_UNIT = (X_IRIS - X_IRIS.min(axis=0)) / np.ptp(X_IRIS, axis=0)

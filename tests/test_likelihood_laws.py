@@ -17,14 +17,15 @@ from sklearn.preprocessing import StandardScaler
 from small_priors import LATER, TRAINED, small_prior
 from torch import nn
 
-from skevae import EnergyVAE, GaussianBernoulliRBMPrior, NormalPrior, densities
-from skevae._random import draw_seed, quasi_normal
+from skevae import EnergyVAE, GaussianBernoulliRBMPrior, NormalPrior
+from skevae.densities import gaussian_bernoulli
 from skevae.datasets import TOY_DENSITIES, toy_density
 from skevae.likelihoods import LIKELIHOODS
-from skevae.networks import positive
-from skevae.objectives import PARTITIONS
+from skevae.networks.scales import positive
+from skevae.partitions import PARTITIONS
 from skevae.posteriors import POSTERIORS
 from skevae.priors import PRIORS
+from skevae.utils.random import draw_seed, quasi_normal
 
 GAUSSIANS = [name for name, kind in LIKELIHOODS.items() if kind.is_continuous]
 
@@ -49,7 +50,7 @@ def rows(n=200, n_features=5, seed=0):
 def nothing_is_exact(monkeypatch):
     """Make four hidden units too many, so that annealing and chains take over."""
     for name in ("EVALUATION", "SAMPLING", "WATCHING", "TRAINING"):
-        monkeypatch.setattr(densities, f"EXACT_{name}_UNITS", 3)
+        monkeypatch.setattr(gaussian_bernoulli, f"EXACT_{name}_UNITS", 3)
 
 
 def affine(n_inputs, n_outputs, hidden_layer_sizes):
@@ -378,7 +379,7 @@ def test_score_uses_the_upper_end_of_the_interval(monkeypatch):
     X = rows()
     # Trained without ln Z, so that the two models are one but for how ln Z is known.
     # No draws of the prior either: only what is exact can be sampled exactly.
-    monkeypatch.setattr(densities, "EXACT_SAMPLING_UNITS", 3)
+    monkeypatch.setattr(gaussian_bernoulli, "EXACT_SAMPLING_UNITS", 3)
     model = quick(prior=prior_of("grbm"), partition="posterior")
     exact = model.fit(X).score_samples(X)
     log_z = model.prior_.log_partition_

@@ -12,9 +12,10 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 from torch.distributions import Bernoulli, Categorical, Independent, MixtureSameFamily, Normal
 
-from skevae._random import make_generator
-from skevae.likelihoods import LIKELIHOODS, binarize
-from skevae.networks import UNIT_SHIFT
+from skevae.likelihoods import LIKELIHOODS
+from skevae.likelihoods.bernoulli import binarize
+from skevae.networks.scales import UNIT_SHIFT
+from skevae.utils.random import make_generator
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 FOUR_SIGMA = 2 * stats.norm.sf(4)

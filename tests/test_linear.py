@@ -4,13 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from skevae import _linear
-from skevae._random import make_generator
-from skevae.networks import Linear, WeightNormLinear
+from skevae.networks import linear as products
+from skevae.networks.trunks import Linear, WeightNormLinear
+from skevae.utils.random import make_generator
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 
-needs_onednn = pytest.mark.skipif(_linear._ONEDNN is None, reason="this torch has no such operator")
+needs_onednn = pytest.mark.skipif(products._ONEDNN is None, reason="this torch has no such operator")
 
 # Relative rounding of three products in a row of 128 terms each, in whatever order, in float32.
 TOLERANCE = 3 * 128 * torch.finfo(torch.float32).eps
@@ -42,7 +42,7 @@ def derivatives(product, x, weight, bias):
 @pytest.mark.parametrize("n_rows", [(64,), (4, 16), (2, 2, 16), (1,)])
 def test_onednn_makes_the_same_products_and_derivatives_of_them(n_rows):
     given = arguments(n_rows)
-    made, expected = (derivatives(product, *given) for product in (_linear._by_onednn, F.linear))
+    made, expected = (derivatives(product, *given) for product in (products._by_onednn, F.linear))
     assert_equal_but_for_rounding(made, expected)
 
 
@@ -50,7 +50,7 @@ def test_onednn_makes_the_same_products_and_derivatives_of_them(n_rows):
 def test_onednn_does_so_without_a_bias_and_of_what_is_shared_among_rows():
     x, weight, _ = arguments((1, 16))
     shared = x.expand(4, 16, 128)
-    made, expected = _linear._by_onednn(shared, weight), F.linear(shared, weight)
+    made, expected = products._by_onednn(shared, weight), F.linear(shared, weight)
     assert_equal_but_for_rounding([made], [expected])
     slopes = [torch.autograd.grad(y.square().sum(), (x, weight)) for y in (made, expected)]
     assert_equal_but_for_rounding(*slopes)
@@ -61,7 +61,7 @@ def test_onednn_lets_nothing_that_is_not_finite_pass():
     x, weight, bias = arguments()
     with torch.no_grad():
         x[3, 5] = torch.nan
-        made = _linear._by_onednn(x, weight, bias)
+        made = products._by_onednn(x, weight, bias)
     assert made[3].isnan().all() and made[:3].isfinite().all()
 
 
@@ -77,28 +77,28 @@ def test_onednn_lets_nothing_that_is_not_finite_pass():
     ],
 )
 def test_what_does_not_suit_onednn_is_left_to_torch(given, monkeypatch):
-    monkeypatch.setattr(_linear, "_IS_FASTER", True)
-    monkeypatch.setattr(_linear, "_by_onednn", None)  # would raise if it were called
+    monkeypatch.setattr(products, "_IS_FASTER", True)
+    monkeypatch.setattr(products, "_by_onednn", None)  # would raise if it were called
     x, weight, bias = arguments(**given)
-    assert torch.equal(_linear.linear(x, weight, bias), F.linear(x, weight, bias))
+    assert torch.equal(products.linear(x, weight, bias), F.linear(x, weight, bias))
 
 
 @needs_onednn
 def test_large_products_are_made_by_onednn_unless_it_is_switched_off(monkeypatch):
-    monkeypatch.setattr(_linear, "_IS_FASTER", True)
+    monkeypatch.setattr(products, "_IS_FASTER", True)
     x, weight, bias = arguments((1024,))
-    assert "OneDNN" in type(_linear.linear(x, weight, bias).grad_fn).__name__
+    assert "OneDNN" in type(products.linear(x, weight, bias).grad_fn).__name__
     with torch.backends.mkldnn.flags(enabled=False):
-        assert "OneDNN" not in type(_linear.linear(x, weight, bias).grad_fn).__name__
+        assert "OneDNN" not in type(products.linear(x, weight, bias).grad_fn).__name__
     with torch.autocast("cpu", torch.bfloat16):
-        assert _linear.linear(x, weight, bias).dtype == torch.bfloat16
+        assert products.linear(x, weight, bias).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("layer", [Linear, WeightNormLinear])
 def test_layers_learn_the_same_by_either(layer, monkeypatch):
     gradients = []
     for faster in (True, False):
-        monkeypatch.setattr(_linear, "_IS_FASTER", faster and _linear._ONEDNN is not None)
+        monkeypatch.setattr(products, "_IS_FASTER", faster and products._ONEDNN is not None)
         with torch.random.fork_rng():
             torch.default_generator.manual_seed(0)
             made = layer(128, 96)

@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from skevae._random import seeded_globals
-from skevae.networks import (
+from skevae.networks.scales import positive
+from skevae.networks.trunks import (
     ACTIVATIONS,
     NETWORKS,
     DenselyConnected,
     Linear,
     WeightNormLinear,
     network_builder,
-    positive,
 )
+from skevae.utils.random import seeded_globals
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 WEIGHT_NORMS = pytest.mark.parametrize("weight_norm", [False, True])

@@ -6,22 +6,20 @@ import pytest
 import torch
 from torch import nn
 
-from skevae import densities
-from skevae._random import make_generator, seeded_globals
-from skevae.densities import GaussianBernoulliDensity, StandardNormalDensity
+from skevae.densities import gaussian_bernoulli
+from skevae.densities.gaussian_bernoulli import GaussianBernoulliDensity
+from skevae.densities.normal import StandardNormalDensity
 from skevae.likelihoods import LIKELIHOODS
-from skevae.modules import VAE, TrainingLoss
-from skevae.objectives import (
-    DENSITY_PARTITIONS,
-    OBJECTIVES,
-    PARTITIONS,
-    ChainPartition,
-    LatentDraws,
-    negative_bound,
-    resolve_partition,
-)
-from skevae.partition import exact_log_partition
+from skevae.log_partition.exact import exact_log_partition
+from skevae.partitions import DENSITY_PARTITIONS, PARTITIONS, resolve_partition
+from skevae.partitions.chains import ChainPartition
 from skevae.posteriors import POSTERIORS
+from skevae.posteriors.draws import LatentDraws
+from skevae.training import OBJECTIVES
+from skevae.training.loss import TrainingLoss
+from skevae.training.objectives import negative_bound
+from skevae.utils.random import make_generator, seeded_globals
+from skevae.vae import VAE
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 N_FEATURES, D = 3, 2
@@ -573,7 +571,7 @@ def test_a_density_partition_serves_a_prior_that_learns_nothing(kind):
 
 
 def test_exact_is_refused_where_it_is_out_of_reach(monkeypatch):
-    monkeypatch.setattr(densities, "EXACT_EVALUATION_UNITS", 3)
+    monkeypatch.setattr(gaussian_bernoulli, "EXACT_EVALUATION_UNITS", 3)
     with pytest.raises(ValueError, match="partition='exact'.*4 hidden units.*'persistent'"):
         PARTITIONS["exact"](make_density(4), make_generator(0))
 
@@ -588,7 +586,7 @@ def test_resolution_takes_the_first_that_is_not_auto(kind):
 
 @pytest.mark.parametrize("limit, expected", [(4, "exact"), (3, "persistent")])
 def test_auto_is_exact_where_a_step_can_afford_it(monkeypatch, limit, expected):
-    monkeypatch.setattr(densities, "EXACT_TRAINING_UNITS", limit)
+    monkeypatch.setattr(gaussian_bernoulli, "EXACT_TRAINING_UNITS", limit)
     density = make_density(4)
     assert resolve_partition(["auto", "auto"], density) == expected
     assert resolve_partition([], density) == expected

@@ -9,15 +9,11 @@ from scipy import stats
 from torch.autograd import gradcheck
 
 from skevae.energies import AnnealingPath, GaussianBernoulliEnergy
-from skevae.partition import (
-    anneal_forward,
-    anneal_reverse,
-    annealed_interval,
-    exact_log_partition,
-    log_mean_exp,
-    log_mean_exp_error,
-)
-from skevae.samplers import block_gibbs, exact_sample
+from skevae.log_partition.annealing import anneal_forward, anneal_reverse, annealed_interval
+from skevae.log_partition.exact import exact_log_partition
+from skevae.samplers.exact import exact_sample
+from skevae.samplers.gibbs import block_gibbs
+from skevae.utils.log_mean import log_mean_exp, log_mean_exp_error
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 

@@ -9,16 +9,12 @@ import torch
 from torch.autograd import gradcheck
 from torch.distributions import Independent, MultivariateNormal, Normal
 
-from skevae import posteriors
-from skevae._random import make_generator, seeded_globals
-from skevae.networks import UNIT_SHIFT
-from skevae.posteriors import (
-    POSTERIORS,
-    DiagonalNormal,
-    FixedNormal,
-    InverseAutoregressive,
-    VolumePreservingInverseAutoregressive,
-)
+from skevae.posteriors import iaf
+from skevae.networks.scales import UNIT_SHIFT
+from skevae.posteriors import POSTERIORS
+from skevae.posteriors.iaf import InverseAutoregressive, VolumePreservingInverseAutoregressive
+from skevae.posteriors.normal import DiagonalNormal, FixedNormal
+from skevae.utils.random import make_generator, seeded_globals
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 D = 2
@@ -272,8 +268,8 @@ def test_pairs_in_many_pieces_are_the_same_pairs(kind, monkeypatch):
     outputs, z = normals(5, 9).requires_grad_(), normals(40, 3, seed=1).requires_grad_()
     inputs = [outputs, z, *flow.parameters()]
     results = []
-    for values_at_once in (posteriors.VALUES_AT_ONCE, 7 * 5 * flow.width, 1):
-        monkeypatch.setattr(posteriors, "VALUES_AT_ONCE", values_at_once)
+    for values_at_once in (iaf.VALUES_AT_ONCE, 7 * 5 * flow.width, 1):
+        monkeypatch.setattr(iaf, "VALUES_AT_ONCE", values_at_once)
         table = flow.pairwise_log_density(z, outputs)
         results.append([table, *torch.autograd.grad(table.square().sum(), inputs)])
     for other in results[1:]:

@@ -11,8 +11,8 @@ from small_priors import small_prior
 from torch import nn
 
 from skevae import EnergyVAE, GaussianBernoulliRBMPrior, NormalPrior
-from skevae.densities import Density
-from skevae.partition import LogPartitionInterval
+from skevae.densities.base import Density
+from skevae.log_partition.annealing import LogPartitionInterval
 from skevae.priors import PRIORS, DensityPrior
 
 X_IRIS = load_iris().data

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
 
-from skevae._device import copy_to, resolve_device
-from skevae._random import (
+from skevae.utils.device import copy_to, resolve_device
+from skevae.utils.random import (
     SEED_BOUND,
     binary,
     draw_seed,

@@ -15,8 +15,9 @@ from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import train_test_split
 from sklearn.utils import Bunch
 
-from skevae import GaussianBernoulliRBMPrior, densities
-from skevae.objectives import DENSITY_PARTITIONS
+from skevae import GaussianBernoulliRBMPrior
+from skevae.densities import gaussian_bernoulli
+from skevae.partitions import DENSITY_PARTITIONS
 from skevae.samplers import SAMPLERS
 
 X_IRIS = load_iris().data
@@ -31,7 +32,7 @@ def rbm(n_components=4, **params):
 def nothing_is_exact(monkeypatch):
     """Make four hidden units too many, so that annealing and chains take over."""
     for name in ("EVALUATION", "SAMPLING", "WATCHING", "TRAINING"):
-        monkeypatch.setattr(densities, f"EXACT_{name}_UNITS", 3)
+        monkeypatch.setattr(gaussian_bernoulli, f"EXACT_{name}_UNITS", 3)
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["standardized", "raw"])
@@ -343,7 +344,7 @@ def test_auto_is_exact_then_persistent(monkeypatch):
     auto = rbm(max_iter=5).fit(X_IRIS)
     exact = rbm(max_iter=5, partition="exact").fit(X_IRIS)
     assert_array_equal(auto.score_samples(X_IRIS), exact.score_samples(X_IRIS))
-    monkeypatch.setattr(densities, "EXACT_TRAINING_UNITS", 3)
+    monkeypatch.setattr(gaussian_bernoulli, "EXACT_TRAINING_UNITS", 3)
     auto = rbm(max_iter=5).fit(X_IRIS)
     chains = rbm(max_iter=5, partition="persistent").fit(X_IRIS)
     assert_array_equal(auto.score_samples(X_IRIS), chains.score_samples(X_IRIS))

@@ -13,13 +13,15 @@ from small_priors import small_prior
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from skevae import EnergyVAE, _energy_vae, ising
-from skevae._device import graph_recorder
-from skevae.objectives import OBJECTIVES, PARTITIONS
+from skevae import EnergyVAE, energy_vae
+from skevae.log_partition import exact as exactly
+from skevae.partitions import PARTITIONS
 from skevae.posteriors import POSTERIORS
 from skevae.priors import PRIORS
 from skevae.samplers import SAMPLERS
-from skevae.training import STEPS_BEFORE_RECORDING, RecordedStep
+from skevae.training import OBJECTIVES
+from skevae.training.step import STEPS_BEFORE_RECORDING, RecordedStep
+from skevae.utils.device import graph_recorder
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 
@@ -78,13 +80,13 @@ def memory_of(tensor):
 
 
 def recorder(generators, graphs, monkeypatch):
-    """What `skevae._device.graph_recorder` returns, for a CPU; adds what it records to a list."""
+    """What `skevae.utils.device.graph_recorder` returns, for a CPU; adds what it records to a list."""
 
     def record(function):
         states = [generator.get_state() for generator in generators]
         tape = Recorder()
         with monkeypatch.context() as patch, tape:
-            patch.setattr(ising, "_is_recorded", lambda: True)
+            patch.setattr(exactly, "_is_recorded", lambda: True)
             function()
         tape.undo()
         for generator, state in zip(generators, states, strict=True):
@@ -113,7 +115,7 @@ def recorded(monkeypatch):
     def make(device, generators):
         return recorder(generators, graphs, monkeypatch)
 
-    monkeypatch.setattr(_energy_vae, "graph_recorder", make)
+    monkeypatch.setattr(energy_vae, "graph_recorder", make)
     return graphs
 
 
@@ -237,7 +239,7 @@ def test_a_step_is_recorded_once_the_loss_has_settled_and_only_for_full_minibatc
 def test_steps_that_cannot_be_recorded_are_made_one_by_one(monkeypatch):
     asked = []
     plain = fitted(cuda_graph=False)
-    monkeypatch.setattr(_energy_vae, "graph_recorder", lambda *args: asked.append)
+    monkeypatch.setattr(energy_vae, "graph_recorder", lambda *args: asked.append)
     unrecorded = fitted(cuda_graph=True)
     assert len(asked) == 1
     assert_array_equal(unrecorded.score_samples(X), plain.score_samples(X))
@@ -263,11 +265,11 @@ def test_an_underflow_that_nobody_could_look_at_is_told_by_nan(monkeypatch):
     coupling[b, c] = coupling[c, b] = -3000.0
     coupling[a, c] = coupling[c, a] = 2000.0
     bias = torch.zeros(n_units, dtype=torch.float64)
-    h = ising.configurations(n_units, torch.float64, torch.device("cpu"))
+    h = exactly.configurations(n_units, torch.float64, torch.device("cpu"))
     exact = (h @ bias + 0.5 * ((h @ coupling) * h).sum(1)).logsumexp(0)
-    torch.testing.assert_close(ising.IsingModel(bias, coupling).log_partition, exact)
-    monkeypatch.setattr(ising, "_is_recorded", lambda: True)
-    unseen = ising.IsingModel(bias, coupling).log_partition
+    torch.testing.assert_close(exactly.IsingModel(bias, coupling).log_partition, exact)
+    monkeypatch.setattr(exactly, "_is_recorded", lambda: True)
+    unseen = exactly.IsingModel(bias, coupling).log_partition
     assert unseen.isnan() or torch.isclose(unseen, exact)
-    mild = ising.IsingModel(bias, 1e-3 * coupling).log_partition
+    mild = exactly.IsingModel(bias, 1e-3 * coupling).log_partition
     torch.testing.assert_close(mild, (0.5e-3 * ((h @ coupling) * h).sum(1)).logsumexp(0))

@@ -8,14 +8,10 @@ import torch
 from scipy import stats
 
 from skevae.energies import GaussianBernoulliEnergy
-from skevae.samplers import (
-    SAMPLERS,
-    PersistentChains,
-    block_gibbs,
-    exact_sample,
-    sample_hidden,
-    sample_visible,
-)
+from skevae.samplers import SAMPLERS
+from skevae.samplers.chains import PersistentChains
+from skevae.samplers.exact import exact_sample
+from skevae.samplers.gibbs import block_gibbs, sample_hidden, sample_visible
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 FOUR_SIGMA = 2 * stats.norm.sf(4)

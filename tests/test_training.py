@@ -6,8 +6,9 @@ from functools import partial
 import pytest
 import torch
 
-from skevae._random import make_generator
-from skevae.training import RATE_DROP, ParameterVector, WeightAverage, make_optimizer, minimize
+from skevae.training.loop import minimize
+from skevae.training.parameters import RATE_DROP, ParameterVector, WeightAverage, make_optimizer
+from skevae.utils.random import make_generator
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from sklearn import datasets
 
-from skevae.datasets import TOY_DENSITIES, fetch_binarized_mnist, toy_density
+from skevae.datasets import TOY_DENSITIES, toy_density
+from skevae.datasets.mnist import fetch_binarized_mnist
 
 MAX_ROWS = 8_000
 TRAIN_FRACTION = 0.8

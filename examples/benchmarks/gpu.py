@@ -19,10 +19,10 @@ from tables import markdown
 from timing import ratio, seconds, side_by_side
 
 from skevae import GaussianBernoulliRBMPrior
-from skevae._random import make_generator
 from skevae.datasets import toy_density
-from skevae.densities import GaussianBernoulliDensity
-from skevae.partition import exact_log_partition
+from skevae.densities.gaussian_bernoulli import GaussianBernoulliDensity
+from skevae.log_partition.exact import exact_log_partition
+from skevae.utils.random import make_generator
 
 TOY = {
     "n_components": 16,

@@ -12,7 +12,7 @@ from time import perf_counter
 import torch
 
 from skevae.energies import GaussianBernoulliEnergy
-from skevae.partition import exact_log_partition
+from skevae.log_partition.exact import exact_log_partition
 
 
 def best_of(function, repeats):

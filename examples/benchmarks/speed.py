@@ -38,11 +38,13 @@ from timing import (
 from torch import nn
 
 from skevae import EnergyVAE, GaussianBernoulliRBMPrior
-from skevae._random import make_generator
-from skevae.densities import GaussianBernoulliDensity
+from skevae.densities.gaussian_bernoulli import GaussianBernoulliDensity
 from skevae.energies import AnnealingPath
-from skevae.partition import anneal_forward, exact_log_partition, log_mean_exp, log_mean_exp_error
-from skevae.samplers import block_gibbs
+from skevae.log_partition.annealing import anneal_forward
+from skevae.log_partition.exact import exact_log_partition
+from skevae.samplers.gibbs import block_gibbs
+from skevae.utils.log_mean import log_mean_exp, log_mean_exp_error
+from skevae.utils.random import make_generator
 
 BATCH_SIZE = 128
 N_SCORE_DRAWS = 1000

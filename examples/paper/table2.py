@@ -34,7 +34,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import train_test_split
 
 from skevae import EnergyVAE, FlowPrior, GaussianBernoulliRBMPrior, NeuralPrior
-from skevae.datasets import fetch_binarized_mnist
+from skevae.datasets.mnist import fetch_binarized_mnist
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,157 @@
+"""Binarised MNIST."""
+
+from __future__ import annotations
+
+from os import PathLike
+
+import numpy as np
+from sklearn.datasets import fetch_openml
+from sklearn.utils import Bunch, gen_batches
+
+from skevae.datasets.checks import RandomState, as_generator, check_choice
+
+_MNIST_SUBSETS = {
+    "train": ("train",),
+    "valid": ("valid",),
+    "train+valid": ("train", "valid"),
+    "test": ("test",),
+}
+
+
+def fetch_binarized_mnist(
+    *,
+    subset: str = "train",
+    binarization: str = "dynamic",
+    data_home: str | PathLike | None = None,
+    local_npz: str | PathLike | None = None,
+    random_state: RandomState = None,
+    return_X_y: bool = False,
+) -> Bunch | tuple[np.ndarray, np.ndarray | None]:
+    """Load MNIST as binary images, or as the probabilities that images are drawn from.
+
+    Two conventions are in use, and their likelihoods must not be compared. In the static one every
+    pixel was drawn once, with its intensity as the probability of a 1; the published split of this
+    kind is that of Larochelle and Murray [1]_. In the dynamic one [2]_ the intensities are the data
+    and each visit draws its own binary image.
+
+    Parameters
+    ----------
+    subset : {"train", "valid", "train+valid", "test"}, default="train"
+        The first 50,000 training images, the last 10,000 training images, both, or the 10,000 test
+        images: the split of [1]_, whatever the source.
+    binarization : {"dynamic", "static"}, default="dynamic"
+        - "dynamic": intensities / 255, in [0, 1]. A Bernoulli likelihood that takes values between
+          0 and 1 as probabilities draws them afresh at each visit.
+        - "static": 0 or 1. From intensities, one draw that `random_state` fixes, for instance for a
+          test set that is the same for all models. It is not the draw of [1]_, which exists only
+          as a file: give that file as `local_npz`.
+    data_home : str, path-like or None, default=None
+        Download and cache folder, passed to :func:`sklearn.datasets.fetch_openml`.
+    local_npz : str, path-like or None, default=None
+        Read this file and nothing from the network. Either a static split, with arrays "train",
+        "valid" and "test" of values in {0, 1}, or raw MNIST, with arrays "train" and "test" of
+        integers in 0..255 and, optionally, "valid" and labels "train_y", "valid_y" and "test_y".
+        Images may have the shape (n, 784) or (n, 28, 28).
+    random_state : int, RandomState instance or None, default=None
+        Fixes the draw of binarization="static" from intensities; the draw of a subset does not
+        depend on which other subsets are loaded. None draws afresh at each call and leaves NumPy's
+        global generator alone. Unused otherwise.
+    return_X_y : bool, default=False
+        Return `(data, target)` in place of the Bunch.
+
+    Returns
+    -------
+    mnist : :class:`~sklearn.utils.Bunch`
+        With `data`, an ndarray of shape (n_samples, 784), float32, in [0, 1]; `target`, the digits,
+        an ndarray of shape (n_samples,), or None where the file has no labels; and `DESCR`, a line
+        that says which subset and binarisation this is.
+
+    Raises
+    ------
+    ValueError
+        If `subset` or `binarization` is not one of the values above, if the file lacks an array or
+        holds something else than described, or if binarization="dynamic" is asked of a static
+        split, which has no intensities.
+    FileNotFoundError
+        If there is no file `local_npz`.
+    ImportError
+        If pandas, which scikit-learn parses the download with, is not installed.
+
+    References
+    ----------
+    .. [1] Larochelle and Murray (2011), "The neural autoregressive distribution estimator",
+       AISTATS.
+    .. [2] Burda, Grosse and Salakhutdinov (2016), "Importance weighted autoencoders", ICLR.
+
+    Examples
+    --------
+    >>> from skevae.datasets import fetch_binarized_mnist
+    >>> X, y = fetch_binarized_mnist(return_X_y=True)  # doctest: +SKIP
+    >>> X.shape, float(X.max())  # doctest: +SKIP
+    ((50000, 784), 1.0)
+    """
+    check_choice("subset", subset, _MNIST_SUBSETS)
+    check_choice("binarization", binarization, ("dynamic", "static"))
+    mnist = _load_mnist(data_home) if local_npz is None else _load_mnist_npz(local_npz)
+    if "valid" not in mnist:
+        images, labels = mnist["train"]
+        train, valid = slice(5 * len(images) // 6), slice(5 * len(images) // 6, None)
+        for part, rows in (("train", train), ("valid", valid)):
+            mnist[part] = images[rows], None if labels is None else labels[rows]
+
+    # One seed a part, so that the test set does not depend on whether others were drawn before it.
+    seeds = as_generator(random_state).randint(np.iinfo(np.int32).max, size=3)
+    seed = dict(zip(("train", "valid", "test"), seeds, strict=True))
+    parts = _MNIST_SUBSETS[subset]
+    data = np.concatenate([_binarize(mnist[part][0], binarization, seed[part]) for part in parts])
+    labels = [mnist[part][1] for part in parts]
+    target = None if any(label is None for label in labels) else np.concatenate(labels)
+    if return_X_y:
+        return data, target
+    description = f"MNIST, subset {subset!r}, {binarization} binarization, {len(data)} images."
+    return Bunch(data=data, target=target, DESCR=description)
+
+
+def _load_mnist(data_home) -> dict[str, tuple]:
+    mnist = fetch_openml("mnist_784", version=1, as_frame=False, data_home=data_home)
+    images, labels = mnist.data, mnist.target.astype(np.int64)
+    # OpenML keeps the original order of the 70,000 images; the test images are the last seventh.
+    train, test = slice(6 * len(images) // 7), slice(6 * len(images) // 7, None)
+    return {"train": (images[train], labels[train]), "test": (images[test], labels[test])}
+
+
+def _load_mnist_npz(path) -> dict[str, tuple]:
+    with np.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
+    for part in ("train", "test"):
+        if part not in arrays:
+            raise ValueError(
+                f"local_npz={str(path)!r} has no array {part!r}; it has {sorted(arrays)}."
+            )
+    parts = [part for part in ("train", "valid", "test") if part in arrays]
+    return {part: (arrays[part], arrays.get(f"{part}_y")) for part in parts}
+
+
+def _binarize(images: np.ndarray, binarization: str, seed: int) -> np.ndarray:
+    """Turn images of intensities, or of a static split, into rows in [0, 1]."""
+    images = images.reshape(len(images), -1)
+    if images.shape[1] != 784:
+        raise ValueError(f"MNIST images have 784 pixels; got {images.shape[1]}.")
+    highest = images.max()
+    if images.min() < 0 or highest > 255 or np.any(images != np.floor(images)):
+        raise ValueError(
+            "MNIST images must hold integers in 0..255, or 0 and 1 for a static split."
+        )
+    if highest <= 1:
+        if binarization == "dynamic":
+            raise ValueError(
+                "binarization='dynamic' needs intensities in 0..255, but these images hold only "
+                "0 and 1, a static split; use binarization='static'."
+            )
+        return images.astype(np.float32)
+    data = images.astype(np.float32) / 255
+    if binarization == "static":
+        rng = np.random.RandomState(seed)
+        for rows in gen_batches(len(data), 1000):
+            data[rows] = rng.random_sample(data[rows].shape) < data[rows]
+    return data

@@ -1,0 +1,1 @@
+"""Latent densities p(z) = exp(-E(z)) / Z as torch modules: a file each."""

@@ -1,0 +1,203 @@
+"""Ex-post density estimation: a scikit-learn density estimator as the law of the latents.
+
+After training, the aggregated posterior (the mean of q(z | x) over the rows) is seldom the prior. A
+density estimator fitted to draws of it, in the prior's place, is a better model of the same decoder
+(Dai & Wipf 2019; Ghosh et al. 2020), and one whose ln Z is 0.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn import config_context
+from sklearn.neighbors import KernelDensity
+from sklearn.utils._param_validation import HasMethods
+from torch import Tensor
+
+from skevae.densities.base import Density
+from skevae.log_partition.annealing import LogPartitionInterval
+
+# Points handed to an estimator at once: enough to make a call's overhead small, few enough that a
+# table of points by mixture components is.
+POINTS_AT_ONCE = 2**14
+
+
+# Draws on which a fitted estimator shows that it scores and samples as it should.
+N_TRIALS = 100
+
+
+# `KernelDensity` scores all its kernels, but samples only these.
+SAMPLED_KERNELS = ("gaussian", "tophat")
+
+
+# Latents are NumPy arrays whatever X was, so estimators need not be ready for other ones.
+numpy_dispatch = partial(config_context, array_api_dispatch=False)
+
+
+class DensityEstimatorInstance(HasMethods):
+    """Constraint: an instance, not a class, with ``fit``, ``score_samples`` and ``sample``."""
+
+    def __init__(self) -> None:
+        super().__init__(["fit", "score_samples", "sample"])
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        return not inspect.isclass(val) and super().is_satisfied_by(val)
+
+    def __str__(self) -> str:
+        return (
+            "an instance of a density estimator with the methods 'fit', 'score_samples' and "
+            "'sample' (of a search, its best_estimator_)"
+        )
+
+
+def check_can_sample(estimator: Any) -> None:
+    """Raise before a training that would end in an estimator without samples.
+
+    Parameters
+    ----------
+    estimator : estimator
+
+    Raises
+    ------
+    ValueError
+        If it is a `KernelDensity` with a kernel that it cannot sample.
+    """
+    if isinstance(estimator, KernelDensity) and estimator.kernel not in SAMPLED_KERNELS:
+        raise ValueError(
+            f"ex_post={estimator!r} cannot be sampled: KernelDensity only samples "
+            f"kernel='gaussian' and kernel='tophat', not {estimator.kernel!r}. Use one of these."
+        )
+
+
+class EstimatorDensity(Density):
+    """Density of a fitted estimator, behind the interface that the evaluation asks for.
+
+    The energy is minus the estimator's log-density, so that ln Z = 0. It is evaluated by NumPy in
+    float64 on the CPU, whatever the tensors; there is no gradient.
+
+    Importance sampling needs of an estimator that what it scores is the density of what it samples,
+    **or less**, if only in expectation. Then the likelihood errs low even so, because the weights
+    p(x|z) p(z) / ((1 - s) q(z|x) + s p(z)) rise with p(z) and are concave in it: too low a p(z)
+    makes too low a weight, and one that is right in expectation (the importance estimate of a
+    nested VAE, whose noise has nothing to do with the draws) makes one that is too low in
+    expectation. So do an RBM that subtracts the upper end of its interval of ln Z, and
+    `BayesianGaussianMixture`, which scores each component's expected logarithm.
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+        With ``score_samples`` and ``sample``. It is not altered.
+    n_latent : int
+        Dimension D of z.
+    """
+
+    has_exact_log_partition = True
+
+    def __init__(self, estimator: Any, n_latent: int) -> None:
+        super().__init__()
+        self.estimator = estimator
+        self.n_latent = n_latent
+        # That samples follow the law that is scored is what `sample` means. Estimators of this
+        # package say where theirs are those of Markov chains.
+        self.samples_exactly = getattr(estimator, "_samples_exactly", True)
+
+    @torch.no_grad()
+    def energy(self, z: Tensor) -> Tensor:
+        points = z.detach().reshape(-1, self.n_latent).cpu().numpy().astype(np.float64)
+        # Latents beyond all bounds, of outliers beyond all bounds, are refused by scikit-learn.
+        finite = np.isfinite(points).all(axis=1)
+        log_density = np.full(len(points), -np.inf)
+        log_density[finite] = self._score_samples(points[finite])
+        return torch.as_tensor(-log_density, dtype=z.dtype, device=z.device).reshape(z.shape[:-1])
+
+    def _score_samples(self, points: np.ndarray) -> np.ndarray:
+        """Log-densities in bounded memory: (n, D) -> (n,). Minus infinity is one, nan is not."""
+        log_density = np.empty(len(points))
+        for start in range(0, len(points), POINTS_AT_ONCE):
+            part = slice(start, start + POINTS_AT_ONCE)
+            # The squares of outliers' latents overflow, to no density as they should.
+            with np.errstate(over="ignore"), numpy_dispatch():
+                log_density[part] = self.estimator.score_samples(points[part])
+        wrong = np.isnan(log_density) | np.isposinf(log_density)
+        if wrong.any():
+            raise ValueError(
+                f"ex_post: score_samples of {self.estimator!r} returned "
+                f"{log_density[wrong][0]} as the log-density of a latent. Regularise it, or use "
+                "another estimator."
+            )
+        return log_density
+
+    def log_partition(self) -> Tensor:
+        return torch.zeros(())
+
+    def log_partition_interval(self, generator: torch.Generator) -> LogPartitionInterval:
+        return LogPartitionInterval(0.0, 0.0)
+
+    def sample(self, n_samples: int, generator: torch.Generator) -> Tensor:
+        """Draw rows in random order: (n, D), float64, on the device of the generator."""
+        high = 2**31 - 1
+        draw = torch.randint(high, (), generator=generator, device=generator.device)
+        seed = int(draw.item())
+        with numpy_dispatch():
+            if "random_state" in inspect.signature(self.estimator.sample).parameters:
+                drawn = self.estimator.sample(n_samples, random_state=seed)
+            else:
+                drawn = self._seeded(seed).sample(n_samples)
+        # Mixtures return the components of their rows as well, and the rows in their order.
+        rows = np.asarray(drawn[0] if isinstance(drawn, tuple) else drawn, dtype=np.float64)
+        if rows.shape != (n_samples, self.n_latent):
+            raise ValueError(
+                f"ex_post: sample({n_samples}) of {self.estimator!r} returned an array of shape "
+                f"{rows.shape}, not {(n_samples, self.n_latent)}."
+            )
+        rows = rows[np.random.default_rng(seed).permutation(n_samples)]
+        return torch.as_tensor(rows, device=generator.device)
+
+    def _seeded(self, seed: int) -> Any:
+        """Return a copy whose own random_state, if it has one, is ``seed``."""
+        estimator = copy.copy(self.estimator)
+        if hasattr(estimator, "random_state"):
+            estimator.random_state = seed
+        return estimator
+
+
+def fit_density(estimator: Any, draws: Tensor, generator: torch.Generator) -> Any:
+    """Fit an estimator to draws of the aggregated posterior, and try it out.
+
+    Parameters
+    ----------
+    estimator : unfitted estimator
+        Fitted in place.
+    draws : Tensor of shape (n, D)
+    generator : torch.Generator
+        Of the trial.
+
+    Returns
+    -------
+    estimator
+        The same, fitted.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be fitted to so few draws, scored or sampled.
+    """
+    Z = draws.cpu().numpy().astype(np.float64)
+    try:
+        with numpy_dispatch():
+            estimator.fit(Z)
+        density = EstimatorDensity(estimator, Z.shape[1])
+        density.energy(draws[:N_TRIALS])
+        density.sample(N_TRIALS, generator)
+    except (ValueError, NotImplementedError) as error:
+        raise ValueError(
+            f"ex_post={estimator!r} cannot be the law of the latents after a fit to {len(Z)} draws "
+            f"of the aggregated posterior ({error or type(error).__name__}). Use more rows, or "
+            "another estimator."
+        ) from error
+    return estimator

@@ -1,0 +1,153 @@
+"""The VampPrior's density: a mixture of an autoencoder's own posteriors."""
+
+from __future__ import annotations
+
+import copy
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from skevae.densities.base import NormalizedDensity
+from skevae.networks.scales import inverse_positive
+from skevae.posteriors.base import Posterior
+from skevae.posteriors.normal import DiagonalNormal
+from skevae.samplers.exact import draw_components
+from skevae.utils.clusters import spread_centres
+from skevae.utils.random import standard_normal
+
+# Binary rows start this far inside (0, 1), where the sigmoid still has a slope.
+BINARY_MARGIN = 0.1
+
+
+# Keeps an initial scale positive where rows do not vary.
+MIN_INITIAL_SCALE = 0.03
+
+
+# Pseudo-inputs that start at the same row must be able to part.
+JITTER = 0.01
+
+
+class SharedScale(nn.Module):
+    """The identity as an encoder: N(x, diag(s^2)), one learned scale for all x.
+
+    Parameters
+    ----------
+    n_latent : int
+    """
+
+    def __init__(self, n_latent: int) -> None:
+        super().__init__()
+        self.raw_scale = nn.Parameter(torch.zeros(n_latent))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.raw_scale.expand_as(x)], dim=-1)
+
+
+class VampDensity(NormalizedDensity):
+    r"""p(z) = sum_k w_k q(z | u_k), with learned pseudo-inputs u_k.
+
+    Inside an autoencoder (`attach`) q is its posterior, so that the prior has the family and the
+    place of the aggregated posterior by construction, and pseudo-inputs live among rows of x.
+    Alone the encoder is the identity and q(z | u) = N(u, diag(s^2)) with one learned scale.
+
+    Parameters
+    ----------
+    n_latent, n_components : int
+        D and K.
+    generator : torch.Generator
+        Of the initial pseudo-inputs.
+    learn_weights : bool
+        Whether w is learned; it is 1/K otherwise.
+    """
+
+    def __init__(
+        self,
+        n_latent: int,
+        n_components: int,
+        *,
+        generator: torch.Generator,
+        learn_weights: bool = False,
+    ) -> None:
+        super().__init__(n_latent)
+        self.weight_logits = nn.Parameter(torch.zeros(n_components), requires_grad=learn_weights)
+        self.pseudo_inputs = nn.Parameter(
+            torch.randn((n_components, n_latent), generator=generator)
+        )
+        self.encoder: nn.Module = SharedScale(n_latent)
+        self.posterior: Posterior = DiagonalNormal(n_latent)
+        self.squash: nn.Module = nn.Identity()
+        # What an autoencoder lends: encoder and posterior. In a tuple, which torch does not search
+        # for submodules: it is the autoencoder that trains, moves and keeps them.
+        self._lent: tuple[()] | tuple[nn.Module, Posterior] = ()
+
+    def attach(
+        self,
+        encoder: nn.Module,
+        posterior: Posterior,
+        rows: Tensor,
+        is_continuous: bool,
+        generator: torch.Generator,
+    ) -> None:
+        self._lent = (encoder, posterior)
+        del self.encoder, self.posterior
+        n_components = self.weight_logits.numel()
+        chosen = torch.randint(
+            rows.shape[0], (n_components,), generator=generator, device=rows.device
+        )
+        start = rows[chosen]
+        if not is_continuous:
+            self.squash = nn.Sigmoid()
+            start = start.clamp(BINARY_MARGIN, 1 - BINARY_MARGIN).logit()
+        start = start + JITTER * standard_normal(tuple(start.shape), generator, start)
+        self.pseudo_inputs = nn.Parameter(start)
+
+    def _apply(self, fn, recurse=True):
+        # A copy of this density alone holds copies of what was lent, which must follow it to
+        # another dtype or device; as a part of the whole model, to move them twice is to move once.
+        for module in self._lent:
+            module._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    def components(self) -> tuple[Posterior, Tensor]:
+        """The family q, and what it takes for each component: the encoder's outputs, (K, k D)."""
+        encoder, posterior = self._lent or (self.encoder, self.posterior)
+        return posterior, encoder(self.squash(self.pseudo_inputs))
+
+    def frozen(self) -> Self:
+        """Return a copy that needs no autoencoder: the outputs at the pseudo-inputs are kept.
+
+        They become its pseudo-inputs, beside an encoder that returns what it is given.
+        """
+        density = copy.deepcopy(self)
+        with torch.no_grad():
+            density.posterior, outputs = density.components()
+        density.pseudo_inputs = nn.Parameter(outputs)
+        density.encoder, density.squash, density._lent = nn.Identity(), nn.Identity(), ()
+        return density
+
+    def weights(self) -> Tensor:
+        """w, (K,)."""
+        return self.weight_logits.softmax(0)
+
+    def log_density(self, z: Tensor) -> Tensor:
+        flat = z.reshape(-1, self.n_latent)
+        posterior, outputs = self.components()
+        parts = posterior.pairwise_log_density(flat, outputs)
+        return (parts + self.weight_logits.log_softmax(0)).logsumexp(1).reshape(z.shape[:-1])
+
+    @torch.no_grad()
+    def sample(self, n_samples: int, generator: torch.Generator) -> Tensor:
+        k = draw_components(self.weights(), n_samples, generator)
+        noise = standard_normal((1, n_samples, self.n_latent), generator, self.anchor)
+        posterior, outputs = self.components()
+        z, _ = posterior.draw(outputs[k], noise)
+        return z[0]
+
+    @torch.no_grad()
+    def initialise(self, rows: Tensor, generator: torch.Generator) -> None:
+        assert isinstance(self.encoder, SharedScale)
+        centres, variance = spread_centres(rows, self.pseudo_inputs.shape[0], generator)
+        self.pseudo_inputs.copy_(centres)
+        scale = variance.sqrt().clamp(min=MIN_INITIAL_SCALE)
+        self.encoder.raw_scale.copy_(inverse_positive(scale))

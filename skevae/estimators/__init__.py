@@ -1,0 +1,1 @@
+"""What all estimators share: checking and standardising X, running the loop, callbacks."""

@@ -1,0 +1,45 @@
+"""The aggregated posterior: its moments and draws."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from skevae.utils.random import binary, standard_normal
+from skevae.vae import VAE
+
+
+@torch.no_grad()
+def aggregated_moments(model: VAE, x: Tensor, rows_at_once: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each latent under the aggregated posterior of rows: (D,) each."""
+    # In float64: a mean square less a squared mean leaves few digits of a narrow spread.
+    total, squares = torch.zeros((2, model.density.n_latent), dtype=torch.float64, device=x.device)
+    for rows in x.split(rows_at_once):
+        outputs = model.encoder(rows)
+        mean = model.posterior.mean(outputs).double()
+        total += mean.sum(0)
+        squares += (mean.square() + model.posterior.variance(outputs)).sum(0)
+    mean = total / x.shape[0]
+    variance = squares / x.shape[0] - mean.square()
+    return mean.to(x.dtype), variance.to(x.dtype)
+
+
+@torch.no_grad()
+def aggregated_draws(
+    model: VAE,
+    x: Tensor,
+    n_draws: int,
+    *,
+    rows_at_once: int,
+    rebinarize: bool,
+    generator: torch.Generator,
+) -> Tensor:
+    """Draws of the aggregated posterior: ``n_draws`` z ~ q(z | x) of each row, (n_draws n, D)."""
+    parts = []
+    for _ in range(n_draws):
+        for rows in x.split(rows_at_once):
+            if rebinarize:
+                rows = binary(rows, generator)
+            noise = standard_normal((1, rows.shape[0], model.density.n_latent), generator, rows)
+            parts.append(model.posterior.draw(model.encoder(rows), noise)[0][0])
+    return torch.cat(parts)

@@ -1,0 +1,77 @@
+"""Evaluation in pieces of bounded memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from sklearn import get_config
+from torch import Tensor, nn
+
+from skevae.networks.linear import ROWS_MULTIPLE
+
+# Temporaries of about this size stay in a processor's outer cache; larger ones are slower.
+CACHE_BYTES = 2**23
+
+
+@torch.no_grad()
+def widest_output(module: nn.Module, example: Tensor) -> int:
+    """Largest number of values that any layer of ``module`` returns for one row ``example``."""
+    widest = example.numel()
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
+        nonlocal widest
+        if isinstance(output, Tensor):
+            widest = max(widest, output.numel())
+
+    handles = [layer.register_forward_hook(note) for layer in module.modules()]
+    try:
+        module(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return widest
+
+
+def chunk_sizes(
+    n_rows: int, n_draws: int, width: int, itemsize: int, max_bytes: int
+) -> tuple[int, int]:
+    """Cut an evaluation of ``n_rows`` x ``n_draws`` into pieces of bounded memory.
+
+    Parameters
+    ----------
+    n_rows, n_draws : int
+    width : int
+        Values of the widest layer for each (draw, row).
+    itemsize : int
+        Bytes of a value.
+    max_bytes : int
+        What all temporaries together may take.
+
+    Returns
+    -------
+    rows_at_once, draws_at_once : int
+    """
+    # A layer's input, its output and two temporaries of that size live together, and so do about
+    # eight (n_draws, rows) tables of log-weights.
+    values = min(max_bytes // 2, CACHE_BYTES) // itemsize
+    # Rather few rows than few draws: with so many, products suit the fastest library.
+    draws_wanted = min(n_draws, ROWS_MULTIPLE)
+    rows_at_once = min(n_rows, values // (8 * n_draws), values // (4 * width * draws_wanted))
+    rows_at_once = max(1, rows_at_once)
+    draws_at_once = max(1, min(n_draws, values // (4 * rows_at_once * width)))
+    if ROWS_MULTIPLE < draws_at_once < n_draws:
+        draws_at_once -= draws_at_once % ROWS_MULTIPLE
+    return rows_at_once, draws_at_once
+
+
+def memory_budget() -> int:
+    """Bytes that scikit-learn's ``working_memory`` setting grants to temporaries."""
+    return max(1, math.floor(get_config()["working_memory"] * 2**20))
+
+
+def row_slices(n_rows: int, n_at_once: int) -> Iterator[slice]:
+    """Cut ``n_rows`` into slices."""
+    for start in range(0, n_rows, n_at_once):
+        yield slice(start, min(start + n_at_once, n_rows))

@@ -1,0 +1,73 @@
+"""What importance weights say about their own estimate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from skevae.utils.log_mean import log_mean_exp_error
+
+
+def effective_sample_size(weights: Tensor) -> Tensor:
+    """(sum w)^2 / sum w^2 of log-weights, between 1 and n_draws: (n_draws, n) -> (n,)."""
+    relative = (weights - weights.amax(0)).exp()
+    return relative.sum(0).square() / relative.square().sum(0)
+
+
+def pareto_k(weights: Tensor) -> Tensor:
+    r"""Shape of the generalised Pareto tail of importance weights.
+
+    Below 0.5 the weights have finite variance and their standard error means what it says; above
+    0.7 neither the estimate nor its error can be relied on (Vehtari et al. 2024, "Pareto smoothed
+    importance sampling"). The fit is that of Zhang & Stephens (2009) with the weak prior of
+    Vehtari et al.
+
+    Parameters
+    ----------
+    weights : Tensor of shape (n_draws, n)
+        Log-weights.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+        k-hat. Minus infinity where the largest weights do not differ (there is no tail), and nan
+        below 25 draws, from which no tail can be fitted.
+    """
+    n_draws, n_rows = weights.shape
+    n_tail = math.ceil(min(0.2 * n_draws, 3 * math.sqrt(n_draws)))
+    if n_draws < 25:
+        return weights.new_full((n_rows,), math.nan)
+    # In float64: ties among many float32 weights leave a tail whose fit overflows.
+    dtype, weights = weights.dtype, weights.double()
+    top = weights.topk(n_tail + 1, dim=0).values
+    relative = (top - top[0]).exp()
+    # Ascending excesses over the largest weight outside the tail: (n_rows, n_tail).
+    excess = (relative[:-1] - relative[-1]).flip(0).mT
+    largest = excess[:, -1:]
+    has_tail = largest > torch.finfo(weights.dtype).eps
+    excess = torch.where(has_tail, excess, torch.ones_like(excess))
+    quartile = excess[:, math.floor(n_tail / 4 + 0.5) - 1, None].clamp(
+        min=torch.finfo(weights.dtype).tiny
+    )
+
+    n_grid = 30 + math.floor(math.sqrt(n_tail))
+    grid = torch.arange(1, n_grid + 1, dtype=weights.dtype, device=weights.device)
+    theta = excess[:, -1:].reciprocal() + (1 - (n_grid / (grid - 0.5)).sqrt()) / (3 * quartile)
+    shape = torch.log1p(-theta[:, :, None] * excess[:, None, :]).mean(2)
+    log_profile = n_tail * ((-theta / shape).log() - shape - 1)
+    theta_hat = (log_profile.nan_to_num(-math.inf).softmax(1) * theta).sum(1, keepdim=True)
+    k = torch.log1p(-theta_hat * excess).mean(1)
+    # Ten observations' worth of belief in k = 0.5.
+    k = (n_tail * k + 5) / (n_tail + 10)
+    return torch.where(has_tail.squeeze(1), k, torch.full_like(k, -math.inf)).to(dtype)
+
+
+# What importance weights say about their own estimate: log-weights (n_draws, n) -> (n,).
+DIAGNOSTICS: dict[str, Callable[[Tensor], Tensor]] = {
+    "standard_error": log_mean_exp_error,
+    "effective_sample_size": effective_sample_size,
+    "pareto_k": pareto_k,
+}

@@ -1,0 +1,1 @@
+"""The log-partition function ln Z itself: exactly, or by annealing."""

@@ -1,0 +1,5 @@
+"""The networks inside encoder and decoder."""
+
+from skevae.networks.trunks import NETWORKS
+
+__all__ = ["NETWORKS"]

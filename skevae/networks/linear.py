@@ -1,0 +1,82 @@
+"""Products x W' + b, by the faster of the libraries that torch has for them.
+
+On a CPU torch leaves float32 products to MKL, which keeps to AVX2 on processors that are not
+Intel's. oneDNN is in the same torch and uses AVX-512 wherever there is any: on the AMD processor it
+was measured on it is twice as fast. torch's own compiler calls it by the operator used here, which
+is not public: where a torch lacks it, MKL does the work.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Below so many multiply-adds, or with so few rows or columns, calling oneDNN costs what it saves.
+MIN_MULTIPLY_ADDS = 2**21
+
+
+MIN_SIDE = 32
+
+
+# oneDNN keeps half a megabyte for every number of rows it has seen. Minibatches and chunks are
+# mostly multiples of 16; what is left over is not, and differs from data set to data set.
+ROWS_MULTIPLE = 16
+
+
+_ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+
+
+_IS_FASTER = (
+    _ONEDNN is not None
+    and torch.backends.mkldnn.is_available()
+    and torch.backends.cpu.get_cpu_capability() == "AVX512"
+)
+
+
+def _suits(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN is worth calling, and nothing forbids it."""
+    n_outputs, n_inputs = weight.shape
+    n_rows = x.shape[:-1].numel()
+    return bool(
+        _IS_FASTER
+        and x.dtype == weight.dtype == torch.float32
+        and x.device.type == weight.device.type == "cpu"
+        and min(n_rows, n_inputs, n_outputs) >= MIN_SIDE
+        and n_rows * n_inputs * n_outputs >= MIN_MULTIPLY_ADDS
+        and n_rows % ROWS_MULTIPLE == 0
+        and torch.backends.mkldnn.enabled
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W' + b, differentiable: (..., n_inputs), (n_outputs, n_inputs) -> (..., n_outputs)."""
+    product = _by_onednn if _suits(x, weight) else F.linear
+    return product(x, weight, bias)
+
+
+def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if torch.is_grad_enabled():
+        return _OneDNNLinear.apply(x, weight, bias)
+    return _ONEDNN(x, weight, bias, "none", [], "")
+
+
+class _OneDNNLinear(torch.autograd.Function):
+    """The product whose gradients are such products as well."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _by_onednn(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        by_x = _by_onednn(grad, weight.mT) if of_x else None
+        grad, x = grad.flatten(0, -2), x.flatten(0, -2)
+        by_weight = _by_onednn(grad.mT, x.mT) if of_weight else None
+        return by_x, by_weight, grad.sum(0) if of_bias else None

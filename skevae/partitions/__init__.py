@@ -1,0 +1,37 @@
+"""How training obtains ln Z: a file each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from skevae.densities.base import Density
+from skevae.partitions.aggregate import AggregatePartition
+from skevae.partitions.base import DensityPartition, PartitionEstimate
+from skevae.partitions.chains import (
+    ContrastivePartition,
+    NoiseContrastivePartition,
+    PersistentPartition,
+)
+from skevae.partitions.exact import ExactPartition
+from skevae.partitions.posterior import PosteriorPartition
+
+PARTITIONS: dict[str, type[PartitionEstimate]] = {
+    "posterior": PosteriorPartition,
+    "aggregate": AggregatePartition,
+    "exact": ExactPartition,
+    "persistent": PersistentPartition,
+    "contrastive": ContrastivePartition,
+    "contrastive-from-noise": NoiseContrastivePartition,
+}
+
+
+# The estimates that need no posterior, by which a density can be trained alone.
+DENSITY_PARTITIONS: dict[str, type[DensityPartition]] = {
+    name: kind for name, kind in PARTITIONS.items() if issubclass(kind, DensityPartition)
+}
+
+
+def resolve_partition(choices: Sequence[str], density: Density) -> str:
+    """Take the first choice that is not "auto"; else exact where a step can afford it."""
+    affordable = "exact" if density.trains_exactly else "persistent"
+    return next((choice for choice in choices if choice != "auto"), affordable)

@@ -1,0 +1,61 @@
+"""What every estimate of ln Z in training is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from skevae.densities.base import Density
+from skevae.posteriors.base import Posterior
+from skevae.posteriors.draws import LatentDraws
+
+
+class PartitionEstimate:
+    """How a training step obtains ln Z.
+
+    Parameters
+    ----------
+    density : Module with the interface of `skevae.densities.Density`
+    generator : torch.Generator
+    """
+
+    def __init__(self, density: Density, generator: torch.Generator) -> None:
+        self.density = density
+        self.generator = generator
+
+    def __call__(self, draws: LatentDraws, posterior: Posterior) -> Tensor:
+        """Estimate ln Z: scalar, or (n,) for each row."""
+        raise NotImplementedError
+
+    def refresh(self) -> None:
+        """Do what is worth doing once an epoch."""
+
+    def note(self, log_partition: float) -> None:
+        """Hear a value of ln Z that was worked out for another purpose."""
+
+    def state(self) -> dict[str, Any]:
+        """What another estimate of this kind could go on from, on the CPU."""
+        return {}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from the `state` of another."""
+
+
+class DensityPartition(PartitionEstimate):
+    """An estimate that needs no posterior, by which a density can be trained alone."""
+
+    def __call__(self, draws: LatentDraws, posterior: Posterior) -> Tensor:
+        return self.evaluate(draws.z.detach().flatten(0, 1))
+
+    def evaluate(self, z: Tensor) -> Tensor:
+        """Estimate ln Z where the training data, or draws of the posteriors, are ``z``, (n, D).
+
+        Returns a scalar whose gradient is that of ln Z or an estimate of it.
+        """
+        raise NotImplementedError
+
+
+# Keeps the base of an annealing run proper if all chains agree in a dimension.
+MIN_BASE_VARIANCE = 1e-3

@@ -1,0 +1,134 @@
+"""The gradient of ln Z from Markov chains: persistent, or contrastive."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from skevae.densities.base import Density
+from skevae.partitions.base import MIN_BASE_VARIANCE, DensityPartition
+from skevae.samplers.chains import PersistentChains
+
+# A reference value of ln Z is renewed when it is older than a quarter of the training so far, or
+# than this many steps.
+REFERENCE_STEPS = 1000
+
+
+# Transitions of a chain from noise, the second half of which is averaged.
+NOISE_TRANSITIONS = 10
+
+
+class ChainPartition(DensityPartition):
+    """Markov chains, whose mean energy gradient is that of -ln Z.
+
+    Chains cannot give a value: what is reported is a reference by annealing, which costs as much as
+    many steps. It is a value that was worked out for the validation of the epoch before, or else
+    one that is renewed from time to time.
+    """
+
+    def __init__(self, density: Density, generator: torch.Generator) -> None:
+        super().__init__(density, generator)
+        self.transition = density.make_transition()
+        self.reference: float | None = None
+        self.noted: float | None = None
+        self.reference_step = 0
+        # What changes from step to step is on the device, where steps that are replayed find it.
+        self.n_steps = torch.zeros((), dtype=torch.int64, device=generator.device)
+        self._reported: Tensor | None = None
+
+    def refresh(self) -> None:
+        age = int(self.n_steps) - self.reference_step
+        if self.noted is not None:
+            self._refer_to(self.noted)
+        elif self.reference is None or age > min(REFERENCE_STEPS, 1 + int(self.n_steps) // 4):
+            self._refer_to(self._value())
+
+    def note(self, log_partition: float) -> None:
+        """Take a value of ln Z at about the present parameters as the next reference."""
+        self.noted = log_partition
+
+    def state(self) -> dict[str, Any]:
+        state = {name: getattr(self, name) for name in ("reference", "noted", "reference_step")}
+        return {**state, "n_steps": int(self.n_steps)}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        self.n_steps.fill_(state["n_steps"])
+        self.reference_step = state["reference_step"]
+        self.noted = state["noted"]
+        self.reference = state["reference"]
+
+    def _refer_to(self, log_partition: float) -> None:
+        self.reference, self.reference_step = log_partition, int(self.n_steps)
+        self.noted = None
+        if self._reported is not None:
+            self._reported.fill_(log_partition)
+
+    def _value(self) -> float:
+        return self.density.quick_log_partition(self.generator)
+
+    def _surrogate(self, negatives: Tensor) -> Tensor:
+        """Return the reference, with minus the gradient of the mean energy of ``negatives``."""
+        if self.reference is None:
+            self._refer_to(self._value())
+        self.n_steps += 1
+        mean_energy = self.density.mean_energy(negatives)
+        if self._reported is None:
+            self._reported = torch.full_like(mean_energy, cast(float, self.reference))
+        return mean_energy.detach() - mean_energy + self._reported
+
+
+class PersistentPartition(ChainPartition):
+    """Chains that persist from step to step (stochastic maximum likelihood; Tieleman 2008)."""
+
+    def __init__(self, density: Density, generator: torch.Generator) -> None:
+        super().__init__(density, generator)
+        self.chains: PersistentChains | None = None
+
+    def refresh(self) -> None:
+        if self.chains is not None:
+            state = self.chains.state
+            self.density.set_base(state.mean(0), state.var(0, correction=0) + MIN_BASE_VARIANCE)
+        super().refresh()
+
+    def state(self) -> dict[str, Any]:
+        chains = None if self.chains is None else self.chains.state.cpu()
+        return {**super().state(), "chains": chains}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        super().resume({name: value for name, value in state.items() if name != "chains"})
+        if state["chains"] is not None:
+            self.chains = PersistentChains(state["chains"].to(self.generator.device))
+
+    def evaluate(self, z: Tensor) -> Tensor:
+        if self.chains is None:
+            start = self.density.sample(self.density.n_chains, self.generator)
+            self.chains = PersistentChains(start)
+        return self._surrogate(self.chains.advance(self.transition, self.generator))
+
+
+class ContrastivePartition(ChainPartition):
+    """Contrastive divergence: chains start at the data and run one transition (Hinton 2002).
+
+    Biased: short chains see only the neighbourhood of the data.
+    """
+
+    def evaluate(self, z: Tensor) -> Tensor:
+        return self._surrogate(self.transition(z, self.generator))
+
+
+class NoiseContrastivePartition(ChainPartition):
+    """Contrastive divergence as modified by Liao et al. (2022): chains start from noise.
+
+    They run `NOISE_TRANSITIONS` transitions, and the energy gradient is averaged over the second
+    half of them. Biased as far as the chains have not forgotten the noise.
+    """
+
+    def evaluate(self, z: Tensor) -> Tensor:
+        states = []
+        state = self.density.noise(z.shape[0], self.generator)
+        for _ in range(NOISE_TRANSITIONS):
+            state = self.transition(state, self.generator)
+            states.append(state)
+        return self._surrogate(torch.cat(states[NOISE_TRANSITIONS // 2 :]))

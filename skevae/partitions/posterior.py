@@ -1,0 +1,22 @@
+"""The paper's estimate of ln Z, from the row's own posterior (eq. 3)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from skevae.partitions.base import PartitionEstimate
+from skevae.posteriors.base import Posterior
+from skevae.posteriors.draws import LatentDraws
+from skevae.utils.log_mean import log_mean_exp
+
+
+class PosteriorPartition(PartitionEstimate):
+    """The paper's: ln of the mean of exp(r_k) over the row's own draws (eq. 3).
+
+    It only sees the mass of exp(-E) near the row's own posterior. The estimate of Z is unbiased,
+    so that of ln Z errs low and the objective errs high, without limit: with one draw it is the
+    reconstruction term alone. It is no bound of the likelihood.
+    """
+
+    def __call__(self, draws: LatentDraws, posterior: Posterior) -> Tensor:
+        return log_mean_exp(-draws.energy - draws.log_posterior)

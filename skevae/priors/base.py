@@ -1,0 +1,390 @@
+"""What every prior estimator is: a density that a VAE can train, and that scores and samples."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import _fit_context, clone
+from sklearn.callback import CallbackSupportMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from skevae.densities.base import Density
+from skevae.estimators.base import (
+    TORCH_DTYPES,
+    TorchDensityEstimator,
+    TrainingState,
+    kept,
+    trainable,
+)
+from skevae.estimators.callbacks import EpochCallbacks
+from skevae.estimators.standardizer import Standardizer
+from skevae.evaluation.chunks import memory_budget, row_slices
+from skevae.log_partition.annealing import LogPartitionInterval
+from skevae.partitions import DENSITY_PARTITIONS, resolve_partition
+from skevae.partitions.base import MIN_BASE_VARIANCE
+from skevae.training.parameters import ParameterVector, make_optimizer
+from skevae.utils.device import copy_to, resolve_device
+from skevae.utils.random import make_generator, seeded_globals
+
+# An interval of ln Z wider than this, in nats, is a visible part of a score.
+WIDE_INTERVAL = 0.1
+
+
+class DensityPrior(TorchDensityEstimator):
+    """Base of the prior estimators.
+
+    A subclass says how to make its density (`make_density`). `EnergyVAE` trains that module as a
+    part of itself and hands it back (`with_density`) as a fitted estimator. Any object with these
+    two methods, whose densities follow `skevae.densities.Density` and whose fitted form has
+    `score_samples`, `sample` and `log_partition_interval_`, can be a prior.
+
+    Attributes
+    ----------
+    density_ : torch.nn.Module
+        Follows `skevae.densities.Density`; on the CPU.
+    log_partition_interval_ : tuple (low, high)
+        Bounds of ln Z in nats; equal where it is exact.
+    log_partition_ : float
+        The upper one, which `score_samples` subtracts.
+    """
+
+    _interval: LogPartitionInterval | None
+
+    def make_density(self, n_features: int, generator: torch.Generator) -> Density:
+        """Return an untrained density over ``n_features`` dimensions.
+
+        Parameters
+        ----------
+        n_features : int
+        generator : torch.Generator
+            Of the initial parameters, on the CPU.
+
+        Returns
+        -------
+        torch.nn.Module
+            With the interface of `skevae.densities.Density`.
+        """
+        raise NotImplementedError
+
+    def fit(self, X, y=None):
+        """Fit to rows, where a subclass can; others are only trained inside an `EnergyVAE`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : Ignored
+
+        Raises
+        ------
+        NotImplementedError
+            Unless the subclass overrides it.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} is only fitted as EnergyVAE(prior={self!r})."
+        )
+
+    def with_density(self, density: Density, random_state: int) -> Self:
+        """Return a fitted copy of this estimator around a trained density.
+
+        Parameters
+        ----------
+        density : torch.nn.Module
+            Made by `make_density` and trained since; on the CPU.
+        random_state : int
+            Of the annealing runs that bound ln Z where it is not exact.
+
+        Returns
+        -------
+        estimator
+            A clone of this one, fitted.
+        """
+        fitted = clone(self)
+        fitted.n_features_in_ = density.n_latent
+        identity = Standardizer(np.zeros((1, density.n_latent)), enabled=False)
+        fitted._set_fitted(fitted._attributes(density, identity, random_state))
+        return fitted
+
+    def _attributes(
+        self, density: Density, standardizer: Standardizer, seed: int
+    ) -> dict[str, Any]:
+        """Fitted attributes around ``density``, which lives in standardised coordinates."""
+        return {
+            "density_": density,
+            "_standardizer": standardizer,
+            "_partition_seed": seed,
+            "_interval": None,
+        }
+
+    @property
+    def _samples_exactly(self) -> bool:
+        """Whether `sample` draws from the very law that `score_samples` scores."""
+        return self.density_.samples_exactly
+
+    @property
+    def log_partition_interval_(self) -> LogPartitionInterval:
+        """Bounds of ln Z in nats, worked out when first asked for."""
+        check_is_fitted(self, "density_")
+        known = self._interval
+        if known is None:
+            device = resolve_device(self.device)
+            density = copy_to(self.density_, device, torch.float64)
+            interval = density.log_partition_interval(make_generator(self._partition_seed, device))
+            # exp(-E) in the coordinates of X integrates to Z times the volume of the scaling.
+            low, high = (bound - self._standardizer.log_jacobian for bound in interval)
+            self._interval = known = LogPartitionInterval(low, high)
+            self._warn_if_wide(known)
+        return known
+
+    @property
+    def log_partition_(self) -> float:
+        """Ln Z in nats; the upper end of the interval where it is not exact."""
+        return self.log_partition_interval_.high
+
+    def _warn_if_wide(self, interval: LogPartitionInterval) -> None:
+        width = interval.high - interval.low
+        if not width <= WIDE_INTERVAL:
+            warnings.warn(
+                f"ln Z is only known to lie in [{interval.low:.3f}, {interval.high:.3f}] nats. "
+                f"Scores use the upper end and so may err low by {width:.2f} nats. A smaller "
+                "prior, or one trained with a smaller learning rate, is easier to normalise.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+
+    def _evaluate(self, X: Any, function: str) -> np.ndarray:
+        """Apply a method of the density to rows, in the dtype of X and bounded memory."""
+        check_is_fitted(self, "density_")
+        X = self._check_rows(X)
+        device, dtype = resolve_device(self.device), TORCH_DTYPES[X.dtype]
+        density = copy_to(self.density_, device, dtype)
+        # A row holds its features and hidden units a few times over.
+        width = sum(parameter.numel() for parameter in density.parameters()) // density.n_latent
+        n_at_once = max(1, memory_budget() // (8 * X.itemsize * (width + X.shape[1])))
+        with torch.no_grad():
+            parts = [
+                getattr(density, function)(self._standardizer.tensor(X[rows], device, dtype))
+                for rows in row_slices(X.shape[0], n_at_once)
+            ]
+        return torch.cat(parts).cpu().numpy()
+
+    def energy(self, X):
+        """Energy of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            E(x) in nats; the log-density is -E(x) - `log_partition_`.
+        """
+        return self._evaluate(X, "energy")
+
+    def score_samples(self, X):
+        """Log-density of each row, normalised.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            -E(x) - ln Z in nats. Where ln Z is an interval its upper end is subtracted, so that
+            the number errs low.
+        """
+        energy = self.energy(X)
+        return -energy - energy.dtype.type(self.log_partition_)
+
+    def sample(self, n_samples=1, random_state=None):
+        """Draw rows.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+        random_state : int, RandomState instance or None, default=None
+            None uses the estimator's own ``random_state``, so that an estimator with an integer
+            seed returns the same rows each time.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+        """
+        check_is_fitted(self, "density_")
+        n_samples = self._check_n_samples(n_samples)
+        device = resolve_device(self.device)
+        density = copy_to(self.density_, device, torch.float64)
+        generator = make_generator(self._seed_for(random_state), device)
+        return self._standardizer.rows(density.sample(n_samples, generator))
+
+
+class TrainedDensityPrior(CallbackSupportMixin, DensityPrior):
+    """Base of the priors that also learn by themselves: maximum likelihood on rows.
+
+    Parameters are those that all of them share; a subclass adds its own, and says in
+    ``_parameter_constraints`` what they may be. ``partition`` is "auto" unless the subclass makes
+    it a parameter.
+    """
+
+    partition = "auto"
+
+    def __init__(
+        self,
+        *,
+        standardize,
+        learning_rate,
+        batch_size,
+        max_iter,
+        early_stopping,
+        validation_fraction,
+        n_iter_no_change,
+        tol,
+        averaging,
+        warm_start,
+        checkpoint_dir,
+        device,
+        random_state,
+        verbose,
+    ):
+        self.standardize = standardize
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.averaging = averaging
+        self.warm_start = warm_start
+        self.checkpoint_dir = checkpoint_dir
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Fit by maximum likelihood.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            At least 2 rows.
+        y : Ignored
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If X is not a finite 2-D array of numbers with at least 2 rows, a parameter is out of
+            its range, or ``partition="exact"`` is asked of a density that is too large for it.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If training diverged (the best state is kept), or ln Z is only known to an interval
+            wider than 0.1 nats.
+        """
+        return self._fit(X, y, going_on=self.warm_start and hasattr(self, "density_"))
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None):
+        """Make one pass over X, going on from the present state.
+
+        The first call initialises the model, standardisation included, so its rows should be
+        representative. No rows are held out.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            At least 2 rows at the first call.
+        y : Ignored
+
+        Returns
+        -------
+        self
+        """
+        return self._fit(X, y, going_on=hasattr(self, "density_"), one_pass=True)
+
+    def _fit(self, X: Any, y: Any, *, going_on: bool, one_pass: bool = False) -> Self:
+        given = X  # with its feature names, for scoring callbacks
+        X = self._check_rows(X, reset=not going_on, min_samples=1 if going_on else 2)
+        device = resolve_device(self.device)
+        checkpoint = None if going_on or one_pass else self._open_checkpoint(X, device)
+        seeds = self._seeds_of_fit(checkpoint, 7)
+        if going_on:
+            standardizer = self._standardizer
+            density = copy_to(self.density_, device, torch.float32)
+        else:
+            standardizer = Standardizer(X, self.standardize)
+            density = self.make_density(X.shape[1], make_generator(seeds[0])).to(device)
+        rows = self._finite_rows(X, standardizer, device)
+        if not going_on:
+            density.initialise(rows, make_generator(seeds[5], device))
+            density.set_base(rows.mean(0), rows.var(0, correction=0) + MIN_BASE_VARIANCE)
+
+        generator = make_generator(seeds[1], device)
+        kind = DENSITY_PARTITIONS[resolve_partition([self.partition], density)]
+        partition = kind(density, generator)
+        train, held_out = (rows, None) if one_pass else self._split(rows, seeds[2])
+        weights = ParameterVector(trainable(density))
+        optimizer = make_optimizer(weights, self.learning_rate)
+        if one_pass and going_on:
+            TrainingState.resume(self, optimizer, partition)
+        if checkpoint is not None:
+            checkpoint.attach(generator, partition)
+
+        def loss(x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+            energy = density.mean_energy(x)
+            log_partition = partition.evaluate(x)
+            terms = {"objective": -energy - log_partition, "energy": energy}
+            terms["log_partition"] = log_partition
+            return energy + log_partition, {name: term.detach() for name, term in terms.items()}
+
+        @torch.no_grad()
+        def validate(rows: Tensor) -> float:
+            log_partition = density.quick_log_partition(make_generator(seeds[3], device))
+            partition.note(log_partition)
+            return -density.energy(rows).mean().item() - log_partition
+
+        max_epochs = 1 if one_pass else self.max_iter
+        callbacks = EpochCallbacks(
+            self,
+            given,
+            y,
+            max_epochs,
+            lambda: self._attributes(kept(density), standardizer, seeds[4]),
+        )
+        with seeded_globals(seeds[6], device):
+            run = self._run(
+                loss,
+                weights,
+                train,
+                optimizer=optimizer,
+                seed=seeds[2],
+                max_epochs=max_epochs,
+                batch_size=self._resolve_batch_size(len(train)),
+                validate=None if held_out is None else partial(validate, held_out),
+                log_jacobian=standardizer.log_jacobian,
+                on_epoch_begin=partition.refresh,
+                callbacks=callbacks,
+                checkpoint=checkpoint,
+            )
+        self._training_state = TrainingState(optimizer, partition) if one_pass else None
+        self.history_ = self._extended_history(run, keep=going_on)
+        self.n_iter_ = len(self.history_.get("objective", ()))
+        self._set_fitted(self._attributes(kept(density), standardizer, seeds[4]))
+        if not one_pass:
+            # Now, so that its cost and its warning belong to fit.
+            self.log_partition_interval_  # noqa: B018
+        callbacks.finish()
+        return self

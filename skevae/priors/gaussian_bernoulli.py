@@ -1,0 +1,420 @@
+"""GaussianBernoulliRBMPrior: the Gaussian-Bernoulli RBM, as a prior and by itself."""
+
+from __future__ import annotations
+
+from functools import partial
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import Bunch
+from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
+from sklearn.utils.validation import check_is_fitted
+
+from skevae.densities.base import Density
+from skevae.densities.gaussian_bernoulli import GaussianBernoulliDensity
+from skevae.estimators.base import TRAINING_CONSTRAINTS
+from skevae.estimators.standardizer import Standardizer
+from skevae.partitions import DENSITY_PARTITIONS
+from skevae.priors.base import TrainedDensityPrior
+from skevae.samplers import SAMPLERS
+from skevae.samplers.diagnostics import chain_effective_sample_size, split_r_hat
+from skevae.samplers.gibbs import block_gibbs
+from skevae.utils.device import copy_to, resolve_device
+from skevae.utils.random import make_generator
+
+
+class GaussianBernoulliRBMPrior(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainedDensityPrior
+):
+    r"""Gaussian-Bernoulli restricted Boltzmann machine with a normalised likelihood.
+
+    .. math::
+        p(x) = e^{-E(x)} / Z, \qquad
+        E(x) = \tfrac12 \sum_i \frac{(x_i - \mu_i)^2}{\sigma_i^2}
+               - \sum_j \mathrm{softplus}\Big(b_j + \sum_i W_{ij} \frac{x_i}{\sigma_i^2}\Big)
+
+    A mixture of 2^H Gaussians that share their scales, whose weights form an Ising model over the
+    hidden units. Its partition function is exact, gradient included, at the price of one matrix
+    product (2^(H+1) flops), so up to a few dozen hidden units `score` is exact, and up to
+    about two dozen training is exact maximum likelihood.
+
+    As ``prior=`` of `EnergyVAE` it is trained inside the autoencoder; by itself it is the
+    counterpart of `sklearn.neural_network.BernoulliRBM` for real-valued data.
+
+    Parameters
+    ----------
+    n_components : int, default=20
+        Number H of binary hidden units.
+    sampler : str, default="gibbs"
+        Transition of Markov chains: "gibbs" (block Gibbs), "langevin", "metropolis-langevin" (with
+        a Metropolis test), "gibbs-langevin" (Liao et al. 2022), "metropolis-gibbs-langevin",
+        "parallel-tempering" (crosses between modes), or "exact" (independent draws).
+    n_gibbs_steps : int, default=1
+        Elementary steps of a transition; k of contrastive divergence.
+    step_size : float, default=0.3
+        Of Langevin steps, in units of each sigma.
+    partition : str, default="auto"
+        How training obtains ln Z or its gradient: "exact" at every step; "persistent" chains
+        (stochastic maximum likelihood); "contrastive" divergence with chains from the data;
+        "contrastive-from-noise", as Liao et al. modified it; "auto" is exact up to 24 hidden
+        units, else persistent. Also what an `EnergyVAE` with ``partition="auto"`` does.
+    n_chains : int, default=256
+        Number of persistent chains.
+    learn_scale : bool, default=True
+        Whether the visible scales sigma are learned. Otherwise they stay at the standard
+        deviation of the feature (with ``standardize``) or at 1.
+    initial_scale : float, default=0.1
+        Standard deviation of the initial weights.
+    standardize : bool, default=True
+        Whether `fit` standardises X inside. All attributes and densities are on the scale of X.
+    learning_rate : float, default=0.01
+        Of Adam.
+    batch_size : int or "auto", default="auto"
+        Rows of a minibatch. "auto" is a 32nd of the training rows, but at least 16 and at most 256.
+    max_iter : int, default=200
+        Epochs.
+    early_stopping : bool, default=True
+        Whether to hold out rows, stop when their log-likelihood does not rise, and keep the best.
+    validation_fraction : float, default=0.1
+    n_iter_no_change : int, default=10
+        Epochs without a rise of more than ``tol`` after which training stops.
+    tol : float, default=1e-4
+        In nats.
+    averaging : float, default=0.99
+        Decay of the moving average of the parameters that is kept; 0 keeps the last ones.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the fitted state, in the coordinates of the first fit.
+    checkpoint_dir : str or path, default=None
+        Directory where `fit` keeps the state of its training, in a file named by a hash of
+        parameters and X. The same fit, called again after it was cut off, goes on from there to
+        the same result (and returns at once if it was over); the fits of a search can share a
+        directory. Files stay until they are deleted. Pickles: only from sources you trust.
+    device : str or torch.device, default="auto"
+        "auto" is the first CUDA device if there is one, else the CPU.
+    random_state : int, RandomState instance or None, default=None
+        Of initial weights, minibatches, chains, and of `sample` unless it is given one.
+    verbose : int, default=0
+        1 prints a line an epoch.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, n_features)
+        W transposed, on the scale of X.
+    intercept_hidden_ : ndarray of shape (n_components,)
+        b.
+    intercept_visible_ : ndarray of shape (n_features,)
+        mu.
+    scale_ : ndarray of shape (n_features,)
+        sigma.
+    log_partition_ : float
+        ln Z in nats; the upper end of the interval where it is not exact.
+    log_partition_interval_ : tuple (low, high)
+        Bounds of ln Z; equal where it is exact.
+    history_ : dict of str to ndarray of shape (`n_iter_`,)
+        "objective" (mean log-likelihood of the training minibatches), "energy", "log_partition"
+        and "validation", one entry an epoch, in nats. Where ln Z has no exact value, short
+        annealing runs stand for it, which err low (and in training may be as old as 1000 steps):
+        "objective" and "validation" then **err high**. `score` does not. Only after `fit`.
+    n_iter_ : int
+        Epochs run. Only after `fit`.
+    density_ : torch.nn.Module
+        The trained module, in standardised coordinates, on the CPU.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Defined only when `X` has feature names that are all strings.
+
+    See Also
+    --------
+    sklearn.neural_network.BernoulliRBM : The same with binary visible units, without a likelihood.
+
+    References
+    ----------
+    Liao, Kornblith, Ren, Fleet & Hinton (2022). "Gaussian-Bernoulli RBMs without tears".
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skevae import GaussianBernoulliRBMPrior
+    >>> X = load_iris().data
+    >>> rbm = GaussianBernoulliRBMPrior(8, max_iter=50, random_state=0).fit(X)
+    >>> rbm.transform(X).shape
+    (150, 8)
+    >>> low, high = rbm.log_partition_interval_
+    >>> low == high
+    True
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        **TRAINING_CONSTRAINTS,
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "sampler": [StrOptions(set(SAMPLERS))],
+        "step_size": [Interval(Real, 0, None, closed="neither")],
+        "n_gibbs_steps": [Interval(Integral, 1, None, closed="left")],
+        "partition": [StrOptions({"auto", *DENSITY_PARTITIONS})],
+        "n_chains": [Interval(Integral, 1, None, closed="left")],
+        "learn_scale": ["boolean"],
+        "initial_scale": [Interval(Real, 0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        n_components=20,
+        *,
+        sampler="gibbs",
+        n_gibbs_steps=1,
+        step_size=0.3,
+        partition="auto",
+        n_chains=256,
+        learn_scale=True,
+        initial_scale=0.1,
+        standardize=True,
+        learning_rate=0.01,
+        batch_size="auto",
+        max_iter=200,
+        early_stopping=True,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        tol=1e-4,
+        averaging=0.99,
+        warm_start=False,
+        checkpoint_dir=None,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.sampler = sampler
+        self.n_gibbs_steps = n_gibbs_steps
+        self.step_size = step_size
+        self.partition = partition
+        self.n_chains = n_chains
+        self.learn_scale = learn_scale
+        self.initial_scale = initial_scale
+        super().__init__(
+            standardize=standardize,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            max_iter=max_iter,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+            tol=tol,
+            averaging=averaging,
+            warm_start=warm_start,
+            checkpoint_dir=checkpoint_dir,
+            device=device,
+            random_state=random_state,
+            verbose=verbose,
+        )
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    @property
+    def _n_features_out(self):
+        return self.density_.n_hidden
+
+    def make_density(self, n_features: int, generator: torch.Generator) -> GaussianBernoulliDensity:
+        """Return an untrained RBM.
+
+        Parameters
+        ----------
+        n_features : int
+        generator : torch.Generator
+            Of the initial weights, on the CPU.
+
+        Returns
+        -------
+        torch.nn.Module
+            A `skevae.densities.GaussianBernoulliDensity`.
+        """
+        return GaussianBernoulliDensity(
+            n_features,
+            self.n_components,
+            generator=generator,
+            sampler=self.sampler,
+            n_gibbs_steps=self.n_gibbs_steps,
+            step_size=self.step_size,
+            n_chains=self.n_chains,
+            learn_scale=self.learn_scale,
+            initial_scale=self.initial_scale,
+        )
+
+    def _attributes(
+        self, density: Density, standardizer: Standardizer, seed: int
+    ) -> dict[str, Any]:
+        assert isinstance(density, GaussianBernoulliDensity)
+        energy = copy_to(density, "cpu", torch.float64).as_energy()
+        weight, bias, mean, variance = (
+            tensor.detach().cpu().numpy()
+            for tensor in (energy.weight, energy.hidden_bias, energy.visible_mean, energy.variance)
+        )
+        centre, spread = standardizer.centre, standardizer.spread
+        scale = spread * np.sqrt(variance)
+        components = (spread[:, None] * weight).T
+        return {
+            **super()._attributes(density, standardizer, seed),
+            "components_": components,
+            "intercept_hidden_": bias - components @ (centre / scale**2),
+            "intercept_visible_": centre + spread * mean,
+            "scale_": scale,
+        }
+
+    # --- calls on the fitted model ----------------------------------------------------------------
+
+    def transform(self, X):
+        """Probability of each hidden unit given the row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components)
+            P(h = 1 | x), in the dtype of X.
+        """
+        return self._evaluate(X, "hidden_probabilities")
+
+    def inverse_transform(self, H):
+        """Mean of the rows given hidden units.
+
+        Parameters
+        ----------
+        H : array-like of shape (n_samples, n_components)
+            Hidden units, or their probabilities.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            E[x | h] = mu + W h, on the scale of X, in the dtype of H.
+        """
+        check_is_fitted(self, "density_")
+        H = self._check_latent(H, self.density_.n_hidden, "H")
+        return (self.intercept_visible_ + H @ self.components_).astype(H.dtype, copy=False)
+
+    def reconstruct(self, X):
+        """Mean of the rows given the hidden probabilities of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            ``inverse_transform(transform(X))``.
+        """
+        return self.inverse_transform(self._evaluate(X, "hidden_probabilities"))
+
+    def gibbs(self, X, random_state=None):
+        """Perform one block-Gibbs sweep from each row: h ~ p(h | x), then x ~ p(x | h).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        random_state : int, RandomState instance or None, default=None
+            None uses the estimator's own.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+        """
+        check_is_fitted(self, "density_")
+        X = self._check_rows(X)
+        device = resolve_device(self.device)
+        density = copy_to(self.density_, device, torch.float64)
+        generator = make_generator(self._seed_for(random_state), device)
+        z = self._standardizer.tensor(X, device, torch.float64)
+        z = block_gibbs(density.as_energy(), z, generator)
+        return self._standardizer.rows(z).astype(X.dtype, copy=False)
+
+    def run_chains(
+        self,
+        n_chains=100,
+        n_steps=100,
+        *,
+        burn_in=0,
+        sampler=None,
+        step_size=None,
+        X=None,
+        random_state=None,
+    ):
+        """Run Markov chains on the fitted density, to see whether and how fast a sampler mixes.
+
+        Parameters
+        ----------
+        n_chains : int, default=100
+        n_steps : int, default=100
+            Transitions that are kept; at least 4. Each makes ``n_gibbs_steps`` elementary steps.
+        burn_in : int, default=0
+            Transitions before them.
+        sampler : str, default=None
+            One of the names that ``sampler`` of the estimator takes; None uses the estimator's.
+        step_size : float, default=None
+            Of Langevin steps, in units of each sigma; None uses the estimator's.
+        X : array-like of shape (n_chains, n_features), default=None
+            Where the chains start. None draws from a Gaussian as broad as the data.
+        random_state : int, RandomState instance or None, default=None
+            None uses the estimator's own.
+
+        Returns
+        -------
+        Bunch
+            samples : ndarray of shape (n_steps, n_chains, n_features)
+                On the scale of X.
+            acceptance_rate : float
+                Share of the Metropolis tests passed; nan for a sampler without any.
+            r_hat : ndarray of shape (n_features,)
+                Split R-hat. Above about 1.05 the chains have not mixed.
+            effective_sample_size : ndarray of shape (n_features,)
+                Independent draws that would give means of the same precision.
+        """
+        check_is_fitted(self, "density_")
+        at_least = partial(Interval, Integral, right=None, closed="left")
+        validate_parameter_constraints(
+            {
+                "n_chains": [at_least(1)],
+                "n_steps": [at_least(4)],
+                "burn_in": [at_least(0)],
+                "sampler": [StrOptions(set(SAMPLERS)), None],
+                "step_size": [Interval(Real, 0, None, closed="neither"), None],
+            },
+            {
+                "n_chains": n_chains,
+                "n_steps": n_steps,
+                "burn_in": burn_in,
+                "sampler": sampler,
+                "step_size": step_size,
+            },
+            caller_name=f"{type(self).__name__}.run_chains",
+        )
+        device = resolve_device(self.device)
+        density = copy_to(self.density_, device, torch.float64)
+        generator = make_generator(self._seed_for(random_state), device)
+        density.sampler = density.sampler if sampler is None else sampler
+        density.step_size = density.step_size if step_size is None else step_size
+        step, energy = density.make_sampler(), density.as_energy()
+        if X is None:
+            z = density.noise(n_chains, generator)
+        else:
+            z = self._standardizer.tensor(self._check_rows(X), device, torch.float64)
+        kept_states = []
+        with torch.no_grad():
+            for index in range(burn_in + n_steps):
+                z = step(energy, z, generator)
+                if index >= burn_in:
+                    kept_states.append(z)
+            states = torch.stack(kept_states)
+        rows = self._standardizer.rows(states.flatten(0, 1)).reshape(states.shape)
+        return Bunch(
+            samples=rows,
+            acceptance_rate=step.acceptance_rate,
+            r_hat=split_r_hat(states).cpu().numpy(),
+            effective_sample_size=chain_effective_sample_size(states).cpu().numpy(),
+        )

@@ -1,0 +1,191 @@
+"""GaussianMixturePrior: a learned mixture of Gaussians, as a prior and by itself."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from sklearn.utils._param_validation import Interval
+
+from skevae.densities.base import Density
+from skevae.densities.mixture import GaussianMixtureDensity
+from skevae.estimators.base import TRAINING_CONSTRAINTS
+from skevae.estimators.standardizer import Standardizer
+from skevae.priors.base import TrainedDensityPrior
+from skevae.utils.device import copy_to
+
+
+class GaussianMixturePrior(TrainedDensityPrior):
+    r"""Mixture of diagonal Gaussians with learned weights, means and scales.
+
+    .. math::
+        p(x) = \sum_k w_k \, N(x; m_k, \mathrm{diag}(s_k^2))
+
+    Normalised in closed form (the energy is -ln p, ln Z = 0) and sampled exactly. As ``prior=`` of
+    `EnergyVAE` it is trained inside the autoencoder (Dilokthanakul et al. 2016; Jiang et al. 2017);
+    by itself it is `sklearn.mixture.GaussianMixture` with ``covariance_type="diag"``, fitted by
+    gradient steps from k-means++ centres, with early stopping.
+
+    Parameters
+    ----------
+    n_components : int, default=20
+        Number K of Gaussians.
+    min_scale : float, default=0.01
+        Lower bound of every s, in standard deviations of each feature (in units of X with
+        ``standardize=False``). It bounds the density on discrete columns.
+    standardize : bool, default=True
+        Whether `fit` standardises X inside. All attributes and densities are on the scale of X.
+    learning_rate : float, default=0.01
+        Of Adam.
+    batch_size : int or "auto", default="auto"
+        Rows of a minibatch. "auto" is a 32nd of the training rows, but at least 16 and at most 256.
+    max_iter : int, default=200
+        Epochs.
+    early_stopping : bool, default=True
+        Whether to hold out rows, stop when their log-likelihood does not rise, and keep the best.
+    validation_fraction : float, default=0.1
+    n_iter_no_change : int, default=10
+        Epochs without a rise of more than ``tol`` after which training stops.
+    tol : float, default=1e-4
+        In nats.
+    averaging : float, default=0.99
+        Decay of the moving average of the parameters that is kept; 0 keeps the last ones.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the fitted state, in the coordinates of the first fit.
+    checkpoint_dir : str or path, default=None
+        Directory where `fit` keeps the state of its training, in a file named by a hash of
+        parameters and X. The same fit, called again after it was cut off, goes on from there to
+        the same result (and returns at once if it was over); the fits of a search can share a
+        directory. Files stay until they are deleted. Pickles: only from sources you trust.
+    device : str or torch.device, default="auto"
+        "auto" is the first CUDA device if there is one, else the CPU.
+    random_state : int, RandomState instance or None, default=None
+        Of initial means and minibatches, and of `sample` unless it is given one.
+    verbose : int, default=0
+        1 prints a line an epoch.
+
+    Attributes
+    ----------
+    weights_ : ndarray of shape (n_components,)
+        w.
+    means_ : ndarray of shape (n_components, n_features)
+        m, on the scale of X.
+    covariances_ : ndarray of shape (n_components, n_features)
+        s squared, on the scale of X; named as in `sklearn.mixture.GaussianMixture`.
+    log_partition_ : float
+        ln Z in nats, of the energy on the scale of X: closed form.
+    log_partition_interval_ : tuple (low, high)
+        The same twice.
+    history_ : dict of str to ndarray of shape (`n_iter_`,)
+        "objective" (mean log-likelihood of the training minibatches), "energy", "log_partition"
+        and "validation", one entry an epoch, in nats. Only after `fit`.
+    n_iter_ : int
+        Epochs run. Only after `fit`.
+    density_ : torch.nn.Module
+        The trained module, in standardised coordinates, on the CPU.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Defined only when `X` has feature names that are all strings.
+
+    See Also
+    --------
+    GaussianBernoulliRBMPrior : A mixture of 2^H Gaussians that share their scales.
+    VampPrior : A mixture of the autoencoder's own posteriors.
+
+    References
+    ----------
+    .. [1] Dilokthanakul et al. (2016). "Deep unsupervised clustering with Gaussian mixture
+       variational autoencoders".
+    .. [2] Jiang et al. (2017). "Variational deep embedding: an unsupervised and generative approach
+       to clustering".
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skevae import GaussianMixturePrior
+    >>> X = load_iris().data
+    >>> prior = GaussianMixturePrior(3, max_iter=20, random_state=0).fit(X)
+    >>> prior.means_.shape
+    (3, 4)
+    >>> prior.sample(2).shape
+    (2, 4)
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        **TRAINING_CONSTRAINTS,
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "min_scale": [Interval(Real, 0, None, closed="neither")],
+    }
+
+    def __init__(
+        self,
+        n_components=20,
+        *,
+        min_scale=0.01,
+        standardize=True,
+        learning_rate=0.01,
+        batch_size="auto",
+        max_iter=200,
+        early_stopping=True,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        tol=1e-4,
+        averaging=0.99,
+        warm_start=False,
+        checkpoint_dir=None,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        super().__init__(
+            standardize=standardize,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            max_iter=max_iter,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+            tol=tol,
+            averaging=averaging,
+            warm_start=warm_start,
+            checkpoint_dir=checkpoint_dir,
+            device=device,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.n_components = n_components
+        self.min_scale = min_scale
+
+    def make_density(self, n_features: int, generator: torch.Generator) -> GaussianMixtureDensity:
+        """Return an untrained mixture.
+
+        Parameters
+        ----------
+        n_features : int
+        generator : torch.Generator
+            Of the initial parameters, on the CPU.
+
+        Returns
+        -------
+        torch.nn.Module
+            A `GaussianMixtureDensity`.
+        """
+        return GaussianMixtureDensity(
+            n_features, self.n_components, generator=generator, min_scale=self.min_scale
+        )
+
+    def _attributes(
+        self, density: Density, standardizer: Standardizer, seed: int
+    ) -> dict[str, Any]:
+        assert isinstance(density, GaussianMixtureDensity)
+        exact = copy_to(density, "cpu", torch.float64)
+        weights, means, variances = (
+            tensor.detach().numpy() for tensor in (exact.weights(), exact.means, exact.variances())
+        )
+        return {
+            **super()._attributes(density, standardizer, seed),
+            "weights_": weights,
+            "means_": standardizer.centre + standardizer.spread * means,
+            "covariances_": standardizer.spread**2 * variances,
+        }

@@ -1,0 +1,254 @@
+"""NeuralPrior: a neural network as an energy, as a prior and by itself."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import nn
+
+from skevae.densities.neural import NeuralDensity
+from skevae.estimators.base import TRAINING_CONSTRAINTS, layer_sizes
+from skevae.networks.trunks import ACTIVATIONS, NETWORKS, network_builder
+from skevae.partitions import DENSITY_PARTITIONS
+from skevae.priors.base import TrainedDensityPrior
+from skevae.samplers import GRADIENT_SAMPLERS
+from skevae.utils.random import SEED_BOUND, seeded_globals
+
+
+class NeuralPrior(TrainedDensityPrior):
+    r"""Energy-based model: a Gaussian, corrected by a neural network.
+
+    .. math::
+        p(x) = e^{-E(x)} / Z, \qquad
+        E(x) = \tfrac12 \sum_i \frac{(x_i - \mu_i)^2}{\sigma_i^2} + b \tanh(f(x) / b)
+
+    The bound b on what the network may add makes exp(-E) integrable, with Gaussian tails, whatever
+    the network: without one training is free to raise the density without limit where no data are,
+    and ln Z need not exist. Density ratios of up to e^2b are within reach.
+
+    Training follows persistent Langevin chains. ln Z is bracketed by annealed importance sampling
+    from a Gaussian, forwards and backwards; rows are drawn by sequential Monte Carlo along the same
+    path (a population annealed from the Gaussian and resampled as its weights demand), because
+    chains from noise would not cross from mode to mode.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or array-like of int, default=(64, 64)
+        Widths of the network's hidden layers.
+    network : {"mlp", "densenet", "resnet"} or callable, default="mlp"
+        f. A callable ``(n_features) -> torch.nn.Module`` builds its own, a differentiable map from
+        (..., n_features) to (..., 1) or (...). It is kept in evaluation mode, because an energy is
+        a function of x alone.
+    activation : {"silu", "relu", "gelu", "elu", "tanh", "logistic", "identity"}, default="silu"
+    bound : float, default=20.0
+        b, in nats.
+    sampler : {"langevin", "metropolis-langevin"}, default="metropolis-langevin"
+        Steps of the chains that train it: plain, or with a Metropolis test that leaves no bias.
+        Sampling and ln Z always use the latter.
+    n_langevin_steps : int, default=10
+        Steps of a chain between two parameter updates.
+    step_size : float, default=0.5
+        Of the largest step, in units of each sigma. Steps take turns at 1, 1/2, 1/4 and 1/8 of it.
+    partition : str, default="auto"
+        How training obtains the gradient of ln Z: "persistent" chains; "contrastive" divergence
+        with chains from the data; "contrastive-from-noise"; "auto" is "persistent". "exact" is
+        refused. Also what an `EnergyVAE` with ``partition="auto"`` does.
+    n_chains : int, default=256
+        Number of persistent chains.
+    n_annealing_steps : int, default=500
+        Steps of the annealing runs that bound ln Z and draw samples. More narrow the interval.
+    standardize : bool, default=True
+        Whether `fit` standardises X inside. All attributes and densities are on the scale of X.
+    learning_rate : float, default=3e-3
+        Of Adam.
+    batch_size : int or "auto", default="auto"
+        Rows of a minibatch. "auto" is a 32nd of the training rows, but at least 16 and at most 256.
+    max_iter : int, default=200
+        Epochs.
+    early_stopping : bool, default=True
+        Whether to hold out rows, stop when their log-likelihood does not rise, and keep the best.
+    validation_fraction : float, default=0.1
+    n_iter_no_change : int, default=10
+        Epochs without a rise of more than ``tol`` after which training stops.
+    tol : float, default=1e-4
+        In nats.
+    averaging : float, default=0.99
+        Decay of the moving average of the parameters that is kept; 0 keeps the last ones.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the fitted state, in the coordinates of the first fit.
+    checkpoint_dir : str or path, default=None
+        Directory where `fit` keeps the state of its training, in a file named by a hash of
+        parameters and X. The same fit, called again after it was cut off, goes on from there to
+        the same result (and returns at once if it was over); the fits of a search can share a
+        directory. Files stay until they are deleted. Pickles: only from sources you trust.
+    device : str or torch.device, default="auto"
+        "auto" is the first CUDA device if there is one, else the CPU.
+    random_state : int, RandomState instance or None, default=None
+        Of initial weights, minibatches, chains, and of `sample` unless it is given one.
+    verbose : int, default=0
+        1 prints a line an epoch.
+
+    Attributes
+    ----------
+    log_partition_ : float
+        ln Z in nats; the upper end of the interval.
+    log_partition_interval_ : tuple (low, high)
+        Bounds of ln Z, by annealed importance sampling forwards and backwards.
+    history_ : dict of str to ndarray of shape (`n_iter_`,)
+        "objective" (mean log-likelihood of the training minibatches), "energy", "log_partition"
+        and "validation", one entry an epoch, in nats. Where ln Z has no exact value, short
+        annealing runs stand for it, which err low (and in training may be as old as 1000 steps):
+        "objective" and "validation" then **err high**. `score` does not. Only after `fit`.
+    n_iter_ : int
+        Epochs run. Only after `fit`.
+    density_ : torch.nn.Module
+        The trained module, in standardised coordinates, on the CPU.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Defined only when `X` has feature names that are all strings.
+
+    References
+    ----------
+    .. [1] Tieleman (2008). "Training restricted Boltzmann machines using approximations to the
+       likelihood gradient".
+    .. [2] Neal (2001). "Annealed importance sampling".
+    .. [3] Grosse, Ancha & Roy (2016). "Measuring the reliability of MCMC inference with
+       bidirectional Monte Carlo".
+    .. [4] Del Moral, Doucet & Jasra (2006). "Sequential Monte Carlo samplers".
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skevae import NeuralPrior
+    >>> X = load_iris().data
+    >>> prior = NeuralPrior((16,), max_iter=5, random_state=0).fit(X)
+    >>> low, high = prior.log_partition_interval_
+    >>> low <= high == prior.log_partition_
+    True
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        **TRAINING_CONSTRAINTS,
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "network": [StrOptions(set(NETWORKS)), callable],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "bound": [Interval(Real, 0, None, closed="neither")],
+        "sampler": [StrOptions(set(GRADIENT_SAMPLERS))],
+        "n_langevin_steps": [Interval(Integral, 1, None, closed="left")],
+        "step_size": [Interval(Real, 0, None, closed="neither")],
+        "partition": [StrOptions({"auto", *DENSITY_PARTITIONS})],
+        "n_chains": [Interval(Integral, 1, None, closed="left")],
+        "n_annealing_steps": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        hidden_layer_sizes=(64, 64),
+        *,
+        network="mlp",
+        activation="silu",
+        bound=20.0,
+        sampler="metropolis-langevin",
+        n_langevin_steps=10,
+        step_size=0.5,
+        partition="auto",
+        n_chains=256,
+        n_annealing_steps=500,
+        standardize=True,
+        learning_rate=3e-3,
+        batch_size="auto",
+        max_iter=200,
+        early_stopping=True,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        tol=1e-4,
+        averaging=0.99,
+        warm_start=False,
+        checkpoint_dir=None,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        super().__init__(
+            standardize=standardize,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            max_iter=max_iter,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+            tol=tol,
+            averaging=averaging,
+            warm_start=warm_start,
+            checkpoint_dir=checkpoint_dir,
+            device=device,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.network = network
+        self.activation = activation
+        self.bound = bound
+        self.sampler = sampler
+        self.n_langevin_steps = n_langevin_steps
+        self.step_size = step_size
+        self.partition = partition
+        self.n_chains = n_chains
+        self.n_annealing_steps = n_annealing_steps
+
+    def make_density(self, n_features: int, generator: torch.Generator) -> NeuralDensity:
+        """Return an untrained energy.
+
+        Parameters
+        ----------
+        n_features : int
+        generator : torch.Generator
+            Of the initial parameters, on the CPU.
+
+        Returns
+        -------
+        torch.nn.Module
+            A `NeuralDensity`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a callable ``network`` returns no module, or one that maps to another shape.
+        """
+        seed = int(torch.randint(SEED_BOUND, (), generator=generator))
+        with seeded_globals(seed):
+            network = self._build(n_features)
+        return NeuralDensity(
+            n_features,
+            network,
+            bound=self.bound,
+            sampler=self.sampler,
+            n_langevin_steps=self.n_langevin_steps,
+            step_size=self.step_size,
+            n_chains=self.n_chains,
+            n_annealing_steps=self.n_annealing_steps,
+        )
+
+    def _build(self, n_features: int) -> nn.Module:
+        """Make f, whose shape is looked at where it is the user's own."""
+        if not callable(self.network):
+            build = network_builder(self.network, self.activation, weight_norm=False)
+            return build(n_features, 1, layer_sizes(self.hidden_layer_sizes))
+        network = self.network(n_features)
+        wanted = f"map (n, {n_features}) to (n, 1) or (n,)"
+        if not isinstance(network, nn.Module):
+            raise TypeError(
+                f"network={self.network!r} must return a torch.nn.Module to {wanted}, got "
+                f"{network!r}."
+            )
+        with torch.no_grad():
+            shape = tuple(network.eval()(torch.zeros(2, n_features)).shape)
+        if shape not in {(2, 1), (2,)}:
+            raise ValueError(
+                f"network={self.network!r} must return a module to {wanted}, but it returned one "
+                f"that maps (2, {n_features}) to {shape}."
+            )
+        return network

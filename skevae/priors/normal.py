@@ -1,0 +1,97 @@
+"""NormalPrior: the standard normal as a prior estimator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from sklearn.base import _fit_context
+
+from skevae.densities.base import Density
+from skevae.densities.normal import StandardNormalDensity
+from skevae.estimators.standardizer import Standardizer
+from skevae.priors.base import DensityPrior
+from skevae.utils.device import resolve_device
+
+
+class NormalPrior(DensityPrior):
+    """Standard normal prior N(0, I), that of the ordinary variational autoencoder.
+
+    There is nothing to fit; as an estimator it is the baseline that other priors are held against.
+
+    Parameters
+    ----------
+    device : str or torch.device, default="auto"
+        "auto" is the first CUDA device if there is one, else the CPU.
+    random_state : int, RandomState instance or None, default=None
+        Of `sample`.
+
+    Attributes
+    ----------
+    density_ : torch.nn.Module
+        The density, on the CPU.
+    log_partition_ : float
+        D/2 ln 2 pi, in nats.
+    log_partition_interval_ : tuple (low, high)
+        The same twice.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Defined only when `X` has feature names that are all strings.
+
+    See Also
+    --------
+    GaussianBernoulliRBMPrior : An energy-based prior that is learned.
+
+    Examples
+    --------
+    >>> from skevae import NormalPrior
+    >>> prior = NormalPrior(random_state=0).fit([[0.0, 1.0], [2.0, 0.5]])
+    >>> round(float(prior.score_samples([[0.0, 0.0]])[0]), 4)
+    -1.8379
+    >>> prior.sample(3).shape
+    (3, 2)
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "device": [str, torch.device],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(self, *, device="auto", random_state=None):
+        self.device = device
+        self.random_state = random_state
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Note the number of features; there is nothing else to learn.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : Ignored
+
+        Returns
+        -------
+        self
+        """
+        X = self._check_rows(X, reset=True)
+        resolve_device(self.device)
+        density, identity = StandardNormalDensity(X.shape[1]), Standardizer(X, enabled=False)
+        self._set_fitted(self._attributes(density, identity, seed=0))
+        return self
+
+    def make_density(self, n_features: int, generator: torch.Generator) -> Density:
+        """Return N(0, I).
+
+        Parameters
+        ----------
+        n_features : int
+        generator : torch.Generator
+            Not used: there is nothing to initialise.
+
+        Returns
+        -------
+        torch.nn.Module
+            A `skevae.densities.StandardNormalDensity`.
+        """
+        return StandardNormalDensity(n_features)

@@ -1,0 +1,205 @@
+"""VampPrior: a mixture of the autoencoder's own posteriors, as a prior and by itself."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any, Self
+
+import torch
+from sklearn.utils._param_validation import Interval
+
+from skevae.densities.base import Density
+from skevae.densities.vamp import VampDensity
+from skevae.estimators.base import TRAINING_CONSTRAINTS
+from skevae.estimators.standardizer import Standardizer
+from skevae.priors.base import TrainedDensityPrior
+from skevae.utils.device import copy_to
+
+
+class VampPrior(TrainedDensityPrior):
+    r"""Variational mixture of posteriors (Tomczak & Welling 2018).
+
+    .. math::
+        p(z) = \sum_k w_k \, q(z \mid u_k)
+
+    Inside an `EnergyVAE` q is its encoder's posterior and the u_k are K learned pseudo-inputs,
+    which start at training rows (and stay in [0, 1] for binary data): the prior is the aggregated
+    posterior of K typical rows. Afterwards ``prior_`` keeps the K posteriors themselves, and
+    scores and samples without the autoencoder.
+
+    By itself there is no encoder to share. It is taken to be the identity: a mixture of K equal
+    Gaussians around learned centres u_k, with one learned scale for each feature.
+
+    Parameters
+    ----------
+    n_components : int, default=64
+        Number K of pseudo-inputs.
+    learn_weights : bool, default=False
+        Whether the weights w are learned; they are 1/K otherwise.
+    standardize : bool, default=True
+        Whether `fit` standardises X inside. All attributes and densities are on the scale of X.
+    learning_rate : float, default=0.01
+        Of Adam.
+    batch_size : int or "auto", default="auto"
+        Rows of a minibatch. "auto" is a 32nd of the training rows, but at least 16 and at most 256.
+    max_iter : int, default=200
+        Epochs.
+    early_stopping : bool, default=True
+        Whether to hold out rows, stop when their log-likelihood does not rise, and keep the best.
+    validation_fraction : float, default=0.1
+    n_iter_no_change : int, default=10
+        Epochs without a rise of more than ``tol`` after which training stops.
+    tol : float, default=1e-4
+        In nats.
+    averaging : float, default=0.99
+        Decay of the moving average of the parameters that is kept; 0 keeps the last ones.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the fitted state, in the coordinates of the first fit.
+    checkpoint_dir : str or path, default=None
+        Directory where `fit` keeps the state of its training, in a file named by a hash of
+        parameters and X. The same fit, called again after it was cut off, goes on from there to
+        the same result (and returns at once if it was over); the fits of a search can share a
+        directory. Files stay until they are deleted. Pickles: only from sources you trust.
+    device : str or torch.device, default="auto"
+        "auto" is the first CUDA device if there is one, else the CPU.
+    random_state : int, RandomState instance or None, default=None
+        Of initial pseudo-inputs and minibatches, and of `sample` unless it is given one.
+    verbose : int, default=0
+        1 prints a line an epoch.
+
+    Attributes
+    ----------
+    weights_ : ndarray of shape (n_components,)
+        w.
+    means_ : ndarray of shape (n_components, n_features)
+        Means of the K posteriors, on the scale of X.
+    log_partition_ : float
+        ln Z in nats, of the energy on the scale of X: closed form.
+    log_partition_interval_ : tuple (low, high)
+        The same twice.
+    history_ : dict of str to ndarray of shape (`n_iter_`,)
+        "objective" (mean log-likelihood of the training minibatches), "energy", "log_partition"
+        and "validation", one entry an epoch, in nats. Only after `fit`.
+    n_iter_ : int
+        Epochs run. Only after `fit`.
+    density_ : torch.nn.Module
+        The trained module, in standardised coordinates, on the CPU.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Defined only when `X` has feature names that are all strings.
+
+    See Also
+    --------
+    GaussianMixturePrior : A mixture that does not know the encoder.
+
+    References
+    ----------
+    .. [1] Tomczak & Welling (2018). "VAE with a VampPrior".
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skevae import EnergyVAE, VampPrior
+    >>> X = load_iris().data
+    >>> vae = EnergyVAE(2, prior=VampPrior(8), max_iter=5, random_state=0).fit(X)
+    >>> vae.prior_.means_.shape
+    (8, 2)
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        **TRAINING_CONSTRAINTS,
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "learn_weights": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        n_components=64,
+        *,
+        learn_weights=False,
+        standardize=True,
+        learning_rate=0.01,
+        batch_size="auto",
+        max_iter=200,
+        early_stopping=True,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        tol=1e-4,
+        averaging=0.99,
+        warm_start=False,
+        checkpoint_dir=None,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        super().__init__(
+            standardize=standardize,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            max_iter=max_iter,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+            tol=tol,
+            averaging=averaging,
+            warm_start=warm_start,
+            checkpoint_dir=checkpoint_dir,
+            device=device,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.n_components = n_components
+        self.learn_weights = learn_weights
+
+    def make_density(self, n_features: int, generator: torch.Generator) -> VampDensity:
+        """Return an untrained mixture, whose encoder is the identity until another is attached.
+
+        Parameters
+        ----------
+        n_features : int
+        generator : torch.Generator
+            Of the initial parameters, on the CPU.
+
+        Returns
+        -------
+        torch.nn.Module
+            A `VampDensity`.
+        """
+        return VampDensity(
+            n_features,
+            self.n_components,
+            generator=generator,
+            learn_weights=self.learn_weights,
+        )
+
+    def with_density(self, density: Density, random_state: int) -> Self:
+        """Return a fitted copy of this estimator that needs the autoencoder no more.
+
+        Parameters
+        ----------
+        density : torch.nn.Module
+            Made by `make_density` and trained since; on the CPU.
+        random_state : int
+            Not used: ln Z is exact.
+
+        Returns
+        -------
+        estimator
+            A clone of this one, fitted.
+        """
+        assert isinstance(density, VampDensity)
+        return super().with_density(density.frozen(), random_state)
+
+    def _attributes(
+        self, density: Density, standardizer: Standardizer, seed: int
+    ) -> dict[str, Any]:
+        assert isinstance(density, VampDensity)
+        exact = copy_to(density, "cpu", torch.float64)
+        with torch.no_grad():
+            posterior, outputs = exact.components()
+            means, weights = posterior.mean(outputs).numpy(), exact.weights().numpy()
+        return {
+            **super()._attributes(density, standardizer, seed),
+            "weights_": weights,
+            "means_": standardizer.centre + standardizer.spread * means,
+        }

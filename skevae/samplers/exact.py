@@ -1,0 +1,47 @@
+"""Exact independent draws."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from skevae.energies import GaussianBernoulliEnergy
+from skevae.log_partition.exact import IsingModel
+from skevae.samplers.base import Sampler
+from skevae.samplers.gibbs import sample_visible
+
+
+@torch.no_grad()
+def exact_sample(
+    energy: GaussianBernoulliEnergy, n_samples: int, generator: torch.Generator
+) -> Tensor:
+    """Draw independent rows from p(z): h from the tables of its Ising model, then z given h.
+
+    The tables are made in float64, whatever the dtype of the energy.
+    """
+    bias, coupling, _ = energy.to(torch.float64).hidden_machine()
+    h = IsingModel(bias, coupling).sample(n_samples, generator)
+    return sample_visible(energy, h.to(energy.weight.dtype), generator)
+
+
+def draw_components(weights: Tensor, n_samples: int, generator: torch.Generator) -> Tensor:
+    """Draw indices with probabilities ``weights``, (K,) -> (n_samples,)."""
+    cumulative = weights.cumsum(0)
+    uniform = torch.rand(n_samples, generator=generator, dtype=weights.dtype, device=weights.device)
+    # Not torch.multinomial, which raises where a diverging run has made a weight nan.
+    return torch.searchsorted(cumulative, uniform * cumulative[-1]).clamp(max=weights.numel() - 1)
+
+
+class ExactSampler(Sampler):
+    """Independent draws, which forget where the chains stood (2^(H+1) operations each time).
+
+    One step is as good as any number of them.
+    """
+
+    def __init__(self, n_steps: int = 1, step_size: float = 0.3) -> None:
+        super().__init__(1, step_size)
+
+    def step(
+        self, energy: GaussianBernoulliEnergy, z: Tensor, generator: torch.Generator, index: int
+    ) -> Tensor:
+        return exact_sample(energy, z.shape[0], generator)

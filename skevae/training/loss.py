@@ -1,0 +1,71 @@
+"""The loss of a minibatch: minus its bound, with fresh draws."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from skevae.partitions.base import PartitionEstimate
+from skevae.training.objectives import Objective, negative_bound
+from skevae.utils.random import binary, standard_normal
+from skevae.vae import VAE
+
+
+class TrainingLoss:
+    """Minus the bound of a minibatch, with fresh draws at each call.
+
+    Parameters
+    ----------
+    model : VAE
+    partition : PartitionEstimate
+    objective : Objective
+        A value of `skevae.objectives.OBJECTIVES`.
+    n_draws : int
+        Latent draws for each row.
+    kl_warmup : float
+        Part of the training over which the weight of all terms but the reconstruction rises
+        linearly from 0 to 1.
+    rebinarize : bool
+        Whether rows are probabilities, of which every visit draws a binary row.
+    generator : torch.Generator
+    precision : torch.dtype, optional
+        Of the matrix products of encoder and decoder; None is the dtype of the rows.
+
+    Raises
+    ------
+    ValueError
+        If the objective cannot be trained on with this posterior or this partition.
+    """
+
+    def __init__(
+        self,
+        model: VAE,
+        partition: PartitionEstimate,
+        objective: Objective,
+        *,
+        n_draws: int,
+        kl_warmup: float,
+        rebinarize: bool,
+        generator: torch.Generator,
+        precision: torch.dtype | None = None,
+    ) -> None:
+        objective.check(model.posterior, partition)
+        self.model = model
+        self.partition = partition
+        self.objective = objective
+        self.n_draws = n_draws
+        self.kl_warmup = kl_warmup
+        self.rebinarize = rebinarize
+        self.precision = precision
+        self.generator = generator
+
+    def __call__(self, x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Evaluate the loss and its terms at rows ``x``, ``progress`` of the way (0 to 1)."""
+        if self.rebinarize:
+            x = binary(x, self.generator)
+        shape = (self.n_draws, x.shape[0], self.model.density.n_latent)
+        draws = self.model(x, standard_normal(shape, self.generator, x), self.precision)
+        log_partition = self.partition(draws, self.model.posterior)
+        kl_weight = min(1.0, progress / self.kl_warmup) if self.kl_warmup else 1.0
+        draws = self.objective.reparametrize(draws, self.model.posterior, kl_weight)
+        return negative_bound(draws, log_partition, self.objective, kl_weight)

@@ -1,0 +1,116 @@
+"""The parameters as one vector: its gradient, optimizer, learning rate and moving average."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+# What the learning rate is multiplied by when training no longer improves.
+RATE_DROP = 0.2
+
+
+class ParameterVector:
+    """Parameters as views of one vector.
+
+    What touches all of them at every step (norm, optimizer, average) is then a pass over one block
+    of memory instead of a call for each.
+
+    Parameters
+    ----------
+    parameters : sequence of Tensor
+        Of one dtype, on one device. Their memory is replaced by a part of the vector's.
+
+    Attributes
+    ----------
+    values : Tensor of shape (n,)
+        Its ``grad`` is a buffer that `differentiate` writes.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.parameters = list(parameters)
+        self.values = torch.cat([parameter.detach().flatten() for parameter in self.parameters])
+        self.values.grad = torch.zeros_like(self.values)
+        sizes = [parameter.numel() for parameter in self.parameters]
+        for parameter, part in zip(self.parameters, self.values.split(sizes), strict=True):
+            parameter.data = part.view_as(parameter)
+
+    def check(self) -> None:
+        """Raise if a parameter is no view any more, and so would not learn."""
+        memory = self.values.untyped_storage().data_ptr()
+        if any(p.untyped_storage().data_ptr() != memory for p in self.parameters):
+            raise ValueError(
+                "A network has replaced the memory of a parameter while training (by assigning to "
+                "its .data, say), so that it cannot be trained. Change it in place, or compute "
+                "with the changed tensor: F.linear(x, mask * self.weight)."
+            )
+
+    def differentiate(self, loss: Tensor) -> Tensor:
+        """Write the gradient of a scalar, zero where it does not reach, and return it."""
+        parts = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+        return torch.cat([part.flatten() for part in parts], out=self.values.grad)
+
+
+class WeightAverage:
+    """Exponential moving average of parameters.
+
+    Parameters
+    ----------
+    weights : ParameterVector
+    decay : float in [0, 1)
+        0 keeps no average. Early on the decay is smaller, so that the average is not held back by
+        the initial values.
+    """
+
+    def __init__(self, weights: ParameterVector, decay: float) -> None:
+        self.current = weights.values
+        self.decay = decay
+        self.n_updates = 0
+        self.average = self.current.clone()
+        self._share = self.current.new_empty(())
+
+    def advance(self) -> None:
+        """Count an update, and with it how much the current values will weigh."""
+        self.n_updates += 1
+        self._share.fill_(1 - min(self.decay, self.n_updates / (self.n_updates + 10)))
+
+    def update(self) -> None:
+        """Move the average towards the current values."""
+        self.average.lerp_(self.current, self._share)
+
+    @contextmanager
+    def applied(self):
+        """Hold the averages in the parameters while the context lasts."""
+        current = self.current.clone()
+        self.current.copy_(self.average)
+        try:
+            yield
+        finally:
+            self.current.copy_(current)
+
+
+def make_optimizer(weights: ParameterVector, learning_rate: float) -> torch.optim.Optimizer:
+    """Adam, fused into one kernel."""
+    # A tensor, which steps that are replayed read anew.
+    rate = torch.tensor(learning_rate, dtype=torch.float32, device=weights.values.device)
+    return torch.optim.Adam([weights.values], lr=rate, fused=True)
+
+
+def lower_rate(optimizer: torch.optim.Optimizer) -> None:
+    """Multiply the learning rate by `RATE_DROP`, in place where it is a tensor."""
+    for group in optimizer.param_groups:
+        group["lr"] *= RATE_DROP
+
+
+@contextmanager
+def recordable(optimizer: torch.optim.Optimizer):
+    """Tell torch, which asks for it, that the optimizer's steps are being recorded."""
+    for group in optimizer.param_groups:
+        group["capturable"] = True
+    try:
+        yield
+    finally:
+        for group in optimizer.param_groups:
+            group["capturable"] = False

@@ -1,0 +1,1 @@
+"""Randomness, devices and other tools that know nothing of densities."""
