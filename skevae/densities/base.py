@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from skevae.likelihoods.base import Likelihood
 from skevae.log_partition.annealing import LogPartitionInterval
 from skevae.posteriors.base import Posterior
 from skevae.samplers.base import Transition
@@ -88,7 +89,7 @@ class Density(nn.Module):
         encoder: nn.Module,
         posterior: Posterior,
         rows: Tensor,
-        is_continuous: bool,
+        likelihood: Likelihood,
         generator: torch.Generator,
     ) -> None:
         """Get to know the autoencoder that the density is about to be trained in.
@@ -101,8 +102,8 @@ class Density(nn.Module):
             Likewise.
         rows : Tensor of shape (n, n_features)
             What the encoder will see.
-        is_continuous : bool
-            Otherwise rows lie in [0, 1].
+        likelihood : Module of `skevae.likelihoods`
+            Likewise; knows the support of the rows.
         generator : torch.Generator
         """
 

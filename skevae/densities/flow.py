@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from skevae.densities.base import NormalizedDensity
 from skevae.energies import LOG_2PI, standard_normal_energy
 from skevae.networks.flows import import_zuko
-from skevae.utils.random import SEED_BOUND, seeded_globals, standard_normal
+from skevae.utils.random import SEED_BOUND, lent_globals, make_generator, standard_normal
 
 # Names of zuko's classes: neural spline flows (Durkan et al. 2019) and masked autoregressive flows
 # (Papamakarios et al. 2017).
@@ -49,7 +49,7 @@ class FlowDensity(NormalizedDensity):
         super().__init__(n_latent)
         build = getattr(import_zuko().flows, FLOWS[flow])
         seed = int(torch.randint(SEED_BOUND, (), generator=generator))
-        with seeded_globals(seed):
+        with lent_globals(make_generator(seed)):
             # Only the map: the base is ours, whose noise comes from a generator.
             self.map = build(
                 n_latent,

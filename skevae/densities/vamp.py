@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from skevae.densities.base import NormalizedDensity
+from skevae.likelihoods.base import Likelihood
 from skevae.networks.scales import inverse_positive
 from skevae.posteriors.base import Posterior
 from skevae.posteriors.normal import DiagonalNormal
@@ -16,15 +17,11 @@ from skevae.samplers.exact import draw_components
 from skevae.utils.clusters import spread_centres
 from skevae.utils.random import standard_normal
 
-# Binary rows start this far inside (0, 1), where the sigmoid still has a slope.
-BINARY_MARGIN = 0.1
-
-
 # Keeps an initial scale positive where rows do not vary.
 MIN_INITIAL_SCALE = 0.03
 
 
-# Pseudo-inputs that start at the same row must be able to part.
+# Standard deviation of the noise that separates pseudo-inputs which start at the same row.
 JITTER = 0.01
 
 
@@ -76,29 +73,25 @@ class VampDensity(NormalizedDensity):
         )
         self.encoder: nn.Module = SharedScale(n_latent)
         self.posterior: Posterior = DiagonalNormal(n_latent)
-        self.squash: nn.Module = nn.Identity()
-        # What an autoencoder lends: encoder and posterior. In a tuple, which torch does not search
-        # for submodules: it is the autoencoder that trains, moves and keeps them.
-        self._lent: tuple[()] | tuple[nn.Module, Posterior] = ()
+        # What an autoencoder lends: encoder, posterior and likelihood. In a tuple, which torch does
+        # not search for submodules: it is the autoencoder that trains, moves and keeps them.
+        self._lent: tuple[()] | tuple[nn.Module, Posterior, Likelihood] = ()
 
     def attach(
         self,
         encoder: nn.Module,
         posterior: Posterior,
         rows: Tensor,
-        is_continuous: bool,
+        likelihood: Likelihood,
         generator: torch.Generator,
     ) -> None:
-        self._lent = (encoder, posterior)
+        self._lent = (encoder, posterior, likelihood)
         del self.encoder, self.posterior
         n_components = self.weight_logits.numel()
         chosen = torch.randint(
             rows.shape[0], (n_components,), generator=generator, device=rows.device
         )
-        start = rows[chosen]
-        if not is_continuous:
-            self.squash = nn.Sigmoid()
-            start = start.clamp(BINARY_MARGIN, 1 - BINARY_MARGIN).logit()
+        start = likelihood.free(rows[chosen])
         start = start + JITTER * standard_normal(tuple(start.shape), generator, start)
         self.pseudo_inputs = nn.Parameter(start)
 
@@ -111,8 +104,10 @@ class VampDensity(NormalizedDensity):
 
     def components(self) -> tuple[Posterior, Tensor]:
         """The family q, and what it takes for each component: the encoder's outputs, (K, k D)."""
-        encoder, posterior = self._lent or (self.encoder, self.posterior)
-        return posterior, encoder(self.squash(self.pseudo_inputs))
+        if not self._lent:
+            return self.posterior, self.encoder(self.pseudo_inputs)
+        encoder, posterior, likelihood = self._lent
+        return posterior, encoder(likelihood.bound(self.pseudo_inputs))
 
     def frozen(self) -> Self:
         """Return a copy that needs no autoencoder: the outputs at the pseudo-inputs are kept.
@@ -123,7 +118,7 @@ class VampDensity(NormalizedDensity):
         with torch.no_grad():
             density.posterior, outputs = density.components()
         density.pseudo_inputs = nn.Parameter(outputs)
-        density.encoder, density.squash, density._lent = nn.Identity(), nn.Identity(), ()
+        density.encoder, density._lent = nn.Identity(), ()
         return density
 
     def weights(self) -> Tensor:

@@ -13,6 +13,11 @@ def as_tensor(rows: np.ndarray, device: torch.device, dtype: torch.dtype) -> Ten
     return torch.tensor(np.ascontiguousarray(rows), device=device, dtype=dtype)
 
 
+# Standardised values are squared, and the squares are summed, in evaluations.
+MAX_FLOAT32_DEVIATIONS = 1e15
+MAX_DEVIATIONS = 1e140
+
+
 class Standardizer:
     """Way between rows of X and what a module sees, with its Jacobian.
 
@@ -26,9 +31,10 @@ class Standardizer:
     Attributes
     ----------
     centre, spread : ndarray of shape (n_features,)
-        What is taken off each column and what it is divided by.
+        Mean and standard deviation of each column.
     log_jacobian : float
-        What the standardised log-density is short of that of X: minus the sum of ln spread.
+        What is added to the log-density of standardised rows to get that of X: minus the sum of
+        ln spread.
 
     Raises
     ------
@@ -53,12 +59,33 @@ class Standardizer:
 
     def tensor(self, X: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Rows as the module sees them, on the device."""
-        # In float64 until the mean is off: a column near 1e6 has no float32 digits to lose.
+        # Centred in float64: a column near 1e6 would lose its digits in float32.
         rows = X - self.centre
         rows /= self.spread
         return as_tensor(rows, device, dtype)
 
     def rows(self, z: Tensor) -> np.ndarray:
-        """Rows on the scale of X, from what the module returned."""
+        """Undo the standardisation."""
         values = z.cpu().numpy()
         return (values * self.spread + self.centre).astype(values.dtype, copy=False)
+
+    def in_reach(self, X: np.ndarray) -> np.ndarray:
+        """Return X, as float64 where the squares of its standardised values overflow float32.
+
+        Raises
+        ------
+        ValueError
+            If they overflow float64 as well.
+        """
+        with np.errstate(over="ignore"):
+            largest = np.abs((X - self.centre) / self.spread)
+        far = largest > MAX_DEVIATIONS
+        if far.any():
+            row, column = np.argwhere(far)[0]
+            raise ValueError(
+                f"X[{row}, {column}] = {X[row, column]:g} is more than {MAX_DEVIATIONS:g} standard "
+                "deviations from the mean, beyond the range of floating-point numbers. Remove or "
+                "clip such values."
+            )
+        beyond = X.dtype == np.float32 and largest.max(initial=0.0) > MAX_FLOAT32_DEVIATIONS
+        return X.astype(np.float64) if beyond else X

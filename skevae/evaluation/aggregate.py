@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from skevae.utils.random import binary, standard_normal
+from skevae.utils.random import standard_normal
 from skevae.vae import VAE
 
 
@@ -31,15 +31,13 @@ def aggregated_draws(
     n_draws: int,
     *,
     rows_at_once: int,
-    rebinarize: bool,
     generator: torch.Generator,
 ) -> Tensor:
     """Draws of the aggregated posterior: ``n_draws`` z ~ q(z | x) of each row, (n_draws n, D)."""
     parts = []
     for _ in range(n_draws):
         for rows in x.split(rows_at_once):
-            if rebinarize:
-                rows = binary(rows, generator)
+            rows = model.likelihood.training_rows(rows, generator)
             noise = standard_normal((1, rows.shape[0], model.density.n_latent), generator, rows)
             parts.append(model.posterior.draw(model.encoder(rows), noise)[0][0])
     return torch.cat(parts)

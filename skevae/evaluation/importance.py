@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from skevae.utils.log_mean import log_mean_exp
-from skevae.utils.random import binary, make_generator, standard_normal
+from skevae.utils.random import make_generator, standard_normal
 from skevae.vae import VAE
 
 
@@ -133,7 +133,6 @@ def held_out_bound(
     n_draws: int,
     rows_at_once: int,
     draws_at_once: int,
-    rebinarize: bool,
     seed: int,
     log_partition: float,
 ) -> float:
@@ -145,8 +144,7 @@ def held_out_bound(
     generator = make_generator(seed, x.device)
     total = x.new_zeros(())
     for rows in x.split(rows_at_once):
-        if rebinarize:
-            rows = binary(rows, generator)
+        rows = model.likelihood.training_rows(rows, generator)
         noise = standard_normal((n_draws, rows.shape[0], model.density.n_latent), generator, x)
         log_likelihood, log_ratio = log_weights(model, rows, noise, draws_at_once)
         total += log_mean_exp(log_likelihood + log_ratio).sum()

@@ -1,15 +1,24 @@
 """Likelihoods p(x | z): a file each."""
 
-from __future__ import annotations
+from skevae.likelihoods.base import Likelihood, LikelihoodFamily
+from skevae.likelihoods.bernoulli import BernoulliLikelihood
+from skevae.likelihoods.gaussian import GaussianLikelihood
+from skevae.likelihoods.gaussian_rowwise import RowwiseGaussianLikelihood
+from skevae.likelihoods.mixture import GaussianMixtureLikelihood
 
-from skevae.likelihoods.base import Likelihood
-from skevae.likelihoods.bernoulli import Bernoulli
-from skevae.likelihoods.gaussian import Gaussian, RowwiseGaussian
-from skevae.likelihoods.mixture import GaussianMixture
+__all__ = [
+    "LIKELIHOODS",
+    "BernoulliLikelihood",
+    "GaussianLikelihood",
+    "GaussianMixtureLikelihood",
+    "Likelihood",
+    "LikelihoodFamily",
+    "RowwiseGaussianLikelihood",
+]
 
-LIKELIHOODS: dict[str, type[Likelihood]] = {
-    "gaussian": Gaussian,
-    "gaussian-rowwise": RowwiseGaussian,
-    "gaussian-mixture": GaussianMixture,
-    "bernoulli": Bernoulli,
+LIKELIHOODS: dict[str, type[LikelihoodFamily]] = {
+    "gaussian": GaussianLikelihood,
+    "gaussian-rowwise": RowwiseGaussianLikelihood,
+    "gaussian-mixture": GaussianMixtureLikelihood,
+    "bernoulli": BernoulliLikelihood,
 }

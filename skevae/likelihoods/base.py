@@ -1,44 +1,102 @@
-"""What every likelihood p(x | z) is: what the decoder's outputs mean."""
+"""What every likelihood p(x | z) is: a family with parameters, and the module it makes."""
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
+import numpy as np
 import torch
+from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 
 class Likelihood(nn.Module):
-    """Base of the likelihoods. The decoder returns k ``outputs`` for each feature.
+    """Distribution of a row given the outputs of the decoder.
 
     Parameters
     ----------
     n_features : int
-    min_scale : float
-        Lower bound of every scale, in standard deviations of the feature. Without one the density
-        of a discrete column has no maximum.
 
     Attributes
     ----------
-    outputs_per_feature : int
-        k.
-    is_continuous : bool
-        Whether it is a density, which changes with the scale of X, or a probability mass.
+    n_outputs : int
+        Numbers that the decoder has to return for a row.
+    standardizes : bool
+        Whether rows may be centred and scaled before they are modelled.
     """
 
-    outputs_per_feature: int
-    is_continuous: bool
+    standardizes: ClassVar[bool] = True
 
-    def __init__(self, n_features: int, min_scale: float) -> None:
+    def __init__(self, n_features: int, n_outputs: int) -> None:
         super().__init__()
-        self.min_scale = min_scale
+        self.n_features = n_features
+        self.n_outputs = n_outputs
 
     def log_density(self, x: Tensor, outputs: Tensor) -> Tensor:
-        """ln p(x | z) in nats: (n, n_features), (..., n, k n_features) -> (..., n)."""
+        """ln p(x | z) in nats: (n, n_features), (..., n, n_outputs) -> (..., n)."""
+        return self.feature_log_density(x, outputs).sum(-1)
+
+    def feature_log_density(self, x: Tensor, outputs: Tensor) -> Tensor:
+        """ln p(x_j | z) of each feature, in nats.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, n_features)
+        outputs : Tensor of shape (..., n, n_outputs)
+
+        Returns
+        -------
+        Tensor of shape (..., n, n_features)
+            Their sum over features is `log_density`.
+        """
         raise NotImplementedError
 
     def mean(self, outputs: Tensor) -> Tensor:
-        """E[x | z]: (..., k n_features) -> (..., n_features)."""
+        """E[x | z]: (..., n_outputs) -> (..., n_features)."""
         raise NotImplementedError
 
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw x given z: (..., k n_features) -> (..., n_features)."""
+        """Draw x given z: (..., n_outputs) -> (..., n_features)."""
+        raise NotImplementedError
+
+    def check_rows(self, X: np.ndarray) -> None:
+        """Raise a ValueError if X, on its own scale, is outside the support."""
+
+    def prepare(self, X: np.ndarray) -> None:
+        """Look at the rows that are about to be trained on."""
+
+    def training_rows(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Rows as one visit in training sees them: (n, n_features) -> (n, n_features)."""
+        return x
+
+    def scored_rows(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Rows as they are scored, each a fixed function of the row itself."""
+        return x
+
+    def free(self, x: Tensor) -> Tensor:
+        """Map rows to an unconstrained space."""
+        return x
+
+    def bound(self, raw: Tensor) -> Tensor:
+        """Map an unconstrained space to rows, as the inverse of `free`."""
+        return raw
+
+
+class LikelihoodFamily(BaseEstimator):
+    """Base of the likelihood parameters of `EnergyVAE`: they make a `Likelihood` for a table."""
+
+    _parameter_constraints: dict[str, list[Any]] = {}
+
+    def make_likelihood(self, n_features: int) -> Likelihood:
+        """Return the untrained likelihood of rows with ``n_features`` columns.
+
+        Parameters
+        ----------
+        n_features : int
+
+        Returns
+        -------
+        torch.nn.Module
+            A `Likelihood`.
+        """
         raise NotImplementedError

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
+from typing import Any
 
 import torch
+from sklearn.utils._param_validation import Interval
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from skevae.energies import LOG_2PI
-from skevae.likelihoods.base import Likelihood
+from skevae.likelihoods.base import Likelihood, LikelihoodFamily
+from skevae.likelihoods.gaussian import MIN_SCALE_CONSTRAINT
 from skevae.networks.scales import positive
 from skevae.utils.random import standard_normal
 
@@ -21,11 +25,11 @@ MIN_EXPONENT = -100.0
 
 
 class _MixtureLogDensity(torch.autograd.Function):
-    """ln p(x) under mixtures of Gaussians, a density each feature, summed over features.
+    """ln p(x_j) + ln(2 pi) / 2 under a mixture of Gaussians for each feature j.
 
     ``x`` is (..., n_features) and the rest (K, ..., n_features): components come first, where
-    sums over them are fastest. The gradient is Bishop's (1994): components answer by their share in
-    the density. It is made along with the value, in a few passes.
+    sums over them are fastest. The gradient is Bishop's (1994), in which each component counts by
+    its share in the density. It is computed along with the value, in a few passes.
     """
 
     @staticmethod
@@ -41,12 +45,12 @@ class _MixtureLogDensity(torch.autograd.Function):
             spread = (pull * deviation).addcmul_(share, precision, value=-1)
             ctx.save_for_backward(share.sub_(weight), pull, spread)
             ctx.shape = x.shape
-        return log_density.sum(-1) - 0.5 * x.shape[-1] * LOG_2PI
+        return log_density
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        by_logits, by_mean, by_scale = (slope * grad[..., None] for slope in ctx.saved_tensors)
+        by_logits, by_mean, by_scale = (slope * grad for slope in ctx.saved_tensors)
         by_x = -by_mean.sum(0).sum_to_size(ctx.shape) if ctx.needs_input_grad[0] else None
         return by_x, by_logits, by_mean, by_scale
 
@@ -54,7 +58,7 @@ class _MixtureLogDensity(torch.autograd.Function):
 def _normalized_exp(exponent: Tensor, factor: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Softmax along the first dimension of exp(exponent) times ``factor``, and ln of its sum."""
     largest = exponent.amax(0)
-    # Finite, or nothing would be left of what is minus infinity everywhere.
+    # Finite, since minus infinity less itself is nan.
     terms = exponent - largest.clamp(min=torch.finfo(largest.dtype).min)
     # To base 2, in which torch is fastest, and no lower than where the slow subnormals begin.
     terms = terms.mul_(LOG2_E).clamp_(min=MIN_EXPONENT).exp2_()
@@ -67,20 +71,15 @@ def _normalized_exp(exponent: Tensor, factor: Tensor | None = None) -> tuple[Ten
 class GaussianMixture(Likelihood):
     r"""p(x | z) = prod_i sum_k pi_ik(z) N(x_i; mean_ik(z), scale_ik(z)^2), all of it decoded.
 
-    Given z every feature has a small mixture of its own (Bishop 1994, "Mixture density networks"),
-    so that the latents need not spell out what is no dependence between features: columns that are
-    nearly discrete, bounded, skewed or heavy-tailed.
+    Given z every feature has a small mixture of its own (Bishop 1994, "Mixture density networks").
+    It describes columns that are nearly discrete, bounded, skewed or heavy-tailed, so that the
+    latents are left to describe the dependence between features.
     """
 
-    # Two are enough for a decoder to make of them what it needs; with five, which do better on
-    # discrete columns, small data sets are overfitted.
-    n_components = 2
-    outputs_per_feature = 3 * n_components
-    is_continuous = True
-
-    def __init__(self, n_features: int, min_scale: float) -> None:
-        super().__init__(n_features, min_scale)
-        self.n_features = n_features
+    def __init__(self, n_features: int, n_components: int, min_scale: float) -> None:
+        super().__init__(n_features, n_outputs=3 * n_components * n_features)
+        self.n_components = n_components
+        self.min_scale = min_scale
         levels = (torch.arange(self.n_components, dtype=torch.float64) + 0.5) / self.n_components
         # Untrained, the components stand side by side and together have the moments of N(0, 1).
         quantiles = torch.special.ndtri(levels)
@@ -98,7 +97,11 @@ class GaussianMixture(Likelihood):
         return logits, mean + initial_mean, scale
 
     def log_density(self, x: Tensor, outputs: Tensor) -> Tensor:
-        return _MixtureLogDensity.apply(x, *self._components(outputs))
+        per_feature = _MixtureLogDensity.apply(x, *self._components(outputs))
+        return per_feature.sum(-1) - 0.5 * self.n_features * LOG_2PI
+
+    def feature_log_density(self, x: Tensor, outputs: Tensor) -> Tensor:
+        return _MixtureLogDensity.apply(x, *self._components(outputs)) - 0.5 * LOG_2PI
 
     def mean(self, outputs: Tensor) -> Tensor:
         logits, mean, _ = self._components(outputs)
@@ -113,3 +116,37 @@ class GaussianMixture(Likelihood):
         chosen = (uniform > below).sum(0, keepdim=True)
         mean, scale = (values.gather(0, chosen).squeeze(0) for values in (mean, scale))
         return mean + scale * standard_normal(mean.shape, generator, mean)
+
+
+class GaussianMixtureLikelihood(LikelihoodFamily):
+    """A small mixture of Gaussians for each feature, all of whose parameters are decoded.
+
+    Parameters
+    ----------
+    n_components : int, default=2
+        Number of Gaussians for each feature. Five do better on discrete columns, and overfit small
+        data sets.
+    min_scale : float, default=0.01
+        Lower bound of the scales, in standard deviations of each feature (in units of X with
+        ``standardize=False``).
+
+    Examples
+    --------
+    >>> from skevae import EnergyVAE
+    >>> from skevae.likelihoods import GaussianMixtureLikelihood
+    >>> vae = EnergyVAE(likelihood=GaussianMixtureLikelihood(n_components=5))
+    >>> vae.get_params()["likelihood__n_components"]
+    5
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "min_scale": MIN_SCALE_CONSTRAINT,
+    }
+
+    def __init__(self, *, n_components=2, min_scale=0.01):
+        self.n_components = n_components
+        self.min_scale = min_scale
+
+    def make_likelihood(self, n_features: int) -> GaussianMixture:
+        return GaussianMixture(n_features, self.n_components, self.min_scale)

@@ -1,5 +1,12 @@
-"""The networks inside encoder and decoder."""
+"""Networks of encoder, decoder and energies, one file each."""
 
-from skevae.networks.trunks import NETWORKS
+from __future__ import annotations
 
-__all__ = ["NETWORKS"]
+from skevae.networks.base import Network
+from skevae.networks.densenet import DenseNet
+from skevae.networks.mlp import MLP
+from skevae.networks.resnet import ResNet
+
+NETWORKS: dict[str, type[Network]] = {"mlp": MLP, "densenet": DenseNet, "resnet": ResNet}
+
+__all__ = ["MLP", "NETWORKS", "DenseNet", "Network", "ResNet"]

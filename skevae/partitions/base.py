@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,11 +15,19 @@ from skevae.posteriors.draws import LatentDraws
 class PartitionEstimate:
     """How a training step obtains ln Z.
 
+    Attributes
+    ----------
+    needs_posterior : bool
+        Whether ln Z is estimated from the densities of the posteriors' draws. A density cannot be
+        trained alone by such an estimate.
+
     Parameters
     ----------
     density : Module with the interface of `skevae.densities.Density`
     generator : torch.Generator
     """
+
+    needs_posterior: ClassVar[bool] = True
 
     def __init__(self, density: Density, generator: torch.Generator) -> None:
         self.density = density
@@ -33,10 +41,10 @@ class PartitionEstimate:
         """Do what is worth doing once an epoch."""
 
     def note(self, log_partition: float) -> None:
-        """Hear a value of ln Z that was worked out for another purpose."""
+        """Accept a value of ln Z that was computed for another purpose."""
 
     def state(self) -> dict[str, Any]:
-        """What another estimate of this kind could go on from, on the CPU."""
+        """State from which another estimate of this kind can go on, on the CPU."""
         return {}
 
     def resume(self, state: dict[str, Any]) -> None:
@@ -45,6 +53,8 @@ class PartitionEstimate:
 
 class DensityPartition(PartitionEstimate):
     """An estimate that needs no posterior, by which a density can be trained alone."""
+
+    needs_posterior = False
 
     def __call__(self, draws: LatentDraws, posterior: Posterior) -> Tensor:
         return self.evaluate(draws.z.detach().flatten(0, 1))

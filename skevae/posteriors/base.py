@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -12,6 +13,8 @@ class Posterior(nn.Module):
     ----------
     n_latent : int
         D.
+    generator : torch.Generator, optional
+        Of initial weights, if there are any.
 
     Attributes
     ----------
@@ -26,7 +29,7 @@ class Posterior(nn.Module):
     outputs_per_latent: int
     has_log_density = True
 
-    def __init__(self, n_latent: int) -> None:
+    def __init__(self, n_latent: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.n_latent = n_latent
         self.width = 2 * n_latent

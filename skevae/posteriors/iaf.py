@@ -11,7 +11,7 @@ from skevae.networks.flows import AutoregressiveFlow
 from skevae.networks.scales import positive
 from skevae.posteriors.base import Posterior
 from skevae.posteriors.normal import MIN_SCALE
-from skevae.utils.random import quasi_normal
+from skevae.utils.random import lent_globals, make_generator, quasi_normal
 
 # Points by which moments without a closed form are evaluated.
 N_MOMENT_POINTS = 256
@@ -54,9 +54,13 @@ class InverseAutoregressive(Posterior):
     has_log_density = False
     volume_preserving = False
 
-    def __init__(self, n_latent: int) -> None:
+    def __init__(self, n_latent: int, generator: torch.Generator | None = None) -> None:
         super().__init__(n_latent)
-        self.flow = AutoregressiveFlow(n_latent, n_latent, volume_preserving=self.volume_preserving)
+        generator = make_generator(0) if generator is None else generator
+        with lent_globals(generator):
+            self.flow = AutoregressiveFlow(
+                n_latent, n_latent, volume_preserving=self.volume_preserving
+            )
         self.width = max(self.width, self.flow.n_hidden)
         half = quasi_normal(N_MOMENT_POINTS // 2, n_latent, seed=0).float()
         half = half / half.square().mean(0).sqrt()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -12,25 +11,16 @@ from sklearn.base import _fit_context, clone
 from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
 
 from skevae.densities.base import Density
-from skevae.estimators.base import (
-    TORCH_DTYPES,
-    TorchDensityEstimator,
-    TrainingState,
-    kept,
-    trainable,
-)
-from skevae.estimators.callbacks import EpochCallbacks
+from skevae.estimators.base import TORCH_DTYPES, TorchDensityEstimator
+from skevae.estimators.fit import Mode
 from skevae.estimators.standardizer import Standardizer
 from skevae.evaluation.chunks import memory_budget, row_slices
 from skevae.log_partition.annealing import LogPartitionInterval
-from skevae.partitions import DENSITY_PARTITIONS, resolve_partition
-from skevae.partitions.base import MIN_BASE_VARIANCE
-from skevae.training.parameters import ParameterVector, make_optimizer
+from skevae.priors.fit import PriorFit
 from skevae.utils.device import copy_to, resolve_device
-from skevae.utils.random import make_generator, seeded_globals
+from skevae.utils.random import make_generator
 
 # An interval of ln Z wider than this, in nats, is a visible part of a score.
 WIDE_INTERVAL = 0.1
@@ -55,6 +45,7 @@ class DensityPrior(TorchDensityEstimator):
     """
 
     _interval: LogPartitionInterval | None
+    _module_name = "density_"
 
     def make_density(self, n_features: int, generator: torch.Generator) -> Density:
         """Return an untrained density over ``n_features`` dimensions.
@@ -128,7 +119,17 @@ class DensityPrior(TorchDensityEstimator):
 
     @property
     def log_partition_interval_(self) -> LogPartitionInterval:
-        """Bounds of ln Z in nats, worked out when first asked for."""
+        """Bounds of ln Z in nats, computed when first needed."""
+        return self.normalize()
+
+    def normalize(self) -> LogPartitionInterval:
+        """Compute `log_partition_interval_`, unless that was done before.
+
+        Returns
+        -------
+        tuple (low, high)
+            Bounds of ln Z in nats; equal where it is exact.
+        """
         check_is_fitted(self, "density_")
         known = self._interval
         if known is None:
@@ -228,8 +229,8 @@ class DensityPrior(TorchDensityEstimator):
 class TrainedDensityPrior(CallbackSupportMixin, DensityPrior):
     """Base of the priors that also learn by themselves: maximum likelihood on rows.
 
-    Parameters are those that all of them share; a subclass adds its own, and says in
-    ``_parameter_constraints`` what they may be. ``partition`` is "auto" unless the subclass makes
+    The parameters here are those that all of them share; a subclass adds its own, with their
+    ``_parameter_constraints``. ``partition`` is "auto" unless the subclass makes
     it a parameter.
     """
 
@@ -246,7 +247,6 @@ class TrainedDensityPrior(CallbackSupportMixin, DensityPrior):
         validation_fraction,
         n_iter_no_change,
         tol,
-        averaging,
         warm_start,
         checkpoint_dir,
         device,
@@ -261,7 +261,6 @@ class TrainedDensityPrior(CallbackSupportMixin, DensityPrior):
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
-        self.averaging = averaging
         self.warm_start = warm_start
         self.checkpoint_dir = checkpoint_dir
         self.device = device
@@ -294,7 +293,8 @@ class TrainedDensityPrior(CallbackSupportMixin, DensityPrior):
             If training diverged (the best state is kept), or ln Z is only known to an interval
             wider than 0.1 nats.
         """
-        return self._fit(X, y, going_on=self.warm_start and hasattr(self, "density_"))
+        PriorFit(self, X, y, Mode.of(self, one_pass=False)).run()
+        return self
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None):
@@ -313,78 +313,5 @@ class TrainedDensityPrior(CallbackSupportMixin, DensityPrior):
         -------
         self
         """
-        return self._fit(X, y, going_on=hasattr(self, "density_"), one_pass=True)
-
-    def _fit(self, X: Any, y: Any, *, going_on: bool, one_pass: bool = False) -> Self:
-        given = X  # with its feature names, for scoring callbacks
-        X = self._check_rows(X, reset=not going_on, min_samples=1 if going_on else 2)
-        device = resolve_device(self.device)
-        checkpoint = None if going_on or one_pass else self._open_checkpoint(X, device)
-        seeds = self._seeds_of_fit(checkpoint, 7)
-        if going_on:
-            standardizer = self._standardizer
-            density = copy_to(self.density_, device, torch.float32)
-        else:
-            standardizer = Standardizer(X, self.standardize)
-            density = self.make_density(X.shape[1], make_generator(seeds[0])).to(device)
-        rows = self._finite_rows(X, standardizer, device)
-        if not going_on:
-            density.initialise(rows, make_generator(seeds[5], device))
-            density.set_base(rows.mean(0), rows.var(0, correction=0) + MIN_BASE_VARIANCE)
-
-        generator = make_generator(seeds[1], device)
-        kind = DENSITY_PARTITIONS[resolve_partition([self.partition], density)]
-        partition = kind(density, generator)
-        train, held_out = (rows, None) if one_pass else self._split(rows, seeds[2])
-        weights = ParameterVector(trainable(density))
-        optimizer = make_optimizer(weights, self.learning_rate)
-        if one_pass and going_on:
-            TrainingState.resume(self, optimizer, partition)
-        if checkpoint is not None:
-            checkpoint.attach(generator, partition)
-
-        def loss(x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-            energy = density.mean_energy(x)
-            log_partition = partition.evaluate(x)
-            terms = {"objective": -energy - log_partition, "energy": energy}
-            terms["log_partition"] = log_partition
-            return energy + log_partition, {name: term.detach() for name, term in terms.items()}
-
-        @torch.no_grad()
-        def validate(rows: Tensor) -> float:
-            log_partition = density.quick_log_partition(make_generator(seeds[3], device))
-            partition.note(log_partition)
-            return -density.energy(rows).mean().item() - log_partition
-
-        max_epochs = 1 if one_pass else self.max_iter
-        callbacks = EpochCallbacks(
-            self,
-            given,
-            y,
-            max_epochs,
-            lambda: self._attributes(kept(density), standardizer, seeds[4]),
-        )
-        with seeded_globals(seeds[6], device):
-            run = self._run(
-                loss,
-                weights,
-                train,
-                optimizer=optimizer,
-                seed=seeds[2],
-                max_epochs=max_epochs,
-                batch_size=self._resolve_batch_size(len(train)),
-                validate=None if held_out is None else partial(validate, held_out),
-                log_jacobian=standardizer.log_jacobian,
-                on_epoch_begin=partition.refresh,
-                callbacks=callbacks,
-                checkpoint=checkpoint,
-            )
-        self._training_state = TrainingState(optimizer, partition) if one_pass else None
-        self.history_ = self._extended_history(run, keep=going_on)
-        self.n_iter_ = len(self.history_.get("objective", ()))
-        self._set_fitted(self._attributes(kept(density), standardizer, seeds[4]))
-        if not one_pass:
-            # Now, so that its cost and its warning belong to fit.
-            self.log_partition_interval_  # noqa: B018
-        callbacks.finish()
+        PriorFit(self, X, y, Mode.of(self, one_pass=True)).run()
         return self

@@ -47,8 +47,6 @@ class FlowPrior(TrainedDensityPrior):
         Epochs without a rise of more than ``tol`` after which training stops.
     tol : float, default=1e-4
         In nats.
-    averaging : float, default=0.99
-        Decay of the moving average of the parameters that is kept; 0 keeps the last ones.
     warm_start : bool, default=False
         Whether `fit` goes on from the fitted state, in the coordinates of the first fit.
     checkpoint_dir : str or path, default=None
@@ -117,7 +115,6 @@ class FlowPrior(TrainedDensityPrior):
         validation_fraction=0.1,
         n_iter_no_change=10,
         tol=1e-4,
-        averaging=0.99,
         warm_start=False,
         checkpoint_dir=None,
         device="auto",
@@ -133,7 +130,6 @@ class FlowPrior(TrainedDensityPrior):
             validation_fraction=validation_fraction,
             n_iter_no_change=n_iter_no_change,
             tol=tol,
-            averaging=averaging,
             warm_start=warm_start,
             checkpoint_dir=checkpoint_dir,
             device=device,

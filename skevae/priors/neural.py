@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
-from torch import nn
 
 from skevae.densities.neural import NeuralDensity
 from skevae.estimators.base import TRAINING_CONSTRAINTS, layer_sizes
-from skevae.networks.trunks import ACTIVATIONS, NETWORKS, network_builder
+from skevae.networks import NETWORKS
+from skevae.networks.build import build_network
 from skevae.partitions import DENSITY_PARTITIONS
 from skevae.priors.base import TrainedDensityPrior
 from skevae.samplers import GRADIENT_SAMPLERS
-from skevae.utils.random import SEED_BOUND, seeded_globals
+from skevae.utils.random import SEED_BOUND, make_generator
 
 
 class NeuralPrior(TrainedDensityPrior):
@@ -39,10 +39,10 @@ class NeuralPrior(TrainedDensityPrior):
     hidden_layer_sizes : int or array-like of int, default=(64, 64)
         Widths of the network's hidden layers.
     network : {"mlp", "densenet", "resnet"} or callable, default="mlp"
-        f. A callable ``(n_features) -> torch.nn.Module`` builds its own, a differentiable map from
-        (..., n_features) to (..., 1) or (...). It is kept in evaluation mode, because an energy is
-        a function of x alone.
-    activation : {"silu", "relu", "gelu", "elu", "tanh", "logistic", "identity"}, default="silu"
+        f. A network object has parameters of its own: ``MLP(activation="tanh")``. A callable
+        ``(n_inputs, n_outputs, hidden_layer_sizes) -> torch.nn.Module`` builds a differentiable
+        map from (..., n_features) to (..., 1) or (...). It is kept in evaluation mode, because an
+        energy is a function of x alone.
     bound : float, default=20.0
         b, in nats.
     sampler : {"langevin", "metropolis-langevin"}, default="metropolis-langevin"
@@ -75,8 +75,6 @@ class NeuralPrior(TrainedDensityPrior):
         Epochs without a rise of more than ``tol`` after which training stops.
     tol : float, default=1e-4
         In nats.
-    averaging : float, default=0.99
-        Decay of the moving average of the parameters that is kept; 0 keeps the last ones.
     warm_start : bool, default=False
         Whether `fit` goes on from the fitted state, in the coordinates of the first fit.
     checkpoint_dir : str or path, default=None
@@ -134,7 +132,6 @@ class NeuralPrior(TrainedDensityPrior):
         **TRAINING_CONSTRAINTS,
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "network": [StrOptions(set(NETWORKS)), callable],
-        "activation": [StrOptions(set(ACTIVATIONS))],
         "bound": [Interval(Real, 0, None, closed="neither")],
         "sampler": [StrOptions(set(GRADIENT_SAMPLERS))],
         "n_langevin_steps": [Interval(Integral, 1, None, closed="left")],
@@ -149,7 +146,6 @@ class NeuralPrior(TrainedDensityPrior):
         hidden_layer_sizes=(64, 64),
         *,
         network="mlp",
-        activation="silu",
         bound=20.0,
         sampler="metropolis-langevin",
         n_langevin_steps=10,
@@ -165,7 +161,6 @@ class NeuralPrior(TrainedDensityPrior):
         validation_fraction=0.1,
         n_iter_no_change=10,
         tol=1e-4,
-        averaging=0.99,
         warm_start=False,
         checkpoint_dir=None,
         device="auto",
@@ -181,7 +176,6 @@ class NeuralPrior(TrainedDensityPrior):
             validation_fraction=validation_fraction,
             n_iter_no_change=n_iter_no_change,
             tol=tol,
-            averaging=averaging,
             warm_start=warm_start,
             checkpoint_dir=checkpoint_dir,
             device=device,
@@ -190,7 +184,6 @@ class NeuralPrior(TrainedDensityPrior):
         )
         self.hidden_layer_sizes = hidden_layer_sizes
         self.network = network
-        self.activation = activation
         self.bound = bound
         self.sampler = sampler
         self.n_langevin_steps = n_langevin_steps
@@ -219,8 +212,8 @@ class NeuralPrior(TrainedDensityPrior):
             If a callable ``network`` returns no module, or one that maps to another shape.
         """
         seed = int(torch.randint(SEED_BOUND, (), generator=generator))
-        with seeded_globals(seed):
-            network = self._build(n_features)
+        sizes = layer_sizes(self.hidden_layer_sizes)
+        network = build_network(self.network, n_features, 1, sizes, make_generator(seed))
         return NeuralDensity(
             n_features,
             network,
@@ -231,24 +224,3 @@ class NeuralPrior(TrainedDensityPrior):
             n_chains=self.n_chains,
             n_annealing_steps=self.n_annealing_steps,
         )
-
-    def _build(self, n_features: int) -> nn.Module:
-        """Make f, whose shape is looked at where it is the user's own."""
-        if not callable(self.network):
-            build = network_builder(self.network, self.activation, weight_norm=False)
-            return build(n_features, 1, layer_sizes(self.hidden_layer_sizes))
-        network = self.network(n_features)
-        wanted = f"map (n, {n_features}) to (n, 1) or (n,)"
-        if not isinstance(network, nn.Module):
-            raise TypeError(
-                f"network={self.network!r} must return a torch.nn.Module to {wanted}, got "
-                f"{network!r}."
-            )
-        with torch.no_grad():
-            shape = tuple(network.eval()(torch.zeros(2, n_features)).shape)
-        if shape not in {(2, 1), (2,)}:
-            raise ValueError(
-                f"network={self.network!r} must return a module to {wanted}, but it returned one "
-                f"that maps (2, {n_features}) to {shape}."
-            )
-        return network

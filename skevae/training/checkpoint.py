@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import pickle
-import threading
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import joblib
 import torch
+from torch import nn
 
 from skevae.partitions.base import PartitionEstimate
+from skevae.utils.archive import ArchiveError, read_archive, write_archive
 
 # Between two writes, other than the last: a large network is not to be held up by its copies.
 SECONDS_BETWEEN_SAVES = 20.0
 
+# What a file holds, with the version of its format.
+KIND = "skevae checkpoint 3"
 
-# Of what a file holds: files of another format are not found.
-FORMAT = 2
+# A temporary file this old was left by a process that was killed.
+STALE_SECONDS = 3600.0
+
+
+def structure(module: nn.Module) -> list[Any]:
+    """Describe a module: its printed structure, and the names and shapes of its state."""
+    return [repr(module), [(k, tuple(v.shape)) for k, v in module.state_dict().items()]]
+
+
+def source(value: Any) -> str | None:
+    """Source of a function or class of the user's, where it can be had.
+
+    What the function calls is not seen: a change elsewhere in its module goes unnoticed.
+    """
+    if not (inspect.isfunction(value) or inspect.isclass(value)):
+        return None
+    try:
+        return inspect.getsource(value)
+    except (OSError, TypeError):
+        return None
 
 
 def fingerprint(*parts: Any) -> str:
-    """Hash of what makes a run what it is, stable over processes.
+    """Hash of everything that determines a run, stable over processes.
 
     Raises
     ------
@@ -31,99 +55,134 @@ def fingerprint(*parts: Any) -> str:
         If a part cannot be pickled, such as a network built by a lambda.
     """
     try:
-        return joblib.hash((FORMAT, *parts))
+        return joblib.hash((KIND, *parts))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ValueError(
-            "checkpoint_dir needs parameters that can be pickled, for a file is found again by "
-            f"their hash ({error}). Define functions at the top level of a module."
+            "checkpoint_dir needs parameters that can be pickled, because a file is found by their "
+            f"hash ({error}). Define functions at the top level of a module."
         ) from error
 
 
-class TrainingFile:
-    """State of one run of `skevae.training.minimize`, in a file named by the run's fingerprint.
-
-    Parameters
-    ----------
-    directory : str or path
-        Made if it is not there. Runs that differ, such as those of a grid search, share it.
-    name : str
-        The `fingerprint`.
-    device : torch.device
-        Where tensors are wanted back.
+def prepare_directory(directory: str | os.PathLike[str]) -> Path:
+    """Make the directory, see that it can be written, and clear up after killed processes.
 
     Raises
     ------
     ValueError
-        If the directory cannot be made, or the file in it cannot be read.
+        If ``directory`` is empty.
+    OSError
+        If it cannot be made or written.
+    """
+    if not os.fspath(directory):
+        raise ValueError("checkpoint_dir='' names no directory. Use None for no checkpoints.")
+    path = Path(directory).expanduser()
+    probe = path / f".writable-{os.getpid()}.tmp"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            f"checkpoint_dir={str(directory)!r} is not a directory that can be written ({error}). "
+            "Name another, or use checkpoint_dir=None."
+        ) from error
+    for left in path.glob("*.skevae.*.tmp"):
+        try:
+            if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                left.unlink()
+        except OSError:
+            continue  # another process was quicker
+    return path
+
+
+class TrainingFile:
+    """State of one run of `skevae.training.loop.Loop`, in a file named by the run's fingerprint.
+
+    Parameters
+    ----------
+    directory : str or path
+        Made if it does not exist. Different runs, such as those of a grid search, can share it.
+    name : str
+        The `fingerprint`.
+
+    Raises
+    ------
+    ValueError
+        If ``directory`` is empty, or the file in it is damaged or not a checkpoint of this run.
+    OSError
+        If the directory cannot be made or written.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], name: str, device: torch.device) -> None:
-        try:
-            Path(directory).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(
-                f"checkpoint_dir={directory!r} is not a directory that can be written ({error}). "
-                "Name another."
-            ) from error
-        self.path = Path(directory) / f"{name}.pt"
-        self.device = device
+    def __init__(self, directory: str | os.PathLike[str], name: str) -> None:
+        self.path = prepare_directory(directory) / f"{name}.skevae"
+        self.name = name
         self.saved: dict[str, Any] | None = None
         self._last_save = time.monotonic()
+        self._failed = False
         if self.path.exists():
             try:
-                # On the CPU, where states of generators have to be; tensors are copied from there.
-                self.saved = torch.load(self.path, map_location="cpu", weights_only=False)
-            except Exception as error:  # whatever a broken pickle raises
-                raise ValueError(
-                    f"{self.path} is not a readable checkpoint ({error}). Delete it to start anew."
-                ) from error
+                self.saved = read_archive(self.path, KIND)
+                if self.saved["name"] != name or not isinstance(self.saved["seed"], int):
+                    raise ArchiveError(f"it belongs to another run, {self.saved['name']}")
+            except (ArchiveError, KeyError, TypeError) as error:
+                raise ValueError(self._refusal(error)) from error
+
+    def _refusal(self, error: Exception) -> str:
+        return (
+            f"{self.path} is not a checkpoint of this fit ({error}). Delete it to start anew, or "
+            "name another checkpoint_dir."
+        )
 
     def seed(self, fresh: int) -> int:
         """Seed of the run: that of the saved one, else ``fresh``."""
         self._seed = fresh if self.saved is None else self.saved["seed"]
         return self._seed
 
-    def attach(self, generator: torch.Generator, partition: PartitionEstimate) -> None:
-        """Name what else has a state: the generator of the loss, and the estimate of ln Z."""
-        self.generator, self.partition = generator, partition
+    def attach(self, partition: PartitionEstimate, **generators: torch.Generator) -> None:
+        """Name what else has a state: the estimate of ln Z, and the generators of the run."""
+        self.partition, self.generators = partition, generators
 
     def load(self) -> dict[str, Any] | None:
-        """Return the state saved last, if there is one, and put back what was attached."""
+        """Return the state saved last, if there is one, and put back what was attached.
+
+        Raises
+        ------
+        ValueError
+            If the state does not fit what was attached.
+        """
         if self.saved is None:
             return None
-        self.generator.set_state(self.saved["generator"])
-        self.partition.resume(self.saved["partition"])
-        _set_global_states(self.saved["globals"], self.device)
-        return self.saved["state"]
+        try:
+            for name, generator in self.generators.items():
+                generator.set_state(self.saved["generators"][name])
+            self.partition.resume(self.saved["partition"])
+            return self.saved["loop"]
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise ValueError(self._refusal(error)) from error
 
-    def save(self, state: dict[str, Any], *, last: bool) -> None:
-        """Replace the file, unless that was done a moment ago."""
+    def save(self, state: Callable[[], dict[str, Any]], *, last: bool) -> None:
+        """Replace the file, unless that was done a moment ago.
+
+        A disk that is full must not end the training: the first failure is reported by a warning.
+        """
         if not last and time.monotonic() < self._last_save + SECONDS_BETWEEN_SAVES:
             return
         whole = {
-            "state": state,
+            "name": self.name,
             "seed": self._seed,
-            "generator": self.generator.get_state(),
+            "loop": state(),
             "partition": self.partition.state(),
-            "globals": _global_states(self.device),
+            "generators": {name: g.get_state() for name, g in self.generators.items()},
         }
-        # Written aside and moved, so that a run cut off while saving leaves the file before it.
-        # Fits of one search may be the same run, in processes or in threads.
-        aside = self.path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
-        torch.save(whole, aside)
-        aside.replace(self.path)
+        try:
+            write_archive(self.path, KIND, whole)
+        except OSError as error:
+            if not self._failed:
+                warnings.warn(
+                    f"The state of the training could not be saved to {self.path} ({error}). "
+                    "Training goes on; if it is cut off, it has to start again.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            self._failed = True
         self._last_save = time.monotonic()
-
-
-def _global_states(device: torch.device) -> list[torch.Tensor]:
-    """States of torch's global generators, from which a user's dropout layers draw."""
-    states = [torch.get_rng_state()]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
-    return states
-
-
-def _set_global_states(states: list[torch.Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states[0])
-    if device.type == "cuda" and len(states) > 1:
-        torch.cuda.set_rng_state(states[1], device)

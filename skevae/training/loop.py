@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from skevae.training.parameters import ParameterVector, WeightAverage, lower_rate
-from skevae.training.step import Loss, Record, RecordedStep, Step
+from skevae.training.parameters import lower_rate, optimizer_state, resume_optimizer
+from skevae.training.step import RecordedStep, Step
 
 Status = Literal["running", "finished", "converged", "stopped", "diverged", "interrupted"]
-
 
 # A run that ends this many nats below its start, and more than twice as low, has diverged.
 DIVERGENCE_NATS = 100.0
@@ -30,13 +29,38 @@ class Checkpoint(Protocol):
     def load(self) -> dict[str, Any] | None:
         """Return the state saved last, if there is one."""
 
-    def save(self, state: dict[str, Any], *, last: bool) -> None:
-        """Save the state; it has to be the ``last`` one, others may be passed over."""
+    def save(self, state: Callable[[], dict[str, Any]], *, last: bool) -> None:
+        """Save the state; the ``last`` one must be saved, others may be skipped."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a run lasts, and when it stops.
+
+    Parameters
+    ----------
+    batch_size, max_epochs : int
+    warmup : float in [0, 1]
+        Part of the epochs before any is a candidate, because the loss is still being warmed up.
+    patience : int
+        Epochs in a row without a rise of more than ``tol`` after which training stops.
+    tol : float
+    max_drops : int
+        How often training goes on from the best state, with a lower learning rate, instead of
+        stopping.
+    """
+
+    batch_size: int
+    max_epochs: int
+    warmup: float = 0.0
+    patience: int = 10
+    tol: float = 0.0
+    max_drops: int = 0
 
 
 @dataclass
 class Run:
-    """What `minimize` did.
+    """What a training did.
 
     Attributes
     ----------
@@ -46,7 +70,7 @@ class Run:
         "finished" all epochs, "converged" by early stopping, "stopped" by `on_epoch_end`,
         "diverged", or "interrupted" by the keyboard; "running" until then.
     best_epoch : int
-        The epoch, from 1, whose parameters were kept; 0 if those at the start were.
+        The epoch, from 1, whose state was kept; 0 if the state at the start was.
     """
 
     history: dict[str, list[float]] = field(default_factory=dict)
@@ -64,24 +88,24 @@ class Progress:
 
     Attributes
     ----------
-    start, best : Tensor
-        Parameters at the start, and those that would be kept if the run ended now; vectors.
+    start, best : list of Tensor
+        Snapshots of the state at the start, and of the one that would be kept if the run ended now.
     start_score : float
-        By `check`.
+        The score of ``start``, by `check`.
     epoch : int
-        Epochs behind.
+        Epochs done.
     best_score, reference_score : float
-        Of ``best``, and what a score has to exceed by ``tol`` not to be stale.
+        The score of ``best``, and the score that has to be exceeded by ``tol``.
     stale : int
-        Epochs in a row that did not.
+        Epochs in a row that did not exceed it.
     n_drops : int
         How often the learning rate has been lowered.
     validated : bool
         Whether ``best`` was chosen by a score.
     """
 
-    start: Tensor
-    best: Tensor
+    start: list[Tensor]
+    best: list[Tensor]
     start_score: float = -math.inf
     epoch: int = 0
     best_score: float = -math.inf
@@ -91,161 +115,177 @@ class Progress:
     validated: bool = False
 
 
-def minimize(
-    loss: Loss,
-    weights: ParameterVector,
-    X: Tensor,
-    *,
-    generator: torch.Generator,
-    optimizer: torch.optim.Optimizer,
-    batch_size: int,
-    max_epochs: int,
-    max_norm: float = math.inf,
-    averaging: float = 0.0,
-    validate: Callable[[], float] | None = None,
-    grace: float = 0.0,
-    patience: int = 10,
-    tol: float = 0.0,
-    max_drops: int = 0,
-    check: Callable[[], float] | None = None,
-    on_epoch_begin: Callable[[], None] = lambda: None,
-    on_epoch_end: Callable[[int, dict[str, float]], bool] = lambda epoch, record: False,
-    checkpoint: Checkpoint | None = None,
-    record: Record | None = None,
-) -> Run:
+class Loop:
     """Minimise a loss over minibatches of X; the parameters end at the best state seen.
 
     Parameters
     ----------
-    loss : callable (x, progress) -> (loss, terms)
-        ``progress`` goes from 0 to 1 over all epochs; ``terms`` are detached scalars to log.
-    weights : ParameterVector
-        Of what the loss depends on.
+    step : Step
+        With the loss, the parameters, their optimizer and their average.
     X : Tensor of shape (n, ...)
         On the device; batches are taken by index.
+    schedule : Schedule
     generator : torch.Generator
         Of the order of the rows, on the device of X.
-    optimizer : torch.optim.Optimizer
-        Of ``weights.values``.
-    batch_size, max_epochs : int
-    max_norm : float
-        Gradients of larger norm are scaled down to it.
-    averaging : float in [0, 1)
-        Decay of the moving average that is validated, kept and returned; 0 for none.
     validate : callable () -> float, optional
         Score of the current parameters, greater is better. With it, the epoch of the best score
         is kept and training stops when the score does not rise; without it, the last is kept.
-    grace : float in [0, 1]
-        Part of the epochs before any is a candidate (the loss is still being warmed up).
-    patience : int
-        Epochs in a row without a rise of more than ``tol`` after which training stops.
-    tol : float
-    max_drops : int
-        How often training goes on from the best state with a `RATE_DROP` of the learning rate
-        instead of stopping.
     check : callable () -> float, optional
-        Score of the current parameters by which divergence is judged: if the state that would be
-        kept is far below the one at the start, finite as it may be, the latter is put back.
+        Score by which divergence is judged: if the state that would be kept is far below the one at
+        the start, even if it is finite, the start is put back.
     on_epoch_begin : callable ()
     on_epoch_end : callable (epoch, record) -> bool
         Called with the average in the parameters; True stops.
-    checkpoint : object with ``load() -> dict or None`` and ``save(state, last)``, optional
-        Where the state is saved after each epoch (``last`` once the run is over), and taken up
-        again: a run that was cut off goes on as if it had not been.
-    record : callable, optional
-        Of `RecordedStep`. With it, ``progress`` may not matter to the loss once ``grace`` is over.
-
-    Returns
-    -------
-    Run
+    checkpoint : Checkpoint, optional
+        Where the state is saved after each epoch, and resumed from: a run that was cut off goes
+        on as if it had not been.
+    recorded : RecordedStep, optional
+        Takes the steps in the place of ``step``, which it holds.
     """
-    run = Run()
-    average = WeightAverage(weights, averaging)
-    step = Step(loss, weights, optimizer, average, max_norm)
-    take = step if record is None else RecordedStep(step, record, batch_size, grace)
-    at_start = weights.values.clone()
-    past = Progress(start=at_start, best=at_start)
-    n_batches = math.ceil(X.shape[0] / batch_size)
 
-    try:
-        saved = None if checkpoint is None else checkpoint.load()
+    def __init__(
+        self,
+        step: Step,
+        X: Tensor,
+        schedule: Schedule,
+        *,
+        generator: torch.Generator,
+        validate: Callable[[], float] | None = None,
+        check: Callable[[], float] | None = None,
+        on_epoch_begin: Callable[[], None] = lambda: None,
+        on_epoch_end: Callable[[int, dict[str, float]], bool] = lambda epoch, record: False,
+        checkpoint: Checkpoint | None = None,
+        recorded: RecordedStep | None = None,
+    ) -> None:
+        self.step = step
+        self.X = X
+        self.schedule = schedule
+        self.generator = generator
+        self.validate = validate
+        self.check = check
+        self.on_epoch_begin = on_epoch_begin
+        self.on_epoch_end = on_epoch_end
+        self.checkpoint = checkpoint
+        self._take = step if recorded is None else recorded
+        at_start = step.weights.snapshot()
+        self.run = Run()
+        self.past = Progress(start=at_start, best=at_start)
+
+    def __call__(self) -> Run:
+        """Train until the schedule, an early stop, divergence or the keyboard ends it."""
+        try:
+            self._begin()
+            while self.run.status == "running":
+                self._epoch()
+                if self.checkpoint is not None and self.run.status != "diverged":
+                    self.checkpoint.save(self.state, last=self.run.status != "running")
+        except KeyboardInterrupt:
+            self.run.status = "interrupted"
+        run = self.run
+        self.step.weights.restore(self.past.best)
+        if self.check is not None:
+            end_score, start_score = self.check(), self.past.start_score
+            floor = start_score - DIVERGENCE_NATS - abs(start_score)
+            # A score that is nan has fallen too, unless it was nan from the start.
+            if end_score < floor or math.isnan(end_score) > math.isnan(start_score):
+                run.status, run.best_epoch = "diverged", 0
+                self.step.weights.restore(self.past.start)
+        return run
+
+    def _begin(self) -> None:
+        saved = None if self.checkpoint is None else self.checkpoint.load()
         if saved is not None:
-            run, past = saved["run"], saved["past"]
-            weights.values.copy_(saved["parameters"])
-            average.n_updates, values = saved["average"]
-            average.average.copy_(values)
-            # The groups, with a rate where replayed steps find it, are those of the new optimizer.
-            groups = optimizer.state_dict()["param_groups"]
-            optimizer.load_state_dict({**saved["optimizer"], "param_groups": groups})
-            for _ in range(past.n_drops):
-                lower_rate(optimizer)
-            generator.set_state(saved["order"])
-        elif check is not None:
-            past.start_score = check()
+            self.resume(saved)
+        elif self.check is not None:
+            self.past.start_score = self.check()
 
-        while run.status == "running":
-            past.epoch += 1
-            on_epoch_begin()
-            order = torch.randperm(X.shape[0], generator=generator, device=X.device)
-            for index, rows in enumerate(order.split(batch_size)):
-                progress = (past.epoch - 1 + index / n_batches) / max_epochs
-                take(X.index_select(0, rows), progress, rows.numel() / X.shape[0])
+    def _epoch(self) -> None:
+        past, run = self.past, self.run
+        past.epoch += 1
+        self.on_epoch_begin()
+        self._take_steps()
+        means = self.step.take_log()
+        finite = all(math.isfinite(term) for term in means.values())
+        # A gradient can break the parameters after the last term of the epoch was computed.
+        finite = finite and bool(self.step.weights.values.isfinite().all())
+        with self.step.average.applied():
+            if finite and self.validate is not None:
+                means["validation"] = self.validate()
+                finite = math.isfinite(means["validation"])
+            if not finite:
+                run.history = run.history or {name: [] for name in means}
+                run.status = "diverged"
+                return
+            run.append(means)
+            score = means.get("validation", past.best_score)
+            warm = past.epoch > self.schedule.warmup * self.schedule.max_epochs
+            warm = warm or past.epoch == self.schedule.max_epochs
+            self._keep(score, warm)
+            stop = self.on_epoch_end(past.epoch, means)
+        if self.validate is not None and warm:
+            past.stale = 0 if score > past.reference_score + self.schedule.tol else past.stale + 1
+            past.reference_score = max(score, past.reference_score)
+        self._judge(stop)
 
-            weights.check()
-            means = step.take_log()
-            finite = all(math.isfinite(term) for term in means.values())
-            # A gradient can break the parameters after the last term of the epoch was known.
-            finite = finite and bool(weights.values.isfinite().all())
-            with average.applied():
-                if finite and validate is not None:
-                    means["validation"] = validate()
-                    finite = math.isfinite(means["validation"])
-                if not finite:
-                    run.history = run.history or {name: [] for name in means}
-                    run.status = "diverged"
-                    break
-                run.append(means)
-                warm = past.epoch > grace * max_epochs or past.epoch == max_epochs
-                score = means.get("validation", past.best_score)
-                if warm and (validate is None or score > past.best_score):
-                    past.best, past.best_score = weights.values.clone(), score
-                    run.best_epoch, past.validated = past.epoch, True
-                elif not past.validated:
-                    # No candidate yet: an interruption keeps the latest.
-                    past.best, run.best_epoch = weights.values.clone(), past.epoch
-                stop = on_epoch_end(past.epoch, means)
-            if validate is not None and warm:
-                past.stale = 0 if score > past.reference_score + tol else past.stale + 1
-                past.reference_score = max(score, past.reference_score)
-            if stop:
-                run.status = "stopped"
-            elif past.stale >= patience and past.n_drops < max_drops and past.epoch < max_epochs:
-                past.n_drops, past.stale = past.n_drops + 1, 0
-                lower_rate(optimizer)
-                for values in (weights.values, average.average):
-                    values.copy_(past.best)
-            elif past.stale >= patience:
-                run.status = "converged"
-            elif past.epoch == max_epochs:
-                run.status = "finished"
-            if checkpoint is not None:
-                state = {
-                    "run": run,
-                    "past": past,
-                    "parameters": weights.values.clone(),
-                    "average": (average.n_updates, average.average),
-                    "optimizer": optimizer.state_dict(),
-                    "order": generator.get_state(),
-                }
-                checkpoint.save(state, last=run.status != "running")
-    except KeyboardInterrupt:
-        run.status = "interrupted"
-    weights.values.copy_(past.best)
-    if check is not None:
-        end_score = check()
-        floor = past.start_score - DIVERGENCE_NATS - abs(past.start_score)
-        # A score that is nan has fallen too, unless it was from the start.
-        if end_score < floor or math.isnan(end_score) > math.isnan(past.start_score):
-            run.status, run.best_epoch = "diverged", 0
-            weights.values.copy_(past.start)
-    return run
+    def _take_steps(self) -> None:
+        n_rows, batch_size = self.X.shape[0], self.schedule.batch_size
+        n_batches = math.ceil(n_rows / batch_size)
+        order = torch.randperm(n_rows, generator=self.generator, device=self.X.device)
+        for index, rows in enumerate(order.split(batch_size)):
+            progress = (self.past.epoch - 1 + index / n_batches) / self.schedule.max_epochs
+            self._take(self.X.index_select(0, rows), progress, rows.numel() / n_rows)
+        self.step.weights.check()
+
+    def _keep(self, score: float, warm: bool) -> None:
+        """Take a snapshot if the present state is the one to keep."""
+        past = self.past
+        if warm and (self.validate is None or score > past.best_score):
+            past.best, past.best_score = self.step.weights.snapshot(), score
+            self.run.best_epoch, past.validated = past.epoch, True
+        elif not past.validated:
+            # No candidate yet: an interruption keeps the latest.
+            past.best, self.run.best_epoch = self.step.weights.snapshot(), past.epoch
+
+    def _judge(self, stop: bool) -> None:
+        """Decide whether the run ends, or goes on with a lower learning rate."""
+        past, schedule = self.past, self.schedule
+        if stop:
+            self.run.status = "stopped"
+        elif past.stale < schedule.patience:
+            self.run.status = "finished" if past.epoch == schedule.max_epochs else "running"
+        elif past.n_drops < schedule.max_drops and past.epoch < schedule.max_epochs:
+            past.n_drops, past.stale = past.n_drops + 1, 0
+            lower_rate(self.step.optimizer)
+            self.step.weights.restore(past.best)
+            self.step.average.average.copy_(past.best[0])
+        else:
+            self.run.status = "converged"
+
+    def state(self) -> dict[str, Any]:
+        """Everything that an uninterrupted continuation depends on, for a checkpoint."""
+        average = self.step.average
+        return {
+            "run": dict(vars(self.run)),
+            "past": dict(vars(self.past)),
+            "model": self.step.weights.snapshot(),
+            "n_updates": average.n_updates,
+            "average": average.average,
+            "optimizer": optimizer_state(self.step.optimizer),
+            "order": self.generator.get_state(),
+        }
+
+    def resume(self, saved: dict[str, Any]) -> None:
+        """Go on from a `state`."""
+        device = self.X.device
+        self.run = Run(**{f.name: saved["run"][f.name] for f in fields(Run)})
+        past = {f.name: saved["past"][f.name] for f in fields(Progress)}
+        for name in ("start", "best"):
+            past[name] = [tensor.to(device) for tensor in past[name]]
+        self.past = Progress(**past)
+        self.step.weights.restore(saved["model"])
+        self.step.average.n_updates = saved["n_updates"]
+        self.step.average.average.copy_(saved["average"])
+        resume_optimizer(self.step.optimizer, saved["optimizer"])
+        for _ in range(self.past.n_drops):
+            lower_rate(self.step.optimizer)
+        self.generator.set_state(saved["order"])

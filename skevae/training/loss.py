@@ -7,7 +7,7 @@ from torch import Tensor
 
 from skevae.partitions.base import PartitionEstimate
 from skevae.training.objectives import Objective, negative_bound
-from skevae.utils.random import binary, standard_normal
+from skevae.utils.random import standard_normal
 from skevae.vae import VAE
 
 
@@ -19,14 +19,12 @@ class TrainingLoss:
     model : VAE
     partition : PartitionEstimate
     objective : Objective
-        A value of `skevae.objectives.OBJECTIVES`.
+        A value of `skevae.training.OBJECTIVES`.
     n_draws : int
         Latent draws for each row.
     kl_warmup : float
         Part of the training over which the weight of all terms but the reconstruction rises
         linearly from 0 to 1.
-    rebinarize : bool
-        Whether rows are probabilities, of which every visit draws a binary row.
     generator : torch.Generator
     precision : torch.dtype, optional
         Of the matrix products of encoder and decoder; None is the dtype of the rows.
@@ -34,7 +32,7 @@ class TrainingLoss:
     Raises
     ------
     ValueError
-        If the objective cannot be trained on with this posterior or this partition.
+        If the objective cannot be trained with this posterior or this partition.
     """
 
     def __init__(
@@ -45,7 +43,6 @@ class TrainingLoss:
         *,
         n_draws: int,
         kl_warmup: float,
-        rebinarize: bool,
         generator: torch.Generator,
         precision: torch.dtype | None = None,
     ) -> None:
@@ -55,17 +52,15 @@ class TrainingLoss:
         self.objective = objective
         self.n_draws = n_draws
         self.kl_warmup = kl_warmup
-        self.rebinarize = rebinarize
         self.precision = precision
         self.generator = generator
 
     def __call__(self, x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Evaluate the loss and its terms at rows ``x``, ``progress`` of the way (0 to 1)."""
-        if self.rebinarize:
-            x = binary(x, self.generator)
+        x = self.model.likelihood.training_rows(x, self.generator)
         shape = (self.n_draws, x.shape[0], self.model.density.n_latent)
         draws = self.model(x, standard_normal(shape, self.generator, x), self.precision)
-        log_partition = self.partition(draws, self.model.posterior)
         kl_weight = min(1.0, progress / self.kl_warmup) if self.kl_warmup else 1.0
+        log_partition = self.partition(draws, self.model.posterior)
         draws = self.objective.reparametrize(draws, self.model.posterior, kl_weight)
         return negative_bound(draws, log_partition, self.objective, kl_weight)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from skevae.partitions.base import DensityPartition, PartitionEstimate
+from skevae.partitions.base import PartitionEstimate
 from skevae.posteriors.base import Posterior
 from skevae.posteriors.draws import LatentDraws
 from skevae.utils.log_mean import log_mean_exp
@@ -76,7 +76,7 @@ class DoublyReparametrizedBound(ImportanceWeightedBound):
                 f"which {type(posterior).__name__} would be inverted at every step. Use "
                 "objective='iwae', or posterior='diagonal' or 'fixed'."
             )
-        if not isinstance(partition, DensityPartition):
+        if partition.needs_posterior:
             raise ValueError(
                 "objective='iwae-dreg' cannot be combined with an estimate of ln Z from the "
                 f"posteriors' draws ({type(partition).__name__}), whose gradient would be weighted "

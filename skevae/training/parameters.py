@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-# What the learning rate is multiplied by when training no longer improves.
+# The factor of the learning rate when training no longer improves.
 RATE_DROP = 0.2
 
 
 class ParameterVector:
-    """Parameters as views of one vector.
+    """Parameters as views of one vector, with the buffers of their module.
 
-    What touches all of them at every step (norm, optimizer, average) is then a pass over one block
-    of memory instead of a call for each.
+    What touches all parameters at every step (norm, optimizer, average) is then a pass over one
+    block of memory instead of a call for each.
 
     Parameters
     ----------
     parameters : sequence of Tensor
         Of one dtype, on one device. Their memory is replaced by a part of the vector's.
+    buffers : sequence of Tensor, optional
+        Other tensors that belong to the state of the model, such as the running statistics of
+        batch normalisation.
 
     Attributes
     ----------
@@ -29,16 +33,23 @@ class ParameterVector:
         Its ``grad`` is a buffer that `differentiate` writes.
     """
 
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
+    def __init__(self, parameters: Sequence[Tensor], buffers: Sequence[Tensor] = ()) -> None:
         self.parameters = list(parameters)
+        self.buffers = list(buffers)
         self.values = torch.cat([parameter.detach().flatten() for parameter in self.parameters])
         self.values.grad = torch.zeros_like(self.values)
         sizes = [parameter.numel() for parameter in self.parameters]
         for parameter, part in zip(self.parameters, self.values.split(sizes), strict=True):
             parameter.data = part.view_as(parameter)
 
+    @classmethod
+    def of(cls, module: nn.Module) -> ParameterVector:
+        """Take the parameters of a module that learn, and all of its buffers."""
+        learning = [p for p in module.parameters() if p.requires_grad]
+        return cls(learning, list(module.buffers()))
+
     def check(self) -> None:
-        """Raise if a parameter is no view any more, and so would not learn."""
+        """Raise if a parameter is no longer a view of the vector, and so would not learn."""
         memory = self.values.untyped_storage().data_ptr()
         if any(p.untyped_storage().data_ptr() != memory for p in self.parameters):
             raise ValueError(
@@ -51,6 +62,15 @@ class ParameterVector:
         """Write the gradient of a scalar, zero where it does not reach, and return it."""
         parts = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
         return torch.cat([part.flatten() for part in parts], out=self.values.grad)
+
+    def snapshot(self) -> list[Tensor]:
+        """Copy the whole state: the vector, then each buffer."""
+        return [tensor.clone() for tensor in (self.values, *self.buffers)]
+
+    def restore(self, snapshot: Sequence[Tensor]) -> None:
+        """Put back what `snapshot` copied."""
+        for tensor, saved in zip((self.values, *self.buffers), snapshot, strict=True):
+            tensor.copy_(saved)
 
 
 class WeightAverage:
@@ -72,7 +92,7 @@ class WeightAverage:
         self._share = self.current.new_empty(())
 
     def advance(self) -> None:
-        """Count an update, and with it how much the current values will weigh."""
+        """Count an update, which sets the weight of the current values."""
         self.n_updates += 1
         self._share.fill_(1 - min(self.decay, self.n_updates / (self.n_updates + 10)))
 
@@ -81,7 +101,7 @@ class WeightAverage:
         self.average.lerp_(self.current, self._share)
 
     @contextmanager
-    def applied(self):
+    def applied(self) -> Iterator[None]:
         """Hold the averages in the parameters while the context lasts."""
         current = self.current.clone()
         self.current.copy_(self.average)
@@ -98,6 +118,19 @@ def make_optimizer(weights: ParameterVector, learning_rate: float) -> torch.opti
     return torch.optim.Adam([weights.values], lr=rate, fused=True)
 
 
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Moments and step count of the one vector, on the CPU; empty before the first step."""
+    entries = optimizer.state_dict()["state"].values()
+    return {name: value.cpu() for entry in entries for name, value in entry.items()}
+
+
+def resume_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load an `optimizer_state`; the learning rate stays that of ``optimizer``."""
+    groups = optimizer.state_dict()["param_groups"]
+    entries = {0: state} if state else {}
+    optimizer.load_state_dict({"state": entries, "param_groups": groups})
+
+
 def lower_rate(optimizer: torch.optim.Optimizer) -> None:
     """Multiply the learning rate by `RATE_DROP`, in place where it is a tensor."""
     for group in optimizer.param_groups:
@@ -105,7 +138,7 @@ def lower_rate(optimizer: torch.optim.Optimizer) -> None:
 
 
 @contextmanager
-def recordable(optimizer: torch.optim.Optimizer):
+def recordable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """Tell torch, which asks for it, that the optimizer's steps are being recorded."""
     for group in optimizer.param_groups:
         group["capturable"] = True

@@ -28,7 +28,8 @@ class Step:
     Parameters
     ----------
     loss, weights, optimizer, max_norm
-        As for `minimize`.
+        What is minimised, its parameters, their optimizer, and the largest norm of a gradient:
+        longer ones are scaled down to it.
     average : WeightAverage
     """
 
@@ -76,9 +77,9 @@ class Step:
 class RecordedStep:
     """A step whose kernels are recorded once, and launched together from then on.
 
-    What is recorded does the same to the same memory each time. So it serves minibatches of one
-    size, once the loss depends on ``progress`` no more; all else is left to the step itself, and so
-    are the first few, in which memory is laid out.
+    A recording does the same to the same memory each time. So it serves minibatches of one size,
+    once the loss no longer depends on ``progress``. The step itself takes all others, and the first
+    few, in which memory is laid out.
 
     Parameters
     ----------
@@ -88,7 +89,7 @@ class RecordedStep:
         cannot be recorded.
     batch_size : int
     settled : float
-        The ``progress`` from which on the loss does not depend on it.
+        The ``progress`` from which the loss no longer depends on it.
     """
 
     def __init__(self, step: Step, record: Record, batch_size: int, settled: float) -> None:

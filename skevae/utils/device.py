@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -54,6 +55,26 @@ def copy_to(module: ModuleT, device: torch.device | str, dtype: torch.dtype) -> 
     data, and nothing that a call does can alter the model.
     """
     return copy.deepcopy(module).to(device=device, dtype=dtype)
+
+
+@contextmanager
+def own_context() -> Iterator[None]:
+    """Compute as torch does by default, whatever context the caller has opened.
+
+    A call under ``torch.no_grad``, ``torch.inference_mode``, ``torch.autocast`` or
+    ``torch.device`` would otherwise train nothing, round its products or make its tensors on
+    another device.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        # Only where needed, since a device context slows every call into torch down.
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        yield
 
 
 def graph_recorder(

@@ -1,12 +1,14 @@
 """Randomness as an argument: RandomState -> seed -> torch.Generator, and nothing global.
 
 The global generators of NumPy and torch are never read and never advanced, so a call into this
-package cannot change what another library draws next.
+package cannot change what another library draws next. The one exception is `lent_globals`, for
+networks that can only draw from torch's.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,6 +32,18 @@ def draw_seed(random_state: int | np.random.RandomState | None) -> int:
     return int(check_random_state(random_state).randint(SEED_BOUND))
 
 
+def seed_of_pass(seed: int, n_passes: int) -> int:
+    """Derive the seed of one of several passes from that of the estimator.
+
+    An integer ``random_state`` is the same at each call; without this every pass of `partial_fit`
+    would see the rows in the same order, under the same noise.
+    """
+    if n_passes == 0:
+        return seed
+    word = np.random.SeedSequence([seed, n_passes]).generate_state(1, dtype=np.uint32)[0]
+    return int(word) % SEED_BOUND
+
+
 def spawn(seed: int, n_streams: int) -> list[int]:
     """Split one seed into independent seeds, one for each use that must not disturb the others."""
     state = np.random.SeedSequence(seed).generate_state(n_streams, dtype=np.uint32)
@@ -41,22 +55,35 @@ def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Gener
     return torch.Generator(device=device).manual_seed(seed)
 
 
-@contextmanager
-def seeded_globals(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Seed torch's global generators for as long as the context lasts, and put them back.
+# Held while torch's global generators are lent out, so that threads take turns.
+_GLOBAL_GENERATORS = threading.RLock()
 
-    Layers can only be initialised from the global generator, and a dropout layer of the user's own
-    network only draws from it: under this context both are reproducible and leave no trace.
+
+@contextmanager
+def lent_globals(generator: torch.Generator) -> Iterator[None]:
+    """Let code that can only draw from torch's global generator draw from ``generator``.
+
+    Layers of a user's network, and zuko's, are initialised from the global generator, and dropout
+    draws from it. While the context lasts it holds the state of ``generator``, which advances with
+    it; then the former state is put back. Threads that use this context take turns. Draws from the
+    global generator that another thread makes meanwhile are not protected.
+
+    Parameters
+    ----------
+    generator : torch.Generator
+        On the CPU or a CUDA device; it is lent to the global generator of that device.
     """
-    device = torch.device(device)
-    index = device.index or 0
-    devices = [index] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        # Not torch.manual_seed, which would also seed CUDA generators that are not forked.
-        torch.default_generator.manual_seed(seed)
-        if devices:
-            torch.cuda.default_generators[index].manual_seed(seed)
-        yield
+    borrower = torch.default_generator
+    if generator.device.type == "cuda":
+        borrower = torch.cuda.default_generators[generator.device.index or 0]
+    with _GLOBAL_GENERATORS:
+        before = borrower.get_state()
+        borrower.set_state(generator.get_state())
+        try:
+            yield
+        finally:
+            generator.set_state(borrower.get_state())
+            borrower.set_state(before)
 
 
 def standard_normal(

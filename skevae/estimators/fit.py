@@ -1,0 +1,404 @@
+"""One fit: from the rows given by the user to the fitted attributes of an estimator."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from enum import Enum
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor, nn
+
+from skevae.estimators.callbacks import EpochCallbacks
+from skevae.estimators.standardizer import Standardizer
+from skevae.networks.build import draws_globally
+from skevae.partitions.base import PartitionEstimate
+from skevae.training.checkpoint import TrainingFile, fingerprint, source, structure
+from skevae.training.loop import Loop, Run, Schedule
+from skevae.training.parameters import (
+    ParameterVector,
+    WeightAverage,
+    make_optimizer,
+    optimizer_state,
+    resume_optimizer,
+)
+from skevae.training.step import Loss, RecordedStep, Step
+from skevae.utils.device import copy_to, own_context, resolve_device
+from skevae.utils.random import draw_seed, lent_globals, make_generator, seed_of_pass
+
+# Gradients of larger norm are scaled down: one odd minibatch must not throw a run off.
+MAX_GRADIENT_NORM = 10.0
+
+# Parameters that do not change what a training arrives at.
+NOT_OF_THE_RUN = {
+    "checkpoint_dir",
+    "cuda_graph",
+    "device",
+    "ex_post",
+    "n_score_draws",
+    "verbose",
+    "warm_start",
+}
+
+
+class Mode(Enum):
+    """How a fit begins and how long it lasts."""
+
+    FIT = "fit"
+    WARM_START = "fit from the fitted state"
+    FIRST_PASS = "first partial_fit"
+    NEXT_PASS = "later partial_fit"
+
+    @classmethod
+    def of(cls, estimator: Any, *, one_pass: bool) -> Self:
+        """Choose the mode of a call on an estimator, which may be fitted already."""
+        fitted = hasattr(estimator, estimator._module_name)
+        if one_pass:
+            return cls.NEXT_PASS if fitted else cls.FIRST_PASS
+        return cls.WARM_START if fitted and estimator.warm_start else cls.FIT
+
+    @property
+    def continues(self) -> bool:
+        """Whether the fit goes on from the fitted state."""
+        return self in (Mode.WARM_START, Mode.NEXT_PASS)
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether the fit is a single pass over the rows."""
+        return self in (Mode.FIRST_PASS, Mode.NEXT_PASS)
+
+
+class Model(NamedTuple):
+    """What is trained: a module, in the coordinates of a standardizer."""
+
+    module: nn.Module
+    standardizer: Standardizer
+
+
+@contextmanager
+def unchanged_on_failure(estimator: Any) -> Iterator[None]:
+    """Put all attributes of an estimator back if the context ends in an error."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
+
+
+class Fit(ABC):
+    """One fit of an estimator that is trained by gradient steps.
+
+    A subclass says what is trained (`start`, `resume`), by which loss, and how it is validated; the
+    procedure is the same for all.
+
+    Parameters
+    ----------
+    estimator : TorchDensityEstimator
+        Its parameters are read; its attributes are not changed before `run` succeeds.
+    X, y : the arguments of ``fit``
+    mode : Mode
+
+    Attributes
+    ----------
+    averaging : float
+        Decay, for each step, of the moving average of the weights that is validated and kept.
+    max_drops : int
+        How often early stopping goes on with a lower learning rate instead of stopping.
+    scaled_terms : dict of str to int
+        Terms of the history that change with the scale of X, by the sign with which the
+        log-Jacobian of the standardisation is added to them.
+    """
+
+    averaging: ClassVar[float]
+    max_drops: ClassVar[int] = 0
+    scaled_terms: ClassVar[dict[str, int]]
+
+    seeds: Any  # a NamedTuple of the subclass, a name for each use
+    X: np.ndarray
+    device: torch.device
+    module: Any
+    standardizer: Standardizer
+    draws: torch.Generator
+    partition: PartitionEstimate
+
+    def __init__(self, estimator: Any, X: Any, y: Any, mode: Mode) -> None:
+        self.estimator, self.mode = estimator, mode
+        self.given, self.y = X, y  # with feature names, for scoring callbacks
+
+    # --- what a subclass says ------------------------------------------------------------------
+
+    @abstractmethod
+    def make_seeds(self, seed: int) -> Any:
+        """Derive independent seeds; the field ``draws`` and so on name their use."""
+
+    @abstractmethod
+    def start(self) -> Model:
+        """Build an untrained module and the standardizer of X."""
+
+    @abstractmethod
+    def resume(self) -> Model:
+        """Return the module and the standardizer of the fitted estimator."""
+
+    @abstractmethod
+    def prepare(self, rows: Tensor, train: Tensor) -> None:
+        """Adapt a module that was just started to the rows, before it is trained."""
+
+    @abstractmethod
+    def make_partition(self) -> PartitionEstimate:
+        """Return the estimate of ln Z to train with."""
+
+    @abstractmethod
+    def make_loss(self) -> Loss:
+        """Return the loss of a minibatch."""
+
+    @abstractmethod
+    def validate(self, held_out: Tensor) -> float:
+        """Score held-out rows, greater is better."""
+
+    @abstractmethod
+    def attributes(self) -> dict[str, Any]:
+        """Fitted attributes at the present state of the module."""
+
+    def conclude(self, rows: Tensor) -> None:  # noqa: B027
+        """Adapt the module to the rows once training is over, if there is anything to adapt."""
+
+    def finish(self, rows: Tensor) -> dict[str, Any]:
+        """Return attributes that take the fitted estimator to be worked out."""
+        return {}
+
+    def make_recorded(self, step: Step) -> RecordedStep | None:
+        """Return the step as a CUDA graph, if it is wanted."""
+        return None
+
+    @property
+    def warmup(self) -> float:
+        """Part of the epochs over which the loss is warmed up."""
+        return 0.0
+
+    # --- the procedure -------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train, then set the fitted attributes of the estimator.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            If training was interrupted, once the best state has been kept in the estimator.
+        """
+        with own_context():
+            with unchanged_on_failure(self.estimator):
+                checkpoint = self._begin()
+                rows = self.finite_rows()
+                train, held_out = (rows, None) if self.mode.one_pass else self._split(rows)
+                if not self.mode.continues:
+                    self.prepare(rows, train)
+                result, callbacks = self._train(train, held_out, checkpoint)
+                self.conclude(rows)
+                self._set_attributes(result)
+            # What fails from here on leaves the trained model usable.
+            self.estimator._set_fitted(self.finish(rows))
+            callbacks.finish()
+        if result.status == "interrupted":
+            raise KeyboardInterrupt(
+                f"Training was interrupted; {kept_state(result)}, and the estimator can be used."
+            )
+
+    def _begin(self) -> TrainingFile | None:
+        """Decide the seeds, build or resume the module, and find the checkpoint of this fit."""
+        estimator, continues = self.estimator, self.mode.continues
+        min_samples = 1 if continues else 2
+        self.X = estimator._check_rows(self.given, reset=not continues, min_samples=min_samples)
+        self.device = resolve_device(estimator.device)
+        fresh = seed_of_pass(draw_seed(estimator.random_state), self._n_passes())
+        self.seeds = self.make_seeds(fresh)
+        model = self.resume() if continues else self.start()
+        checkpoint = None
+        if self.mode is Mode.FIT and estimator.checkpoint_dir is not None:
+            # A file is found by parameters, X and what they build; it holds the seed of the run.
+            checkpoint = self._open_checkpoint(model.module)
+            if (seed := checkpoint.seed(fresh)) != fresh:
+                self.seeds = self.make_seeds(seed)
+                model = self.start()
+        self.module = copy_to(model.module, self.device, torch.float32)
+        self.standardizer = model.standardizer
+        return checkpoint
+
+    def _n_passes(self) -> int:
+        """Fits and passes that the present model has behind it."""
+        return getattr(self.estimator, "_n_passes", 1) if self.mode.continues else 0
+
+    def _open_checkpoint(self, module: nn.Module) -> TrainingFile:
+        params = self.estimator.get_params(deep=False)
+        relevant = {k: v for k, v in params.items() if k not in NOT_OF_THE_RUN}
+        sources = [source(value) for value in relevant.values()]
+        # The states of generators differ from one type of device to another.
+        kind = (type(self.estimator).__name__, self.device.type)
+        name = fingerprint(*kind, relevant, sources, structure(module), self.X)
+        return TrainingFile(self.estimator.checkpoint_dir, name)
+
+    def finite_rows(self) -> Tensor:
+        """Rows to train on, in float32, whose range is smaller than that of float64."""
+        rows = self.standardizer.tensor(self.X, self.device, torch.float32)
+        if not rows.isfinite().all():
+            raise ValueError(
+                f"X has values as large as {np.abs(self.X).max():g}, beyond the range of float32 "
+                "in which training computes. Scale X down, or use standardize=True."
+            )
+        return rows
+
+    def _split(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Shuffle once and hold rows out, if early stopping wants some: (training, held out)."""
+        if not self.estimator.early_stopping:
+            return rows, None
+        fraction, n_rows = self.estimator.validation_fraction, rows.shape[0]
+        n_held_out = max(1, round(fraction * n_rows))
+        if n_held_out >= n_rows:
+            raise ValueError(
+                f"validation_fraction={fraction!r} of {n_rows} rows leaves none to train on. Use a "
+                "smaller fraction or early_stopping=False."
+            )
+        order = torch.randperm(n_rows, generator=make_generator(self.seeds.split)).to(rows.device)
+        rows = rows[order]
+        return rows[n_held_out:], rows[:n_held_out]
+
+    def _train(
+        self, train: Tensor, held_out: Tensor | None, checkpoint: TrainingFile | None
+    ) -> tuple[Run, EpochCallbacks]:
+        estimator = self.estimator
+        self.n_train = len(train)
+        self.draws = make_generator(self.seeds.draws, self.device)
+        self.partition = self.make_partition()
+        weights = ParameterVector.of(self.module)
+        optimizer = make_optimizer(weights, estimator.learning_rate)
+        state = getattr(estimator, "_training_state", None)
+        if self.mode is Mode.NEXT_PASS and state is not None:
+            resume_optimizer(optimizer, state["optimizer"])
+            self.partition.resume(state["partition"])
+        average = WeightAverage(weights, self.averaging)
+        step = Step(self.make_loss(), weights, optimizer, average, MAX_GRADIENT_NORM)
+        global_draws = make_generator(self.seeds.globals, self.device)
+        if checkpoint is not None:
+            checkpoint.attach(self.partition, draws=self.draws, globals=global_draws)
+        max_epochs = 1 if self.mode.one_pass else estimator.max_iter
+        callbacks = EpochCallbacks(estimator, self.given, self.y, max_epochs, self.attributes)
+        lent = lent_globals(global_draws) if draws_globally(self.module) else nullcontext()
+        self.module.train()
+        with lent:
+            result = self._loop(step, train, held_out, max_epochs, callbacks, checkpoint)()
+        self.module.eval()
+        self._report(result)
+        self._training_state = None
+        if self.mode.one_pass:
+            state = {"optimizer": optimizer_state(optimizer), "partition": self.partition.state()}
+            self._training_state = state
+        return result, callbacks
+
+    def _loop(
+        self,
+        step: Step,
+        train: Tensor,
+        held_out: Tensor | None,
+        max_epochs: int,
+        callbacks: EpochCallbacks,
+        checkpoint: TrainingFile | None,
+    ) -> Loop:
+        estimator = self.estimator
+        schedule = Schedule(
+            batch_size=estimator._resolve_batch_size(len(train)),
+            max_epochs=max_epochs,
+            warmup=self.warmup,
+            patience=estimator.n_iter_no_change,
+            tol=estimator.tol,
+            max_drops=self.max_drops,
+        )
+
+        @torch.no_grad()
+        def validate() -> float:
+            assert held_out is not None
+            self.module.eval()
+            score = self.validate(held_out)
+            self.module.train()
+            return score
+
+        @torch.no_grad()
+        def first_batch() -> float:
+            # At full progress, where the loss is what it will be when training ends.
+            return step.loss(train[: schedule.batch_size], 1.0)[1]["objective"].item()
+
+        def begin() -> None:
+            self.partition.refresh()
+            callbacks.begin()
+
+        def end(epoch: int, record: dict[str, float]) -> bool:
+            if estimator.verbose:
+                terms = "  ".join(f"{k} {v:.4f}" for k, v in self._on_scale_of_x(record).items())
+                print(f"[{type(estimator).__name__}] epoch {epoch}  {terms}")
+            return callbacks.end()
+
+        return Loop(
+            step,
+            train,
+            schedule,
+            generator=make_generator(self.seeds.order, self.device),
+            validate=None if held_out is None else validate,
+            check=first_batch if held_out is None else validate,
+            on_epoch_begin=begin,
+            on_epoch_end=end,
+            checkpoint=checkpoint,
+            recorded=self.make_recorded(step),
+        )
+
+    def _on_scale_of_x(self, record: dict[str, Any]) -> dict[str, Any]:
+        jacobian = self.standardizer.log_jacobian
+        return {k: v + self.scaled_terms.get(k, 0) * jacobian for k, v in record.items()}
+
+    def _report(self, result: Run) -> None:
+        """Warn if training diverged."""
+        if result.status == "diverged":
+            name, n_epochs = type(self.estimator).__name__, len(result.history["objective"])
+            warnings.warn(
+                f"{name} diverged: the objective fell apart after epoch {n_epochs}; "
+                f"{kept_state(result)}. Try a smaller learning_rate than "
+                f"{self.estimator.learning_rate}, or look for extreme values in X.",
+                ConvergenceWarning,
+                stacklevel=6,
+            )
+
+    def _set_attributes(self, result: Run) -> None:
+        new = {name: np.asarray(values) for name, values in result.history.items()}
+        old = self.estimator.history_ if self.mode.continues else {}
+        history = joined_history(old, self._on_scale_of_x(new))
+        self.estimator._set_fitted(
+            {
+                **self.attributes(),
+                "history_": history,
+                "n_iter_": len(history.get("objective", ())),
+                "_training_state": self._training_state,
+                "_n_passes": self._n_passes() + 1,
+            }
+        )
+
+
+def kept_state(run: Run) -> str:
+    """Say which state a run has kept."""
+    if run.best_epoch == 0:
+        return "the state at the start was kept"
+    return f"the state of epoch {run.best_epoch} was kept"
+
+
+def joined_history(old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Append the terms of a run; one entry an epoch, nan where an epoch had no such term."""
+    n_old, n_new = len(old.get("objective", ())), len(new.get("objective", ()))
+    return {
+        name: np.concatenate(
+            [old.get(name, np.full(n_old, np.nan)), new.get(name, np.full(n_new, np.nan))]
+        )
+        for name in {**old, **new}
+    }

@@ -1,0 +1,79 @@
+"""What every network is: a callable that builds a torch module, with parameters of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import StrOptions
+from torch import nn
+
+from skevae.networks.layers import ACTIVATIONS, Linear, WeightNormLinear
+
+# What `EnergyVAE(network=...)` calls: (n_inputs, n_outputs, hidden_layer_sizes) -> module.
+NetworkBuilder = Callable[[int, int, Sequence[int]], nn.Module]
+
+
+class Network(BaseEstimator):
+    """Base of the networks: ``network(n_inputs, n_outputs, hidden_layer_sizes)`` builds a module.
+
+    It holds parameters only. The weights are in the modules it builds, so that one object builds
+    both encoder and decoder.
+
+    Parameters
+    ----------
+    activation : {"silu", "relu", "gelu", "elu", "tanh", "logistic", "identity"}, default="silu"
+        Activation function of the hidden layers.
+    weight_norm : bool, default=False
+        Whether linear layers are weight-normalised.
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "weight_norm": ["boolean"],
+    }
+
+    def __init__(self, *, activation="silu", weight_norm=False):
+        self.activation = activation
+        self.weight_norm = weight_norm
+
+    def __call__(
+        self,
+        n_inputs: int,
+        n_outputs: int,
+        hidden_layer_sizes: Sequence[int],
+        generator: torch.Generator | None = None,
+    ) -> nn.Module:
+        """Build a module that maps (..., n_inputs) to (..., n_outputs).
+
+        Parameters
+        ----------
+        n_inputs, n_outputs : int
+        hidden_layer_sizes : sequence of int
+            Widths of the hidden layers.
+        generator : torch.Generator, optional
+            Of the initial weights, on the CPU; None uses torch's global generator.
+
+        Returns
+        -------
+        torch.nn.Module
+        """
+        self._validate_params()
+        module = self._build(n_inputs, n_outputs, hidden_layer_sizes)
+        for layer in module.modules():
+            if isinstance(layer, Linear):
+                layer.initialise(generator)
+        return module
+
+    def _build(self, n_inputs: int, n_outputs: int, hidden_layer_sizes: Sequence[int]) -> nn.Module:
+        raise NotImplementedError
+
+    def _linear(self, n_inputs: int, n_outputs: int) -> Linear:
+        """Linear layer, weight-normalised if that is asked for."""
+        layer = WeightNormLinear if self.weight_norm else Linear
+        return layer(n_inputs, n_outputs)
+
+    def _activation(self) -> nn.Module:
+        return ACTIVATIONS[self.activation]()

@@ -1,0 +1,91 @@
+"""The fit of a prior by itself: maximum likelihood on rows."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from skevae.densities.base import Density
+from skevae.estimators.base import kept
+from skevae.estimators.fit import Fit, Model
+from skevae.estimators.standardizer import Standardizer
+from skevae.partitions import DENSITY_PARTITIONS, resolve_partition
+from skevae.partitions.base import MIN_BASE_VARIANCE, DensityPartition
+from skevae.training.step import Loss
+from skevae.utils.random import make_generator, spawn
+
+
+class Seeds(NamedTuple):
+    """Independent seeds of one fit, a name for each use."""
+
+    initialise: int
+    draws: int
+    split: int
+    validate: int
+    log_partition: int
+    rows: int
+    globals: int
+
+    @property
+    def order(self) -> int:
+        """Of the order of the rows; the split has its own generator from the same seed."""
+        return self.split
+
+
+class PriorFit(Fit):
+    """One fit of a prior estimator, whose module is a density of the standardised rows."""
+
+    averaging = 0.99
+    # ln Z is that of exp(-E) in the coordinates of X, which is larger by the volume of the scaling.
+    scaled_terms = {"objective": 1, "validation": 1, "log_partition": -1}
+
+    module: Density
+    partition: DensityPartition
+
+    def make_seeds(self, seed: int) -> Seeds:
+        return Seeds(*spawn(seed, len(Seeds._fields)))
+
+    def start(self) -> Model:
+        standardizer = Standardizer(self.X, self.estimator.standardize)
+        generator = make_generator(self.seeds.initialise)
+        return Model(self.estimator.make_density(self.X.shape[1], generator), standardizer)
+
+    def resume(self) -> Model:
+        return Model(self.estimator.density_, self.estimator._standardizer)
+
+    def prepare(self, rows: Tensor, train: Tensor) -> None:
+        self.module.initialise(rows, make_generator(self.seeds.rows, self.device))
+        self.module.set_base(rows.mean(0), rows.var(0, correction=0) + MIN_BASE_VARIANCE)
+
+    def make_partition(self) -> DensityPartition:
+        name = resolve_partition([self.estimator.partition], self.module)
+        return DENSITY_PARTITIONS[name](self.module, self.draws)
+
+    def make_loss(self) -> Loss:
+        def loss(x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+            energy = self.module.mean_energy(x)
+            log_partition = self.partition.evaluate(x)
+            terms = {"objective": -energy - log_partition, "energy": energy}
+            terms["log_partition"] = log_partition
+            return energy + log_partition, {name: term.detach() for name, term in terms.items()}
+
+        return loss
+
+    @torch.no_grad()
+    def validate(self, held_out: Tensor) -> float:
+        generator = make_generator(self.seeds.validate, self.device)
+        log_partition = self.module.quick_log_partition(generator)
+        self.partition.note(log_partition)
+        return -self.module.energy(held_out).mean().item() - log_partition
+
+    def attributes(self) -> dict[str, Any]:
+        seed = self.seeds.log_partition
+        return self.estimator._attributes(kept(self.module), self.standardizer, seed)
+
+    def finish(self, rows: Tensor) -> dict[str, Any]:
+        if not self.mode.one_pass:
+            # Now, so that its cost and its warning belong to fit.
+            self.estimator.normalize()
+        return {}

@@ -1,0 +1,125 @@
+"""Files of tensors and plain values, read back without executing anything.
+
+An archive is a safetensors file: its header lists the tensors, and its metadata hold the plain
+values as JSON, a format name and a checksum of everything else. Nothing in it is code, so a damaged
+or hostile file can only be refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+# Marks a tensor, or a number that JSON cannot write, among the plain values.
+TENSOR, NUMBER = "__tensor__", "__number__"
+
+
+class ArchiveError(ValueError):
+    """A file that is not a readable archive of the expected format."""
+
+
+def _flatten(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Replace tensors by references into ``tensors``, in what is then JSON."""
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return {TENSOR: name}
+    if isinstance(value, dict):
+        return {str(key): _flatten(part, tensors) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_flatten(part, tensors) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {NUMBER: repr(value)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"An archive holds tensors, numbers, strings, lists and dicts, got {value!r}.")
+
+
+def _restore(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_restore(part, tensors) for part in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {TENSOR}:
+        return tensors[value[TENSOR]]
+    if value.keys() == {NUMBER}:
+        return float(value[NUMBER])
+    return {key: _restore(part, tensors) for key, part in value.items()}
+
+
+def _checksum(kind: str, document: str, tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(f"{kind}\n{document}\n".encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def write_archive(path: Path, kind: str, value: Any) -> None:
+    """Write a value in one step: a reader sees the old file or the new one, never a part.
+
+    Parameters
+    ----------
+    path : Path
+    kind : str
+        What the file is, with its version, such as ``"skevae checkpoint 3"``.
+    value : nested dicts and lists of tensors, numbers, strings and None
+        Keys become strings and tuples become lists.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written. Nothing is left behind.
+    """
+    tensors: dict[str, Tensor] = {}
+    document = json.dumps(_flatten(value, tensors))
+    metadata = {
+        "kind": kind,
+        "document": document,
+        "sha256": _checksum(kind, document, tensors),
+    }
+    # Processes and threads may write the same file at the same time.
+    aside = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        aside.write_bytes(save(tensors, metadata))
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read_archive(path: Path, kind: str) -> Any:
+    """Read what `write_archive` wrote; tensors are on the CPU.
+
+    Raises
+    ------
+    ArchiveError
+        If the file is not a whole, undamaged archive of this kind.
+    OSError
+        If the file cannot be opened.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("kind") != kind:
+                found = metadata.get("kind", "another format")
+                raise ArchiveError(f"{path} is not a file of the kind {kind!r}, but {found!r}.")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        document = metadata["document"]
+        if _checksum(kind, document, tensors) != metadata.get("sha256"):
+            raise ArchiveError(f"{path} is damaged: its checksum does not match its content.")
+        return _restore(json.loads(document), tensors)
+    except ArchiveError:
+        raise
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, RecursionError) as e:
+        raise ArchiveError(f"{path} is not a readable archive ({e}).") from e

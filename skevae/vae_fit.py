@@ -1,0 +1,261 @@
+"""The fit of an `EnergyVAE`: what is built, by which loss it is trained, how it is validated."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from sklearn.base import clone
+from torch import Tensor
+
+from skevae.densities.ex_post import check_can_sample, fit_density
+from skevae.estimators.base import TRAINING_CONSTRAINTS, kept, layer_sizes
+from skevae.estimators.fit import Fit, Model
+from skevae.estimators.standardizer import Standardizer
+from skevae.evaluation.aggregate import aggregated_draws, aggregated_moments
+from skevae.evaluation.chunks import chunk_sizes, memory_budget
+from skevae.evaluation.importance import held_out_bound
+from skevae.likelihoods import LIKELIHOODS
+from skevae.networks.build import build_network
+from skevae.networks.precision import PRECISIONS
+from skevae.partitions import PARTITIONS, resolve_partition
+from skevae.partitions.base import PartitionEstimate
+from skevae.posteriors import POSTERIORS
+from skevae.priors import PRIORS
+from skevae.scoring import model_width
+from skevae.training import OBJECTIVES
+from skevae.training.loss import TrainingLoss
+from skevae.training.step import Loss, RecordedStep, Step
+from skevae.utils.device import graph_recorder
+from skevae.utils.random import make_generator, spawn
+from skevae.vae import VAE
+
+# An ex-post density is fitted to at least so many draws, the same number for each row: with fewer
+# it takes the noise of the draws for structure. One for each row is enough where rows are many.
+EX_POST_DRAWS = 1000
+
+# Parameters of a prior estimator that keep their meaning inside an autoencoder.
+SHARED_WITH_PRIOR = {"device", "random_state"}
+
+
+class Seeds(NamedTuple):
+    """Independent seeds of one fit, a name for each use."""
+
+    initialise: int
+    split: int
+    draws: int
+    validate: int
+    order: int
+    globals: int
+    ex_post: int
+    attach: int
+
+
+class Decided(NamedTuple):
+    """What a fit decides once, for all later calls."""
+
+    prior: Any  # unfitted
+    partition_seed: int
+    score_seed: int
+
+
+class VAEFit(Fit):
+    """One fit of an `EnergyVAE`."""
+
+    averaging = 0.997
+    max_drops = 1
+    scaled_terms = {"objective": 1, "reconstruction": 1, "validation": 1}
+
+    module: VAE
+
+    def make_seeds(self, seed: int) -> Seeds:
+        return Seeds(*spawn(seed, len(Seeds._fields)))
+
+    # --- what is built -------------------------------------------------------------------------
+
+    def start(self) -> Model:
+        self.ex_post = self._unfitted_ex_post()
+        prior_seed, partition_seed, score_seed, construction, density = spawn(
+            self.seeds.initialise, 5
+        )
+        self.decided = Decided(self._prior(prior_seed), partition_seed, score_seed)
+        module = self._build(construction, density)
+        module.likelihood.check_rows(self.X)
+        enabled = self.estimator.standardize and module.likelihood.standardizes
+        return Model(module, Standardizer(self.X, enabled))
+
+    def resume(self) -> Model:
+        self.ex_post = self._unfitted_ex_post()
+        self.decided = self.estimator._decided
+        self.estimator.module_.likelihood.check_rows(self.X)
+        return Model(self.estimator.module_, self.estimator._standardizer)
+
+    def _prior(self, seed: int) -> Any:
+        given = self.estimator.prior
+        prior = PRIORS[given]() if isinstance(given, str) else given
+        warn_of_ignored_parameters(prior)
+        return self._following(prior, seed)
+
+    def _following(self, estimator: Any, seed: int) -> Any:
+        """Clone an estimator; where it leaves device and seed open, the clone has this model's."""
+        estimator = clone(estimator)
+        if hasattr(estimator, "_parameter_constraints"):
+            estimator._validate_params()
+        left_open = {"device": ("auto", self.estimator.device), "random_state": (None, seed)}
+        for name, present in estimator.get_params().items():
+            kind = name.rpartition("__")[-1]
+            if kind in left_open and present == left_open[kind][0]:
+                estimator.set_params(**{name: left_open[kind][1]})
+        return estimator
+
+    def _unfitted_ex_post(self) -> Any:
+        """Return a clone of ``ex_post``, checked before the training that comes first; or None."""
+        if self.estimator.ex_post is None:
+            return None
+        check_can_sample(self.estimator.ex_post)
+        return self._following(self.estimator.ex_post, self.seeds.ex_post)
+
+    def _build(self, construction: int, density: int) -> VAE:
+        """Untrained module."""
+        estimator, n_features = self.estimator, self.X.shape[1]
+        given = estimator.likelihood
+        family = clone(LIKELIHOODS[given]() if isinstance(given, str) else given)
+        likelihood = family.make_likelihood(n_features)
+        kind, n_latent = POSTERIORS[estimator.posterior], estimator.n_components
+        sizes = layer_sizes(estimator.hidden_layer_sizes)
+        generator = make_generator(construction)
+
+        def build(n_inputs: int, n_outputs: int, widths: list[int]) -> torch.nn.Module:
+            return build_network(estimator.network, n_inputs, n_outputs, widths, generator)
+
+        return VAE(
+            encoder=build(n_features, kind.outputs_per_latent * n_latent, sizes),
+            decoder=build(n_latent, likelihood.n_outputs, sizes[::-1]),
+            posterior=kind(n_latent, generator),
+            likelihood=likelihood,
+            density=self.decided.prior.make_density(n_latent, make_generator(density)),
+        )
+
+    # --- how it is trained ---------------------------------------------------------------------
+
+    def prepare(self, rows: Tensor, train: Tensor) -> None:
+        model = self.module
+        model.density.attach(
+            model.encoder,
+            model.posterior,
+            train,
+            model.likelihood,
+            make_generator(self.seeds.attach, self.device),
+        )
+
+    def make_partition(self) -> PartitionEstimate:
+        prior = self.decided.prior
+        choices = [self.estimator.partition, getattr(prior, "partition", "auto")]
+        kind = PARTITIONS[resolve_partition(choices, self.module.density)]
+        # Looked at while the module is in evaluation mode.
+        self.width = model_width(self.module, self.X.shape[1])
+        return kind(self.module.density, self.draws)
+
+    def make_loss(self) -> Loss:
+        self.module.likelihood.prepare(self.X)
+        return TrainingLoss(
+            self.module,
+            self.partition,
+            OBJECTIVES[self.estimator.objective],
+            n_draws=self.estimator.n_draws,
+            kl_warmup=self.warmup,
+            generator=self.draws,
+            precision=PRECISIONS[self.estimator.precision],
+        )
+
+    @property
+    def warmup(self) -> float:
+        return 0.0 if self.mode.one_pass else self.estimator.kl_warmup
+
+    def make_recorded(self, step: Step) -> RecordedStep | None:
+        if not self.estimator.cuda_graph or self.mode.one_pass:
+            return None
+        record = graph_recorder(self.device, [self.draws])
+        if record is None:
+            return None
+        batch_size = self.estimator._resolve_batch_size(self.n_train)
+        return RecordedStep(step, record, batch_size, self.warmup)
+
+    def validate(self, held_out: Tensor) -> float:
+        density = self.module.density
+        log_partition = density.quick_log_partition(
+            make_generator(self.seeds.validate, self.device)
+        )
+        self.partition.note(log_partition)
+        rows_at_once, draws_at_once = self._chunk_sizes(self.estimator.n_draws)
+        return held_out_bound(
+            self.module,
+            held_out,
+            n_draws=self.estimator.n_draws,
+            rows_at_once=rows_at_once,
+            draws_at_once=draws_at_once,
+            seed=self.seeds.validate,
+            log_partition=log_partition,
+        )
+
+    def _chunk_sizes(self, n_draws: int) -> tuple[int, int]:
+        return chunk_sizes(len(self.X), n_draws, self.width, 4, memory_budget())
+
+    # --- what remains of it --------------------------------------------------------------------
+
+    def conclude(self, rows: Tensor) -> None:
+        rows_at_once, _ = self._chunk_sizes(self.estimator.n_draws)
+        self.module.density.set_base(*aggregated_moments(self.module, rows, rows_at_once))
+
+    def attributes(self) -> dict[str, Any]:
+        module = kept(self.module)
+        prior = self.decided.prior.with_density(module.density, self.decided.partition_seed)
+        return {
+            "module_": module,
+            "prior_": prior,
+            # Until one has been fitted, after the training, the prior is the law of the latents.
+            "ex_post_": None,
+            "_decided": self.decided,
+            "_standardizer": self.standardizer,
+            "_cache": {},
+        }
+
+    def finish(self, rows: Tensor) -> dict[str, Any]:
+        if self.ex_post is None:
+            if not self.mode.one_pass:
+                # Now, so that its cost and its warning belong to fit.
+                self.estimator.prior_.normalize()
+            return {}
+        generator = make_generator(self.seeds.ex_post, self.device)
+        draws = aggregated_draws(
+            self.module,
+            rows,
+            math.ceil(EX_POST_DRAWS / len(rows)),
+            rows_at_once=self._chunk_sizes(self.estimator.n_draws)[0],
+            generator=generator,
+        )
+        return {"ex_post_": fit_density(self.ex_post, draws, generator), "_cache": {}}
+
+
+def ignored_parameters(prior: Any) -> Iterator[str]:
+    """Training parameters of a prior estimator that differ from their defaults."""
+    defaults = inspect.signature(type(prior).__init__).parameters
+    for name in TRAINING_CONSTRAINTS.keys() - SHARED_WITH_PRIOR:
+        if name in defaults and getattr(prior, name) != defaults[name].default:
+            yield name
+
+
+def warn_of_ignored_parameters(prior: Any) -> None:
+    """Warn where a nested prior asks for a training that it does not get."""
+    names = sorted(ignored_parameters(prior))
+    if names:
+        warnings.warn(
+            f"{', '.join(names)} of prior={prior!r} are ignored: EnergyVAE trains its prior "
+            "together with its networks. Set these parameters on EnergyVAE instead.",
+            UserWarning,
+            stacklevel=2,
+        )
