@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from sklearn.base import clone
 from torch import Tensor, nn
 
 from skevae.likelihoods.base import Likelihood
 from skevae.log_partition.annealing import LogPartitionInterval
 from skevae.posteriors.base import Posterior
-from skevae.samplers.base import Transition
+from skevae.samplers.base import Sampler, SamplerTransition, Transition
 from skevae.utils.random import standard_normal
 
 
 class Density(nn.Module):
-    """Base of latent densities: what `skevae` asks of one.
+    """Base of latent densities.
 
     Attributes
     ----------
     n_latent : int
         Dimension D of z.
     n_chains : int
-        How many persistent chains train it.
+        Number of persistent chains in training.
     has_exact_log_partition : bool
         Whether `log_partition` is cheap enough to be evaluated once.
     trains_exactly : bool
@@ -36,7 +39,7 @@ class Density(nn.Module):
     samples_exactly: bool = False
 
     def describe_size(self) -> str:
-        """Say what makes exact normalisation expensive, for a message."""
+        """Say what makes exact normalisation expensive, for an error message."""
         raise NotImplementedError
 
     def energy(self, z: Tensor) -> Tensor:
@@ -44,7 +47,7 @@ class Density(nn.Module):
         raise NotImplementedError
 
     def mean_energy(self, z: Tensor) -> Tensor:
-        """Mean energy of rows that are constants: (n, D) -> scalar."""
+        """Mean energy of rows, without a gradient for the rows: (n, D) -> scalar."""
         return self.energy(z.detach()).mean()
 
     def log_partition(self) -> Tensor:
@@ -56,13 +59,25 @@ class Density(nn.Module):
         raise NotImplementedError
 
     def quick_log_partition(self, generator: torch.Generator) -> float:
-        """Value of ln Z good enough to watch training by, once an epoch."""
+        """Value of ln Z that is precise enough to monitor training, once an epoch."""
         raise NotImplementedError
+
+    def is_far_from_underflow(self) -> bool:
+        """Whether `unchecked_log_partition` may replace `log_partition` for some hundred steps.
+
+        It is asked once an epoch, and only worth a True where it spares every step a wait.
+        """
+        return False
+
+    def unchecked_log_partition(self) -> Tensor:
+        """Exact ln Z, scalar, differentiable, or nan: as `log_partition`, without host waits."""
+        return self.log_partition()
 
     def make_transition(self) -> Transition:
         """Return a Markov step (z, generator) -> z that leaves p(z) unchanged: (n, D) -> (n, D).
 
-        It follows the parameters as they change, and may have a state of its own.
+        It follows the parameters as they change. The state of its sampler, if that has one, begins
+        anew.
         """
         raise NotImplementedError
 
@@ -75,14 +90,14 @@ class Density(nn.Module):
         raise NotImplementedError
 
     def noise(self, n_samples: int, generator: torch.Generator) -> Tensor:
-        """Draw where chains without a past start: (n, D)."""
+        """Draw starting points of Markov chains: (n, D)."""
         raise NotImplementedError
 
     def set_base(self, mean: Tensor, variance: Tensor) -> None:
         """Take the moments of the aggregated posterior, each (D,), as the base of annealing."""
 
     def initialise(self, rows: Tensor, generator: torch.Generator) -> None:
-        """Start from the rows, (n, D), that the density is about to be trained on alone."""
+        """Initialise the parameters from the rows, (n, D), of a training without autoencoder."""
 
     def attach(
         self,
@@ -92,16 +107,16 @@ class Density(nn.Module):
         likelihood: Likelihood,
         generator: torch.Generator,
     ) -> None:
-        """Get to know the autoencoder that the density is about to be trained in.
+        """Accept the autoencoder in which the density is about to be trained.
 
         Parameters
         ----------
         encoder : Module, (..., n_features) -> (..., posterior outputs)
-            Belongs to the autoencoder, which trains it: not to be registered as a submodule.
+            Trained as a part of the autoencoder: do not register it as a submodule.
         posterior : Module of `skevae.posteriors`
             Likewise.
         rows : Tensor of shape (n, n_features)
-            What the encoder will see.
+            Training rows, as the encoder sees them.
         likelihood : Module of `skevae.likelihoods`
             Likewise; knows the support of the rows.
         generator : torch.Generator
@@ -109,9 +124,9 @@ class Density(nn.Module):
 
 
 class NormalizedDensity(Density):
-    """Base of the densities that are normalised in closed form and drawn from directly.
+    """Base of the densities with a closed-form normalisation and independent draws.
 
-    A subclass says what ln p(z) is and how to draw; E(z) = -ln p(z), so that ln Z = 0.
+    A subclass defines ln p(z) and `sample`. E(z) = -ln p(z), so that ln Z = 0.
     """
 
     has_exact_log_partition = True
@@ -122,7 +137,7 @@ class NormalizedDensity(Density):
     def __init__(self, n_latent: int) -> None:
         super().__init__()
         self.n_latent = n_latent
-        # Carries device and dtype, whatever else there is.
+        # Has the device and dtype of the module, even if that has no parameters.
         self.anchor: Tensor
         self.register_buffer("anchor", torch.zeros(()))
 
@@ -148,24 +163,50 @@ class NormalizedDensity(Density):
         return self.log_partition_interval(generator).high
 
     def make_transition(self) -> Transition:
-        # Fresh draws, which forget where the chains stood.
-        return lambda z, generator: self.sample(z.shape[0], generator)
+        return IndependentDraws(self)
 
     def noise(self, n_samples: int, generator: torch.Generator) -> Tensor:
         return self.sample(n_samples, generator)
 
 
+class IndependentDraws(Transition):
+    """Draws from a density, which do not depend on the present states of the chains.
+
+    Parameters
+    ----------
+    density : Density
+    """
+
+    def __init__(self, density: Density) -> None:
+        self.density = density
+
+    def __call__(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        return self.density.sample(z.shape[0], generator)
+
+
 class AnnealedDensity(Density):
-    """Base of the densities whose ln Z may have to be annealed from a diagonal Gaussian.
+    """Base of the densities that have a Markov sampler, and ln Z by annealing from a Gaussian.
+
+    A subclass defines `as_energy` and `checked_sampler`, and sets `sampler`.
 
     Parameters
     ----------
     n_latent : int
+    n_chains : int
+        Persistent chains in training.
+
+    Attributes
+    ----------
+    sampler : Sampler
+        Of the Markov chains. Each `make_transition` uses a clone.
     """
 
-    def __init__(self, n_latent: int) -> None:
+    sampler: Sampler
+
+    def __init__(self, n_latent: int, n_chains: int) -> None:
         super().__init__()
         self.n_latent = n_latent
+        self.n_chains = n_chains
         self.base_mean: Tensor
         self.base_variance: Tensor
         self.register_buffer("base_mean", torch.zeros(n_latent))
@@ -175,7 +216,27 @@ class AnnealedDensity(Density):
         self.base_mean.copy_(mean)
         self.base_variance.copy_(variance)
 
+    def as_energy(self) -> Any:
+        """Return the energy at the present parameters, through which gradients flow."""
+        raise NotImplementedError
+
+    def checked_sampler(self, sampler: str | Sampler) -> Sampler:
+        """Return a sampler from its name or an object, with the settings of this density.
+
+        Raises
+        ------
+        ValueError
+            If it cannot sample this density, or a parameter of it is out of its range.
+        """
+        raise NotImplementedError
+
+    def energy(self, z: Tensor) -> Tensor:
+        return self.as_energy()(z)
+
+    def make_transition(self) -> SamplerTransition:
+        return SamplerTransition(clone(self.sampler), self.as_energy)
+
     def noise(self, n_samples: int, generator: torch.Generator) -> Tensor:
-        """Draw from the base of annealing, a Gaussian: where chains without a past start."""
+        """Draw starting points of Markov chains from the base of annealing, a Gaussian: (n, D)."""
         noise = standard_normal((n_samples, self.n_latent), generator, self.base_mean)
         return self.base_mean + self.base_variance.sqrt() * noise

@@ -8,29 +8,22 @@ from torch import Tensor, nn
 from skevae.densities.base import AnnealedDensity
 from skevae.energies import AnnealingPath, GaussianBernoulliEnergy
 from skevae.log_partition.annealing import LogPartitionInterval, anneal_forward, annealed_interval
-from skevae.log_partition.exact import exact_log_partition
-from skevae.samplers import SAMPLERS
-from skevae.samplers.base import Sampler, Transition
+from skevae.log_partition.exact import exact_log_partition, is_far_from_underflow
+from skevae.samplers import resolve_sampler
+from skevae.samplers.base import Sampler
 from skevae.samplers.exact import exact_sample
 from skevae.samplers.gibbs import block_gibbs
 from skevae.utils.log_mean import log_mean_exp
 
-# ln Z costs 2^(H+1) operations. Up to these numbers of hidden units that is worth paying, on a CPU
-# of a few cores, once after a fit (seconds), at every call of `sample` (half a second), once an
+# ln Z costs 2^(H+1) operations. Largest numbers of hidden units for which that is affordable on a
+# CPU of a few cores: once after a fit (seconds), at every call of `sample` (half a second), once an
 # epoch (tens of milliseconds), and at every training step (milliseconds, as a small network takes).
 EXACT_EVALUATION_UNITS = 36
-
-
 EXACT_SAMPLING_UNITS = 32
-
-
 EXACT_WATCHING_UNITS = 28
-
-
 EXACT_TRAINING_UNITS = 24
 
-
-# Without exact tables, long chains stand in for independent draws.
+# Steps of the chains that replace independent draws where these are too expensive.
 BURN_IN_STEPS = 1000
 
 
@@ -43,16 +36,14 @@ class GaussianBernoulliDensity(AnnealedDensity):
         D and H.
     generator : torch.Generator
         Of the initial weights.
-    sampler : str
-        A key of `skevae.samplers.SAMPLERS`.
+    sampler : str or Sampler
+        A key of `skevae.samplers.SAMPLERS`, or a sampler with parameters of its own.
     n_gibbs_steps : int
-        Elementary steps of one transition.
-    step_size : float
-        Of Langevin steps.
+        Elementary steps of one transition of a sampler that is given by name.
     n_chains : int
-        Persistent chains that train it.
+        Persistent chains in training.
     learn_scale : bool
-        Whether sigma is learned; it is 1 otherwise.
+        Whether sigma is learned; otherwise it is 1.
     initial_scale : float
         Standard deviation of the initial weights.
     """
@@ -63,47 +54,44 @@ class GaussianBernoulliDensity(AnnealedDensity):
         n_hidden: int,
         *,
         generator: torch.Generator,
-        sampler: str = "gibbs",
+        sampler: str | Sampler = "gibbs",
         n_gibbs_steps: int = 1,
-        step_size: float = 0.3,
         n_chains: int = 256,
         learn_scale: bool = True,
         initial_scale: float = 0.1,
     ) -> None:
-        super().__init__(n_latent)
+        super().__init__(n_latent, n_chains)
         self.n_hidden = n_hidden
+        self.n_gibbs_steps = n_gibbs_steps
         self.has_exact_log_partition = n_hidden <= EXACT_EVALUATION_UNITS
         self.trains_exactly = n_hidden <= EXACT_TRAINING_UNITS
         self.samples_exactly = self.has_exact_log_partition and n_hidden <= EXACT_SAMPLING_UNITS
-        if sampler == "exact" and n_hidden > EXACT_SAMPLING_UNITS:
-            raise ValueError(
-                f"sampler='exact' is out of reach of this prior: {self.describe_size()}. Use fewer "
-                "hidden units or another sampler."
-            )
-        self.sampler = sampler
-        self.n_gibbs_steps = n_gibbs_steps
-        self.step_size = step_size
-        self.n_chains = n_chains
+        self.sampler = self.checked_sampler(sampler)
         noise = torch.randn((n_latent, n_hidden), generator=generator)
         self.weight = nn.Parameter(initial_scale * noise)
         self.hidden_bias = nn.Parameter(torch.zeros(n_hidden))
         self.visible_mean = nn.Parameter(torch.zeros(n_latent))
         self.log_variance = nn.Parameter(torch.zeros(n_latent), requires_grad=learn_scale)
 
+    def checked_sampler(self, sampler: str | Sampler) -> Sampler:
+        made = resolve_sampler(sampler, n_steps=self.n_gibbs_steps)
+        if made.needs_exact_tables and self.n_hidden > EXACT_SAMPLING_UNITS:
+            raise ValueError(
+                f"sampler={sampler!r} is too expensive for this prior: {self.describe_size()}. Use "
+                "fewer hidden units or another sampler."
+            )
+        return made
+
     def describe_size(self) -> str:
         return (
-            f"n_components={self.n_hidden} hidden units cost 2^{self.n_hidden + 1} operations for "
-            f"each value of ln Z, and at most {EXACT_EVALUATION_UNITS} units are worth that"
+            f"with n_components={self.n_hidden} hidden units each value of ln Z costs "
+            f"2^{self.n_hidden + 1} operations, and {EXACT_EVALUATION_UNITS} units are the limit"
         )
 
     def as_energy(self) -> GaussianBernoulliEnergy:
-        """Return the energy at the present parameters, through which gradients flow."""
         return GaussianBernoulliEnergy(
             self.weight, self.hidden_bias, self.visible_mean, self.log_variance.exp()
         )
-
-    def energy(self, z: Tensor) -> Tensor:
-        return self.as_energy()(z)
 
     def mean_energy(self, z: Tensor) -> Tensor:
         return self.as_energy().mean(z)
@@ -113,9 +101,19 @@ class GaussianBernoulliDensity(AnnealedDensity):
         return self.as_energy().hidden_logits(z).sigmoid()
 
     def log_partition(self) -> Tensor:
-        # In float64 whatever the module's dtype: the range of float32 exponentials is soon left,
-        # and at the sizes a training step can afford the product is not what costs.
-        return exact_log_partition(self.as_energy().to(torch.float64)).to(self.weight.dtype)
+        return self._log_partition(checked=True)
+
+    def unchecked_log_partition(self) -> Tensor:
+        return self._log_partition(checked=False)
+
+    def _log_partition(self, *, checked: bool) -> Tensor:
+        # In float64 whatever the module's dtype: exponentials soon leave the range of float32, and
+        # at the sizes that a training step can afford the matrix product takes little time.
+        energy = self.as_energy().to(torch.float64)
+        return exact_log_partition(energy, checked=checked).to(self.weight.dtype)
+
+    def is_far_from_underflow(self) -> bool:
+        return is_far_from_underflow(self.as_energy().to(torch.float64))
 
     @torch.no_grad()
     def log_partition_interval(self, generator: torch.Generator) -> LogPartitionInterval:
@@ -144,19 +142,10 @@ class GaussianBernoulliDensity(AnnealedDensity):
         dtype = energy.weight.dtype
         return AnnealingPath(energy, self.base_mean.to(dtype), self.base_variance.to(dtype))
 
-    def make_transition(self) -> Transition:
-        sampler = self.make_sampler()
-        return lambda z, generator: sampler(self.as_energy(), z, generator)
-
-    def make_sampler(self, n_steps: int | None = None) -> Sampler:
-        """Return the sampler of this density, ``n_steps`` instead of `n_gibbs_steps` a call."""
-        n_steps = self.n_gibbs_steps if n_steps is None else n_steps
-        return SAMPLERS[self.sampler](n_steps, self.step_size)
-
     @torch.no_grad()
     def sample(self, n_samples: int, generator: torch.Generator) -> Tensor:
         energy = self.as_energy()
         if self.samples_exactly:
             return exact_sample(energy, n_samples, generator)
         start = self.noise(n_samples, generator)
-        return self.make_sampler(BURN_IN_STEPS)(energy, start, generator)
+        return self.sampler.lengthened(BURN_IN_STEPS)(energy, start, generator)

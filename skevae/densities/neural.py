@@ -17,46 +17,38 @@ from skevae.log_partition.annealing import (
     anneal_population,
     annealed_interval,
 )
-from skevae.samplers import GRADIENT_SAMPLERS
-from skevae.samplers.base import Transition
+from skevae.samplers import GRADIENT_SAMPLERS, resolve_sampler
+from skevae.samplers.base import Sampler
 from skevae.samplers.langevin import MetropolisLangevin
 from skevae.utils.log_mean import log_mean_exp
 
-# Langevin steps go through this many sizes, each half the one before: an energy of this kind may
-# have modes far narrower than its Gaussian, and a schedule that is fixed keeps every step exact.
+# Langevin steps take turns at this many sizes, each half the one before: an energy of this kind may
+# have modes much narrower than its Gaussian. The schedule is fixed, so every step stays exact.
 N_STEP_SCALES = 4
-
 
 # Chains of an annealing run, and the particles from which rows are drawn, at least and at most.
 N_CHAINS = 400
-
-
 POPULATION = 400
-
-
 MAX_POPULATION = 10_000
 
-
-# Steps by which copies of one particle part.
+# Steps that separate the copies of a resampled particle.
 MIXING_STEPS = 20
 
-
-# Keeps the Gaussian proper where rows do not vary.
+# Keeps the variance of the Gaussian positive where rows do not vary.
 MIN_VARIANCE = 1e-3
 
-
-# ln Z is watched, once an epoch, by runs this many times shorter.
+# The runs that monitor ln Z, once an epoch, are this many times shorter.
 WATCHING_SHARE = 5
 
 
 class NeuralDensity(AnnealedDensity):
-    r"""exp(-E(z)) / Z with a Gaussian plus a bounded network as the energy.
+    r"""exp(-E(z)) / Z, whose energy is that of a Gaussian plus a bounded network.
 
     .. math::
         E(z) = \tfrac12 \sum_i \frac{(z_i - \mu_i)^2}{\sigma_i^2} + b \tanh(f(z) / b)
 
     The bound b makes exp(-E) integrable whatever the network f: ln Z lies within b nats of the
-    Gaussian's, the tails are the Gaussian's, and no importance weight against it exceeds e^2b.
+    Gaussian's, the tails are the Gaussian's, and importance weights against it are at most e^2b.
 
     Parameters
     ----------
@@ -65,16 +57,21 @@ class NeuralDensity(AnnealedDensity):
         f.
     bound : float
         b, in nats.
-    sampler : str
-        A key of `skevae.samplers.GRADIENT_SAMPLERS`.
+    sampler : str or Sampler
+        A key of `skevae.samplers.GRADIENT_SAMPLERS`, or such a sampler with parameters of its own.
     n_langevin_steps : int
-        Elementary steps of one transition.
+        Elementary steps of one transition of a sampler that is given by name.
     step_size : float
-        Of the largest step, in units of sigma.
+        Largest step of annealing, and of a sampler that is given by name, in units of sigma.
     n_chains : int
-        Persistent chains that train it.
+        Persistent chains in training.
     n_annealing_steps : int
-        Of the runs that sample it and bound ln Z.
+        Of the runs that draw samples and bound ln Z.
+
+    Raises
+    ------
+    ValueError
+        If the sampler serves only Gaussian-Bernoulli energies.
     """
 
     has_exact_log_partition = False
@@ -86,43 +83,52 @@ class NeuralDensity(AnnealedDensity):
         network: nn.Module,
         *,
         bound: float = 20.0,
-        sampler: str = "metropolis-langevin",
+        sampler: str | Sampler = "metropolis-langevin",
         n_langevin_steps: int = 10,
         step_size: float = 0.5,
         n_chains: int = 256,
         n_annealing_steps: int = 500,
     ) -> None:
-        super().__init__(n_latent)
+        super().__init__(n_latent, n_chains)
         self.network = network
         self.bound = bound
-        self.sampler = sampler
         self.n_langevin_steps = n_langevin_steps
         self.step_size = step_size
-        self.n_chains = n_chains
+        self.sampler = self.checked_sampler(sampler)
         self.n_annealing_steps = n_annealing_steps
         self.mean = nn.Parameter(torch.zeros(n_latent))
         self.log_variance = nn.Parameter(torch.zeros(n_latent))
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Stay as in evaluation: an energy is a function of z, without dropout or batches."""
+        """Stay in evaluation mode: an energy is a function of z alone, without dropout."""
         return super().train(False)
+
+    def checked_sampler(self, sampler: str | Sampler) -> Sampler:
+        made = resolve_sampler(
+            sampler,
+            n_steps=self.n_langevin_steps,
+            step_size=self.step_size,
+            n_scales=N_STEP_SCALES,
+        )
+        if not made.needs_only_gradient:
+            raise ValueError(
+                f"sampler={sampler!r} only samples Gaussian-Bernoulli energies. A neural energy "
+                f"needs one of {', '.join(GRADIENT_SAMPLERS)}."
+            )
+        return made
 
     def describe_size(self) -> str:
         return "no closed form normalises a neural energy"
 
     def correction(self, z: Tensor) -> Tensor:
-        """The bounded part of the energy: (..., D) -> (...)."""
+        """Bounded part of the energy: (..., D) -> (...)."""
         value = self.network(z)
         value = value.squeeze(-1) if value.dim() == z.dim() else value
         return self.bound * (value / self.bound).tanh()
 
     def as_energy(self) -> CorrectedGaussianEnergy:
-        """Return the energy at the present parameters, through which gradients flow."""
         return CorrectedGaussianEnergy(self.mean, self.log_variance.exp(), self.correction)
-
-    def energy(self, z: Tensor) -> Tensor:
-        return self.as_energy()(z)
 
     @torch.no_grad()
     def log_partition_interval(self, generator: torch.Generator) -> LogPartitionInterval:
@@ -153,7 +159,7 @@ class NeuralDensity(AnnealedDensity):
         return GeometricPath(self.as_energy(), self.base_mean, self.base_variance)
 
     def _sweep(self) -> Sweep:
-        """One Metropolis-adjusted step, whose size goes on through the schedule at each call."""
+        """Return a sweep of one Metropolis-adjusted step; its size changes from call to call."""
         sampler = MetropolisLangevin(1, self.step_size, N_STEP_SCALES)
         index = itertools.count()
 
@@ -162,11 +168,6 @@ class NeuralDensity(AnnealedDensity):
 
         return sweep
 
-    def make_transition(self) -> Transition:
-        kind = GRADIENT_SAMPLERS[self.sampler]
-        sampler = kind(self.n_langevin_steps, self.step_size, N_STEP_SCALES)
-        return lambda z, generator: sampler(self.as_energy(), z, generator)
-
     @torch.no_grad()
     def sample(self, n_samples: int, generator: torch.Generator) -> Tensor:
         parts = torch.arange(n_samples).split(MAX_POPULATION)
@@ -174,7 +175,7 @@ class NeuralDensity(AnnealedDensity):
         return torch.cat(draws)
 
     def _population(self, n_chains: int, generator: torch.Generator) -> Tensor:
-        """Annealed draws, the copies among which a transition has moved apart."""
+        """Annealed draws; a last transition separates the copies among them."""
         z = anneal_population(
             self._path(),
             self._sweep(),

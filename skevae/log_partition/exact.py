@@ -11,8 +11,8 @@ exponentials M_AB, M_BC, M_AC, each about 2^(H/3) square,
     Z_h = \sum_{A,C} M_{AC} \circ (M_{AB} \, M_{BC})
 
 (the clique-counting idea of Williams 2004): one multiply-add for each configuration and only
-3 * 2^(2H/3) exponentials. The gradient, which is made of the first two moments of h, takes two
-more products, and the same tables give independent samples.
+3 * 2^(2H/3) exponentials. The gradient consists of the first two moments of h and takes two more
+products. The same tables give independent samples.
 """
 
 from __future__ import annotations
@@ -28,16 +28,19 @@ from torch.autograd.function import once_differentiable
 
 from skevae.energies import GaussianBernoulliEnergy
 
-# Elements of the largest temporary table. 2^22 holds every table up to H = 33 in one strip; more
-# units are worked off in strips of block A, which bounds memory at three tables of block B x C.
+# Elements of the largest temporary table. 2^22 holds every table up to H = 33 in one strip. Larger
+# models are processed in strips of block A, which bounds memory at three tables of block B x C.
 STRIP_ELEMENTS = 2**22
+
+# Underflow is far where the total has used less than this part of the range of exponentials.
+SAFE_SHARE = 0.5
 
 
 @lru_cache(maxsize=64)
 def configurations(n_units: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """All binary rows of length ``n_units``: (2^n_units, n_units), row k the bits of k."""
-    # There are fewer sizes of blocks than the cache has places: a CUDA graph that was recorded with
-    # a table finds it as long as it is replayed.
+    # The cache never evicts, because there are fewer block sizes than places: a CUDA graph that was
+    # recorded with a table can rely on its memory.
     codes = torch.arange(2**n_units, device=device)
     return (codes[:, None] >> torch.arange(n_units, device=device)).bitwise_and(1).to(dtype)
 
@@ -52,8 +55,8 @@ class _Strip(NamedTuple):
     """The part of the tables that belongs to some configurations of block A."""
 
     rows: slice
-    exp_ab: Tensor  # (rows, 2^B), exponentials of the A-B table after its row maxima are taken out
-    log_scale: Tensor  # (rows, 2^C), A-C terms plus the maxima taken out of both other tables
+    exp_ab: Tensor  # (rows, 2^B), exponentials of the A-B table minus its row maxima
+    log_scale: Tensor  # (rows, 2^C), A-C terms plus the maxima subtracted from both other tables
     shift: Tensor  # scalar, the largest of log_scale
     scale: Tensor  # (rows, 2^C), exp(log_scale - shift)
     product: Tensor  # (rows, 2^C), the matrix product: sum over B
@@ -75,6 +78,10 @@ class IsingModel:
         a.
     coupling : Tensor of shape (H, H)
         J, symmetric; its diagonal counts as well, since h_i^2 = h_i.
+    checked : bool
+        Whether underflow is detected and repaired. The branch reads a value, so that the host waits
+        for a GPU; on the CPU it costs nothing and is always taken. Unchecked, an underflow that
+        could matter makes ``log_partition`` nan.
 
     Attributes
     ----------
@@ -83,22 +90,23 @@ class IsingModel:
 
     Notes
     -----
-    Row maxima of ln M_AB, column maxima of ln M_BC and the largest of what is added back are taken
-    out before exponentiation. What can still be lost is a pair (A, C) whose best B is neither A's
-    nor C's favourite: its terms may underflow. No term loses more than the smallest normal number
-    on the scale of the largest, so as long as the total stands well above 2^H of these nothing is
-    lost, which is so with ordinary couplings. Otherwise every pair for which a loss could matter is
-    found, and its sum over B is taken in log space instead: with extreme couplings the result is
-    still right, and the cost at worst that of enumeration.
+    Row maxima of ln M_AB, column maxima of ln M_BC and the maximum of the terms that are added back
+    are subtracted before exponentiation. Terms can still underflow for a pair (A, C) whose best B
+    is the best neither for A nor for C. No term loses more than the smallest normal number on the
+    scale of the largest. So nothing is lost as long as the total is well above 2^H of these, as it
+    is with ordinary couplings. Otherwise every pair for which a loss could matter is found, and its
+    sum over B is taken in log space: the result is exact with extreme couplings too, at the cost of
+    enumeration in the worst case.
     """
 
-    def __init__(self, bias: Tensor, coupling: Tensor) -> None:
+    def __init__(self, bias: Tensor, coupling: Tensor, *, checked: bool = True) -> None:
         self.n_units = bias.numel()
         size_a, size_b, size_c = block_sizes(self.n_units)
         self._a = slice(0, size_a)
         self._b = slice(size_a, size_a + size_b)
         self._c = slice(size_a + size_b, self.n_units)
         self._dtype, self._device = bias.dtype, bias.device
+        self._checked = checked or not reading_waits(bias.device)
         self._coupling = coupling.detach()
         # a.h + h'Jh/2 = h'Kh, since h_i^2 = h_i.
         self._form = (0.5 * self._coupling).diagonal_scatter(
@@ -116,12 +124,12 @@ class IsingModel:
         self._strip_rows = max(1, min(2**size_a, STRIP_ELEMENTS >> max(size_b, size_c)))
 
         info = torch.finfo(self._dtype)
-        # ln of the most that underflow can take from one pair, on that pair's scale.
+        # ln of the most that one pair can lose by underflow, on that pair's scale.
         self._log_loss = size_b * math.log(2.0) + math.log(info.tiny)
         # Losses are harmless if all 2^(A+C) of them together stay below the rounding error.
         self._log_tolerance = math.log(info.eps) - (size_a + size_c) * math.log(2.0)
-        # A total this far above its largest scale has lost nothing, half of what it may lose being
-        # left to the products and half to the scales.
+        # A total above its largest scale plus this has lost nothing: half of the tolerance is for
+        # the products and half for the scales.
         self._log_floor = self._log_loss - self._log_tolerance + math.log(2.0)
         self._kept: _Strip | None = None
         self.log_partition = self._log_partition()
@@ -130,16 +138,16 @@ class IsingModel:
         return configurations(size, self._dtype, self._device)
 
     def _within(self, h: Tensor, block: slice) -> Tensor:
-        """Terms of the exponent that touch one block only: (2^size,)."""
+        """Terms of the exponent within one block: (2^size,)."""
         return ((h @ self._form[block, block]) * h).sum(1)
 
     def _log_ab(self, rows: slice | Tensor) -> Tensor:
-        """ln M_AB, which holds block B's own terms: (rows, 2^B)."""
+        """ln M_AB, which includes the terms within block B: (rows, 2^B)."""
         cross = self._h_a[rows] @ self._coupling[self._a, self._b] @ self._h_b.mT
         return cross + self._within_b
 
     def _log_ac(self, rows: slice) -> Tensor:
-        """ln M_AC, which holds the own terms of A and C: (rows, 2^C)."""
+        """ln M_AC, which includes the terms within A and within C: (rows, 2^C)."""
         cross = self._h_a[rows] @ self._coupling[self._a, self._c] @ self._h_c.mT
         return cross + self._within_a[rows, None] + self._within_c
 
@@ -162,7 +170,7 @@ class IsingModel:
             yield strip
 
     def _log_weights(self, strip: _Strip, log_total: Tensor) -> tuple[Tensor, _Repair | None]:
-        """ln sum_B of each pair (A, C): (rows, 2^C), right to rounding relative to the total."""
+        """ln sum_B of each pair (A, C): (rows, 2^C), exact to rounding relative to the total."""
         log_weights = strip.product.log().add_(strip.log_scale)
         unsafe = strip.log_scale > log_total + self._log_tolerance - self._log_loss
         unsafe &= strip.product < math.exp(self._log_loss) / torch.finfo(self._dtype).eps
@@ -176,13 +184,13 @@ class IsingModel:
         return log_weights, repair
 
     def _log_conditionals(self, pairs: _Repair) -> Iterator[Tensor]:
-        """ln p(B | A, C), not normalised, some pairs at a time: (n, 2^B)."""
+        """ln p(B | A, C), not normalised, in chunks of pairs: (n, 2^B)."""
         step = max(1, STRIP_ELEMENTS // self._h_b.shape[0])
         for a, c in zip(pairs.a.split(step), pairs.c.split(step), strict=True):
             yield self._log_ab(a) + self._log_bc[:, c].mT
 
     def _log_partition(self) -> Tensor:
-        # The running total is a lower bound of the final one, so what is safe by it is safe.
+        # The running total is a lower bound of the final one: a strip that is safe by it is safe.
         total = self._coupling.new_full((), -math.inf)
         for strip in self._strips():
             seen = strip.shift + torch.dot(strip.scale.flatten(), strip.product.flatten()).log()
@@ -191,21 +199,32 @@ class IsingModel:
                 log_weights, _ = self._log_weights(strip, torch.logaddexp(total, seen))
                 seen = log_weights.flatten().logsumexp(0)
             total = torch.logaddexp(total, seen)
-            if _is_recorded():
+            if self._is_blind():
                 total = total.masked_fill(~self._stands_clear(strip, total), math.nan)
         return total
+
+    def clearance(self) -> Tensor:
+        """Part of the range of exponentials that the total has left, scalar.
+
+        It is about 1 with weak couplings; below 0 sums may have to be taken in log space.
+        """
+        heights = [self.log_partition - strip.shift for strip in self._strips()]
+        return 1 - torch.stack(heights).amin() / self._log_floor
 
     def _stands_clear(self, strip: _Strip, log_total: Tensor) -> Tensor:
         return log_total > strip.shift + self._log_floor
 
+    def _is_blind(self) -> bool:
+        """Whether values cannot be read, because of the caller or of a CUDA graph in the making."""
+        return not self._checked or _is_recorded()
+
     def _is_safe(self, strip: _Strip, log_total: Tensor) -> bool:
         """Whether no underflow in this strip can matter to the total."""
-        # Of a step that is being recorded nothing can be known yet; `_log_partition` makes its
-        # total nan if it proves unsafe when it is replayed.
-        return _is_recorded() or bool(self._stands_clear(strip, log_total))
+        # `_log_partition` makes the total nan where this blind assumption is wrong.
+        return self._is_blind() or bool(self._stands_clear(strip, log_total))
 
     def _probabilities(self, strip: _Strip) -> tuple[Tensor, Tensor, _Repair | None]:
-        """P(A, C), what ``product`` is to be multiplied by for it, and which pairs are not so."""
+        """P(A, C), its factor besides ``product``, and the pairs to which that does not apply."""
         if self._is_safe(strip, self.log_partition):
             scale = strip.scale * (strip.shift - self.log_partition).exp()
             return scale * strip.product, scale, None
@@ -278,6 +297,11 @@ class IsingModel:
         return torch.cat([self._h_a[pairs.a], self._h_b[b], self._h_c[pairs.c]], dim=1)
 
 
+def reading_waits(device: torch.device) -> bool:
+    """Whether reading a value makes the host wait for the device."""
+    return device.type != "cpu"
+
+
 def _is_recorded() -> bool:
     """Whether kernels are being recorded as a CUDA graph, so that no value can be read."""
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
@@ -306,18 +330,18 @@ class _LogPartition(torch.autograd.Function):
     """ln Z_h with its exact gradient: d/da = E[h], d/dJ = E[h h'] / 2."""
 
     @staticmethod
-    def forward(ctx: Any, bias: Tensor, coupling: Tensor) -> Tensor:
-        ctx.model = IsingModel(bias, coupling)
+    def forward(ctx: Any, bias: Tensor, coupling: Tensor, checked: bool) -> Tensor:
+        ctx.model = IsingModel(bias, coupling, checked=checked)
         return ctx.model.log_partition
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         mean, second = ctx.model.moments()
-        return grad * mean, 0.5 * grad * second
+        return grad * mean, 0.5 * grad * second, None
 
 
-def log_partition(bias: Tensor, coupling: Tensor) -> Tensor:
+def log_partition(bias: Tensor, coupling: Tensor, *, checked: bool = True) -> Tensor:
     r"""Exact ln sum_h exp(a.h + h'Jh/2), differentiable once.
 
     Parameters
@@ -326,16 +350,33 @@ def log_partition(bias: Tensor, coupling: Tensor) -> Tensor:
         a.
     coupling : Tensor of shape (H, H)
         J; only its symmetric part counts.
+    checked : bool, default=True
+        As for `IsingModel`.
 
     Returns
     -------
     Tensor, scalar
         In nats. 2^(H+1) flops, and twice as many again for the gradient.
     """
-    return _LogPartition.apply(bias, 0.5 * (coupling + coupling.mT))
+    return _LogPartition.apply(bias, 0.5 * (coupling + coupling.mT), checked)
 
 
-def exact_log_partition(energy: GaussianBernoulliEnergy) -> Tensor:
-    """Exact ln Z in nats, scalar, differentiable, in the dtype of the energy (2^(H+1) flops)."""
+def exact_log_partition(energy: GaussianBernoulliEnergy, *, checked: bool = True) -> Tensor:
+    """Exact ln Z in nats, scalar, differentiable, in the dtype of the energy (2^(H+1) flops).
+
+    ``checked`` is that of `IsingModel`.
+    """
     bias, coupling, log_volume = energy.hidden_machine()
-    return log_volume + log_partition(bias, coupling)
+    return log_volume + log_partition(bias, coupling, checked=checked)
+
+
+@torch.no_grad()
+def is_far_from_underflow(energy: GaussianBernoulliEnergy) -> bool:
+    """Whether ln Z can go unchecked for some hundred training steps.
+
+    Never on the CPU, where the check costs nothing; elsewhere the host waits for the answer once.
+    """
+    bias, coupling, _ = energy.hidden_machine()
+    if not reading_waits(bias.device):
+        return False
+    return bool(IsingModel(bias, coupling).clearance() > SAFE_SHARE)

@@ -1,8 +1,9 @@
-"""How training obtains ln Z: a file each."""
+"""Estimates of ln Z in training, one file each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from skevae.densities.base import Density
 from skevae.partitions.aggregate import AggregatePartition
@@ -24,14 +25,15 @@ PARTITIONS: dict[str, type[PartitionEstimate]] = {
     "contrastive-from-noise": NoiseContrastivePartition,
 }
 
-
-# The estimates that need no posterior, by which a density can be trained alone.
+# The estimates that need no posterior, so that a density can be trained alone.
 DENSITY_PARTITIONS: dict[str, type[DensityPartition]] = {
-    name: kind for name, kind in PARTITIONS.items() if issubclass(kind, DensityPartition)
+    name: cast(type[DensityPartition], kind)
+    for name, kind in PARTITIONS.items()
+    if not kind.needs_posterior
 }
 
 
 def resolve_partition(choices: Sequence[str], density: Density) -> str:
-    """Take the first choice that is not "auto"; else exact where a step can afford it."""
+    """Return the first choice that is not "auto"; else exact where a step can afford it."""
     affordable = "exact" if density.trains_exactly else "persistent"
     return next((choice for choice in choices if choice != "auto"), affordable)

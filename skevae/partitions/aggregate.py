@@ -14,11 +14,13 @@ class AggregatePartition(PartitionEstimate):
     """Importance sampling from the minibatch's posteriors, pooled as one mixture proposal.
 
     All draws of all rows estimate one ln Z, each weighted against the density of the mixture
-    (the balance heuristic of Veach & Guibas 1995). It sees what the aggregated posterior covers,
-    which is enough in few dimensions and misses almost all of Z in many.
+    (the balance heuristic of Veach & Guibas 1995). Mass that the aggregated posterior does not
+    cover is missed: little in few dimensions, almost all of Z in many.
     """
 
-    def __call__(self, draws: LatentDraws, posterior: Posterior) -> Tensor:
+    def __call__(
+        self, draws: LatentDraws, posterior: Posterior, log_weights: Tensor | None = None
+    ) -> Tensor:
         z = draws.z.flatten(0, 1)
         log_mixture = log_mean_exp(posterior.pairwise_log_density(z, draws.posterior_outputs), 1)
         return log_mean_exp(-draws.energy.flatten() - log_mixture)

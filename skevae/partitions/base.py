@@ -1,4 +1,4 @@
-"""What every estimate of ln Z in training is."""
+"""Base of the estimates of ln Z in training."""
 
 from __future__ import annotations
 
@@ -33,8 +33,24 @@ class PartitionEstimate:
         self.density = density
         self.generator = generator
 
-    def __call__(self, draws: LatentDraws, posterior: Posterior) -> Tensor:
-        """Estimate ln Z: scalar, or (n,) for each row."""
+    def __call__(
+        self, draws: LatentDraws, posterior: Posterior, log_weights: Tensor | None = None
+    ) -> Tensor:
+        """Estimate ln Z of a training step.
+
+        Parameters
+        ----------
+        draws : LatentDraws
+        posterior : Posterior
+        log_weights : Tensor of shape (n_draws, n), optional
+            Logarithms of the weights, not normalised, by which the objective averages the energy
+            gradients of each row's draws; None if they are equal. Markov chains that start at the
+            draws have to start at weighted ones.
+
+        Returns
+        -------
+        Tensor, scalar, or (n,) for each row
+        """
         raise NotImplementedError
 
     def refresh(self) -> None:
@@ -52,20 +68,29 @@ class PartitionEstimate:
 
 
 class DensityPartition(PartitionEstimate):
-    """An estimate that needs no posterior, by which a density can be trained alone."""
+    """Base of the estimates that need no posterior, so that a density can be trained alone."""
 
     needs_posterior = False
 
-    def __call__(self, draws: LatentDraws, posterior: Posterior) -> Tensor:
+    def __call__(
+        self, draws: LatentDraws, posterior: Posterior, log_weights: Tensor | None = None
+    ) -> Tensor:
         return self.evaluate(draws.z.detach().flatten(0, 1))
 
     def evaluate(self, z: Tensor) -> Tensor:
-        """Estimate ln Z where the training data, or draws of the posteriors, are ``z``, (n, D).
+        """Estimate ln Z at a step whose training data, or draws of the posteriors, are ``z``.
 
-        Returns a scalar whose gradient is that of ln Z or an estimate of it.
+        Parameters
+        ----------
+        z : Tensor of shape (n, D)
+
+        Returns
+        -------
+        Tensor, scalar
+            Its gradient is that of ln Z or an estimate of it.
         """
         raise NotImplementedError
 
 
-# Keeps the base of an annealing run proper if all chains agree in a dimension.
+# Keeps the variance of an annealing base positive if all chains agree in a dimension.
 MIN_BASE_VARIANCE = 1e-3

@@ -9,23 +9,24 @@ from torch import Tensor
 
 from skevae.densities.base import Density
 from skevae.partitions.base import MIN_BASE_VARIANCE, DensityPartition
+from skevae.posteriors.base import Posterior
+from skevae.posteriors.draws import LatentDraws
 from skevae.samplers.chains import PersistentChains
 
 # A reference value of ln Z is renewed when it is older than a quarter of the training so far, or
 # than this many steps.
 REFERENCE_STEPS = 1000
 
-
-# Transitions of a chain from noise, the second half of which is averaged.
+# Transitions of a chain from noise. The gradient is averaged over the second half of them.
 NOISE_TRANSITIONS = 10
 
 
 class ChainPartition(DensityPartition):
-    """Markov chains, whose mean energy gradient is that of -ln Z.
+    """Base of the estimates by Markov chains, whose mean energy gradient is that of -ln Z.
 
-    Chains cannot give a value: what is reported is a reference by annealing, which costs as much as
-    many steps. It is a value that was worked out for the validation of the epoch before, or else
-    one that is renewed from time to time.
+    Chains give a gradient but no value. The reported value is a reference by annealing, which costs
+    as much as many steps. It is the value computed for the validation of the previous epoch, or
+    else one that is renewed from time to time.
     """
 
     def __init__(self, density: Density, generator: torch.Generator) -> None:
@@ -34,7 +35,7 @@ class ChainPartition(DensityPartition):
         self.reference: float | None = None
         self.noted: float | None = None
         self.reference_step = 0
-        # What changes from step to step is on the device, where steps that are replayed find it.
+        # On the device, where steps that are replayed as a CUDA graph can change it.
         self.n_steps = torch.zeros((), dtype=torch.int64, device=generator.device)
         self._reported: Tensor | None = None
 
@@ -51,13 +52,14 @@ class ChainPartition(DensityPartition):
 
     def state(self) -> dict[str, Any]:
         state = {name: getattr(self, name) for name in ("reference", "noted", "reference_step")}
-        return {**state, "n_steps": int(self.n_steps)}
+        return {**state, "n_steps": int(self.n_steps), "transition": self.transition.state()}
 
     def resume(self, state: dict[str, Any]) -> None:
         self.n_steps.fill_(state["n_steps"])
         self.reference_step = state["reference_step"]
         self.noted = state["noted"]
         self.reference = state["reference"]
+        self.transition.resume(state["transition"])
 
     def _refer_to(self, log_partition: float) -> None:
         self.reference, self.reference_step = log_partition, int(self.n_steps)
@@ -97,7 +99,7 @@ class PersistentPartition(ChainPartition):
         return {**super().state(), "chains": chains}
 
     def resume(self, state: dict[str, Any]) -> None:
-        super().resume({name: value for name, value in state.items() if name != "chains"})
+        super().resume(state)
         if state["chains"] is not None:
             self.chains = PersistentChains(state["chains"].to(self.generator.device))
 
@@ -111,8 +113,18 @@ class PersistentPartition(ChainPartition):
 class ContrastivePartition(ChainPartition):
     """Contrastive divergence: chains start at the data and run one transition (Hinton 2002).
 
-    Biased: short chains see only the neighbourhood of the data.
+    If the draws of the posteriors are weighted, chains start at draws that are resampled by the
+    weights: the gradients of positive and negative phase then cancel where the model is right.
+    Biased, because short chains stay near the data.
     """
+
+    def __call__(
+        self, draws: LatentDraws, posterior: Posterior, log_weights: Tensor | None = None
+    ) -> Tensor:
+        z = draws.z.detach()
+        if log_weights is not None:
+            z = resampled(z, log_weights, self.generator)
+        return self.evaluate(z.flatten(0, 1))
 
     def evaluate(self, z: Tensor) -> Tensor:
         return self._surrogate(self.transition(z, self.generator))
@@ -121,8 +133,8 @@ class ContrastivePartition(ChainPartition):
 class NoiseContrastivePartition(ChainPartition):
     """Contrastive divergence as modified by Liao et al. (2022): chains start from noise.
 
-    They run `NOISE_TRANSITIONS` transitions, and the energy gradient is averaged over the second
-    half of them. Biased as far as the chains have not forgotten the noise.
+    They make `NOISE_TRANSITIONS` transitions, and the energy gradient is averaged over the second
+    half of them. Biased as far as the chains still depend on the noise.
     """
 
     def evaluate(self, z: Tensor) -> Tensor:
@@ -132,3 +144,17 @@ class NoiseContrastivePartition(ChainPartition):
             state = self.transition(state, self.generator)
             states.append(state)
         return self._surrogate(torch.cat(states[NOISE_TRANSITIONS // 2 :]))
+
+
+def resampled(z: Tensor, log_weights: Tensor, generator: torch.Generator) -> Tensor:
+    """Resample the draws of each row by their weights: (n_draws, n, D), (n_draws, n) -> like z.
+
+    Systematic resampling: draw k of a row is repeated n_draws w_k times in expectation.
+    """
+    n_draws, n_rows = log_weights.shape
+    cumulative = log_weights.detach().softmax(0).cumsum(0).mT.contiguous()
+    dtype, device = cumulative.dtype, cumulative.device
+    offset = torch.rand((n_rows, 1), generator=generator, dtype=dtype, device=device)
+    comb = (torch.arange(n_draws, dtype=dtype, device=device) + offset) / n_draws
+    chosen = torch.searchsorted(cumulative, comb, right=True).clamp(max=n_draws - 1)
+    return z.gather(0, chosen.mT[..., None].expand_as(z))

@@ -10,15 +10,26 @@ from skevae.partitions.base import DensityPartition
 
 
 class ExactPartition(DensityPartition):
-    """ln Z itself."""
+    """ln Z itself, exact.
+
+    Whether its tables have to be checked for underflow is decided once an epoch, because each check
+    makes the host wait for a GPU. If they underflow within an epoch that began far from it, ln Z is
+    nan and the training ends as diverged.
+    """
 
     def __init__(self, density: Density, generator: torch.Generator) -> None:
         super().__init__(density, generator)
+        self._checked = True
         if not density.has_exact_log_partition:
             raise ValueError(
-                f"partition='exact' is out of reach of this prior: {density.describe_size()}. Use "
-                "a smaller prior, partition='persistent', or partition='auto'."
+                f"partition='exact' is too expensive for this prior: {density.describe_size()}. "
+                "Use a smaller prior, partition='persistent', or partition='auto'."
             )
 
+    def refresh(self) -> None:
+        self._checked = not self.density.is_far_from_underflow()
+
     def evaluate(self, z: Tensor) -> Tensor:
-        return self.density.log_partition()
+        if self._checked:
+            return self.density.log_partition()
+        return self.density.unchecked_log_partition()

@@ -11,12 +11,14 @@ from skevae.utils.log_mean import log_mean_exp
 
 
 class PosteriorPartition(PartitionEstimate):
-    """The paper's: ln of the mean of exp(r_k) over the row's own draws (eq. 3).
+    """The paper's estimate: ln of the mean of exp(r_k) over the row's own draws (eq. 3).
 
-    It only sees the mass of exp(-E) near the row's own posterior. The estimate of Z is unbiased,
-    so that of ln Z errs low and the objective errs high, without limit: with one draw it is the
-    reconstruction term alone. It is no bound of the likelihood.
+    It only covers the mass of exp(-E) near the row's own posterior. The estimate of Z is unbiased,
+    so that of ln Z is too low in expectation and the objective too high, without limit: with one
+    draw it is the reconstruction term alone. It is not a bound of the likelihood.
     """
 
-    def __call__(self, draws: LatentDraws, posterior: Posterior) -> Tensor:
+    def __call__(
+        self, draws: LatentDraws, posterior: Posterior, log_weights: Tensor | None = None
+    ) -> Tensor:
         return log_mean_exp(-draws.energy - draws.log_posterior)

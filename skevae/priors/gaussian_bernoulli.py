@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import Bunch
-from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skevae.densities.base import Density
@@ -18,17 +16,15 @@ from skevae.densities.gaussian_bernoulli import GaussianBernoulliDensity
 from skevae.estimators.base import TRAINING_CONSTRAINTS
 from skevae.estimators.standardizer import Standardizer
 from skevae.partitions import DENSITY_PARTITIONS
-from skevae.priors.base import TrainedDensityPrior
+from skevae.priors.chains import MarkovPrior
 from skevae.samplers import SAMPLERS
-from skevae.samplers.diagnostics import chain_effective_sample_size, split_r_hat
+from skevae.samplers.base import Sampler
 from skevae.samplers.gibbs import block_gibbs
 from skevae.utils.device import copy_to, resolve_device
 from skevae.utils.random import make_generator
 
 
-class GaussianBernoulliRBMPrior(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainedDensityPrior
-):
+class GaussianBernoulliRBMPrior(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MarkovPrior):
     r"""Gaussian-Bernoulli restricted Boltzmann machine with a normalised likelihood.
 
     .. math::
@@ -36,10 +32,10 @@ class GaussianBernoulliRBMPrior(
         E(x) = \tfrac12 \sum_i \frac{(x_i - \mu_i)^2}{\sigma_i^2}
                - \sum_j \mathrm{softplus}\Big(b_j + \sum_i W_{ij} \frac{x_i}{\sigma_i^2}\Big)
 
-    A mixture of 2^H Gaussians that share their scales, whose weights form an Ising model over the
-    hidden units. Its partition function is exact, gradient included, at the price of one matrix
-    product (2^(H+1) flops), so up to a few dozen hidden units `score` is exact, and up to
-    about two dozen training is exact maximum likelihood.
+    The model is a mixture of 2^H Gaussians with common scales, whose weights form an Ising model
+    over the hidden units. The exact partition function costs one matrix product (2^(H+1) flops), so
+    `score` is exact up to a few dozen hidden units, and training is exact maximum likelihood up to
+    about two dozen.
 
     As ``prior=`` of `EnergyVAE` it is trained inside the autoencoder; by itself it is the
     counterpart of `sklearn.neural_network.BernoulliRBM` for real-valued data.
@@ -48,19 +44,20 @@ class GaussianBernoulliRBMPrior(
     ----------
     n_components : int, default=20
         Number H of binary hidden units.
-    sampler : str, default="gibbs"
+    sampler : str or sampler object, default="gibbs"
         Transition of Markov chains: "gibbs" (block Gibbs), "langevin", "metropolis-langevin" (with
         a Metropolis test), "gibbs-langevin" (Liao et al. 2022), "metropolis-gibbs-langevin",
-        "parallel-tempering" (crosses between modes), or "exact" (independent draws).
+        "parallel-tempering" (crosses between modes), or "exact" (independent draws). An object of
+        `skevae.samplers` has parameters of its own, such as ``ParallelTempering(n_replicas=20)`` or
+        ``Langevin(step_size=0.1)``, which grid-search as ``sampler__n_replicas`` and so on.
     n_gibbs_steps : int, default=1
-        Elementary steps of a transition; k of contrastive divergence.
-    step_size : float, default=0.3
-        Of Langevin steps, in units of each sigma.
+        Elementary steps of a transition; k of contrastive divergence. Only used when ``sampler`` is
+        a name: an object has its own ``n_steps``.
     partition : str, default="auto"
         How training obtains ln Z or its gradient: "exact" at every step; "persistent" chains
         (stochastic maximum likelihood); "contrastive" divergence with chains from the data;
-        "contrastive-from-noise", as Liao et al. modified it; "auto" is exact up to 24 hidden
-        units, else persistent. Also what an `EnergyVAE` with ``partition="auto"`` does.
+        "contrastive-from-noise", as modified by Liao et al.; "auto" is "exact" up to 24 hidden
+        units, else "persistent". An `EnergyVAE` with ``partition="auto"`` uses this value.
     n_chains : int, default=256
         Number of persistent chains.
     learn_scale : bool, default=True
@@ -69,7 +66,7 @@ class GaussianBernoulliRBMPrior(
     initial_scale : float, default=0.1
         Standard deviation of the initial weights.
     standardize : bool, default=True
-        Whether `fit` standardises X inside. All attributes and densities are on the scale of X.
+        Whether `fit` standardises X. All attributes and densities are on the scale of X.
     learning_rate : float, default=0.01
         Of Adam.
     batch_size : int or "auto", default="auto"
@@ -77,19 +74,20 @@ class GaussianBernoulliRBMPrior(
     max_iter : int, default=200
         Epochs.
     early_stopping : bool, default=True
-        Whether to hold out rows, stop when their log-likelihood does not rise, and keep the best.
+        Whether to hold out rows, stop when their log-likelihood does not increase, and keep the
+        best state.
     validation_fraction : float, default=0.1
     n_iter_no_change : int, default=10
-        Epochs without a rise of more than ``tol`` after which training stops.
+        Epochs without an increase of more than ``tol`` after which training stops.
     tol : float, default=1e-4
         In nats.
     warm_start : bool, default=False
-        Whether `fit` goes on from the fitted state, in the coordinates of the first fit.
+        Whether `fit` continues from the fitted state, in the coordinates of the first fit.
     checkpoint_dir : str or path, default=None
-        Directory where `fit` keeps the state of its training, in a file named by a hash of
-        parameters and X. The same fit, called again after it was cut off, goes on from there to
-        the same result (and returns at once if it was over); the fits of a search can share a
-        directory. Files stay until they are deleted. Pickles: only from sources you trust.
+        Directory in which `fit` keeps the state of its training, in a file named by a hash of
+        parameters and X. The same fit, called again after it was cut off, continues from there to
+        the same result (or returns at once if it had finished). The fits of a search can share a
+        directory. Files stay until they are deleted.
     device : str or torch.device, default="auto"
         "auto" is the first CUDA device if there is one, else the CPU.
     random_state : int, RandomState instance or None, default=None
@@ -113,11 +111,12 @@ class GaussianBernoulliRBMPrior(
         Bounds of ln Z; equal where it is exact.
     history_ : dict of str to ndarray of shape (`n_iter_`,)
         "objective" (mean log-likelihood of the training minibatches), "energy", "log_partition"
-        and "validation", one entry an epoch, in nats. Where ln Z has no exact value, short
-        annealing runs stand for it, which err low (and in training may be as old as 1000 steps):
-        "objective" and "validation" then **err high**. `score` does not. Only after `fit`.
+        and "validation", one entry an epoch, in nats. Where ln Z has no exact value, it is
+        estimated by short annealing runs (which in training may be up to 1000 steps old). These are
+        too low in expectation, so "objective" and "validation" are then **too high**. `score` is
+        not. Only after `fit`.
     n_iter_ : int
-        Epochs run. Only after `fit`.
+        Number of epochs. Only after `fit`.
     density_ : torch.nn.Module
         The trained module, in standardised coordinates, on the CPU.
     n_features_in_ : int
@@ -148,8 +147,7 @@ class GaussianBernoulliRBMPrior(
     _parameter_constraints: dict[str, list[Any]] = {
         **TRAINING_CONSTRAINTS,
         "n_components": [Interval(Integral, 1, None, closed="left")],
-        "sampler": [StrOptions(set(SAMPLERS))],
-        "step_size": [Interval(Real, 0, None, closed="neither")],
+        "sampler": [StrOptions(set(SAMPLERS)), Sampler],
         "n_gibbs_steps": [Interval(Integral, 1, None, closed="left")],
         "partition": [StrOptions({"auto", *DENSITY_PARTITIONS})],
         "n_chains": [Interval(Integral, 1, None, closed="left")],
@@ -163,7 +161,6 @@ class GaussianBernoulliRBMPrior(
         *,
         sampler="gibbs",
         n_gibbs_steps=1,
-        step_size=0.3,
         partition="auto",
         n_chains=256,
         learn_scale=True,
@@ -185,7 +182,6 @@ class GaussianBernoulliRBMPrior(
         self.n_components = n_components
         self.sampler = sampler
         self.n_gibbs_steps = n_gibbs_steps
-        self.step_size = step_size
         self.partition = partition
         self.n_chains = n_chains
         self.learn_scale = learn_scale
@@ -227,7 +223,13 @@ class GaussianBernoulliRBMPrior(
         Returns
         -------
         torch.nn.Module
-            A `skevae.densities.GaussianBernoulliDensity`.
+            A `GaussianBernoulliDensity`.
+
+        Raises
+        ------
+        ValueError
+            If a parameter of the sampler is out of its range, or the sampler enumerates too many
+            hidden units.
         """
         return GaussianBernoulliDensity(
             n_features,
@@ -235,7 +237,6 @@ class GaussianBernoulliRBMPrior(
             generator=generator,
             sampler=self.sampler,
             n_gibbs_steps=self.n_gibbs_steps,
-            step_size=self.step_size,
             n_chains=self.n_chains,
             learn_scale=self.learn_scale,
             initial_scale=self.initial_scale,
@@ -329,88 +330,3 @@ class GaussianBernoulliRBMPrior(
         z = self._standardizer.tensor(X, device, torch.float64)
         z = block_gibbs(density.as_energy(), z, generator)
         return self._standardizer.rows(z).astype(X.dtype, copy=False)
-
-    def run_chains(
-        self,
-        n_chains=100,
-        n_steps=100,
-        *,
-        burn_in=0,
-        sampler=None,
-        step_size=None,
-        X=None,
-        random_state=None,
-    ):
-        """Run Markov chains on the fitted density, to see whether and how fast a sampler mixes.
-
-        Parameters
-        ----------
-        n_chains : int, default=100
-        n_steps : int, default=100
-            Transitions that are kept; at least 4. Each makes ``n_gibbs_steps`` elementary steps.
-        burn_in : int, default=0
-            Transitions before them.
-        sampler : str, default=None
-            One of the names that ``sampler`` of the estimator takes; None uses the estimator's.
-        step_size : float, default=None
-            Of Langevin steps, in units of each sigma; None uses the estimator's.
-        X : array-like of shape (n_chains, n_features), default=None
-            Where the chains start. None draws from a Gaussian as broad as the data.
-        random_state : int, RandomState instance or None, default=None
-            None uses the estimator's own.
-
-        Returns
-        -------
-        Bunch
-            samples : ndarray of shape (n_steps, n_chains, n_features)
-                On the scale of X.
-            acceptance_rate : float
-                Share of the Metropolis tests passed; nan for a sampler without any.
-            r_hat : ndarray of shape (n_features,)
-                Split R-hat. Above about 1.05 the chains have not mixed.
-            effective_sample_size : ndarray of shape (n_features,)
-                Independent draws that would give means of the same precision.
-        """
-        check_is_fitted(self, "density_")
-        at_least = partial(Interval, Integral, right=None, closed="left")
-        validate_parameter_constraints(
-            {
-                "n_chains": [at_least(1)],
-                "n_steps": [at_least(4)],
-                "burn_in": [at_least(0)],
-                "sampler": [StrOptions(set(SAMPLERS)), None],
-                "step_size": [Interval(Real, 0, None, closed="neither"), None],
-            },
-            {
-                "n_chains": n_chains,
-                "n_steps": n_steps,
-                "burn_in": burn_in,
-                "sampler": sampler,
-                "step_size": step_size,
-            },
-            caller_name=f"{type(self).__name__}.run_chains",
-        )
-        device = resolve_device(self.device)
-        density = copy_to(self.density_, device, torch.float64)
-        generator = make_generator(self._seed_for(random_state), device)
-        density.sampler = density.sampler if sampler is None else sampler
-        density.step_size = density.step_size if step_size is None else step_size
-        step, energy = density.make_sampler(), density.as_energy()
-        if X is None:
-            z = density.noise(n_chains, generator)
-        else:
-            z = self._standardizer.tensor(self._check_rows(X), device, torch.float64)
-        kept_states = []
-        with torch.no_grad():
-            for index in range(burn_in + n_steps):
-                z = step(energy, z, generator)
-                if index >= burn_in:
-                    kept_states.append(z)
-            states = torch.stack(kept_states)
-        rows = self._standardizer.rows(states.flatten(0, 1)).reshape(states.shape)
-        return Bunch(
-            samples=rows,
-            acceptance_rate=step.acceptance_rate,
-            r_hat=split_r_hat(states).cpu().numpy(),
-            effective_sample_size=chain_effective_sample_size(states).cpu().numpy(),
-        )

@@ -13,26 +13,27 @@ from skevae.estimators.base import TRAINING_CONSTRAINTS, layer_sizes
 from skevae.networks import NETWORKS
 from skevae.networks.build import build_network
 from skevae.partitions import DENSITY_PARTITIONS
-from skevae.priors.base import TrainedDensityPrior
+from skevae.priors.chains import MarkovPrior
 from skevae.samplers import GRADIENT_SAMPLERS
+from skevae.samplers.base import Sampler
 from skevae.utils.random import SEED_BOUND, make_generator
 
 
-class NeuralPrior(TrainedDensityPrior):
+class NeuralPrior(MarkovPrior):
     r"""Energy-based model: a Gaussian, corrected by a neural network.
 
     .. math::
         p(x) = e^{-E(x)} / Z, \qquad
         E(x) = \tfrac12 \sum_i \frac{(x_i - \mu_i)^2}{\sigma_i^2} + b \tanh(f(x) / b)
 
-    The bound b on what the network may add makes exp(-E) integrable, with Gaussian tails, whatever
-    the network: without one training is free to raise the density without limit where no data are,
-    and ln Z need not exist. Density ratios of up to e^2b are within reach.
+    The bound b on the network's term makes exp(-E) integrable, with Gaussian tails, for every
+    network. Without a bound training could raise the density without limit far from the data, and
+    ln Z need not exist. Density ratios of up to e^2b can be represented.
 
-    Training follows persistent Langevin chains. ln Z is bracketed by annealed importance sampling
-    from a Gaussian, forwards and backwards; rows are drawn by sequential Monte Carlo along the same
-    path (a population annealed from the Gaussian and resampled as its weights demand), because
-    chains from noise would not cross from mode to mode.
+    Training uses persistent Langevin chains. ln Z is bracketed by annealed importance sampling from
+    a Gaussian, forwards and backwards. Rows are drawn by sequential Monte Carlo along the same path
+    (a population is annealed from the Gaussian and resampled by its weights), because chains from
+    noise would not cross between modes.
 
     Parameters
     ----------
@@ -45,23 +46,28 @@ class NeuralPrior(TrainedDensityPrior):
         energy is a function of x alone.
     bound : float, default=20.0
         b, in nats.
-    sampler : {"langevin", "metropolis-langevin"}, default="metropolis-langevin"
-        Steps of the chains that train it: plain, or with a Metropolis test that leaves no bias.
-        Sampling and ln Z always use the latter.
+    sampler : str or sampler object, default="metropolis-langevin"
+        Transition of the chains in training: "langevin" steps, or "metropolis-langevin" with a
+        Metropolis test, which removes their bias. An object of `skevae.samplers` has parameters of
+        its own, such as ``Langevin(n_steps=20, step_size=0.1)``, which grid-search as
+        ``sampler__step_size`` and so on. Sampling and ln Z always use Metropolis tests.
     n_langevin_steps : int, default=10
-        Steps of a chain between two parameter updates.
+        Steps of a chain between two parameter updates. Only used when ``sampler`` is a name: an
+        object has its own ``n_steps``.
     step_size : float, default=0.5
-        Of the largest step, in units of each sigma. Steps take turns at 1, 1/2, 1/4 and 1/8 of it.
+        Largest step of sampling and ln Z, and of the chains when ``sampler`` is a name, in units of
+        each sigma. Steps take turns at 1, 1/2, 1/4 and 1/8 of it.
     partition : str, default="auto"
         How training obtains the gradient of ln Z: "persistent" chains; "contrastive" divergence
-        with chains from the data; "contrastive-from-noise"; "auto" is "persistent". "exact" is
-        refused. Also what an `EnergyVAE` with ``partition="auto"`` does.
+        with chains from the data; "contrastive-from-noise"; "auto" is "persistent". "exact" is an
+        error. An `EnergyVAE` with ``partition="auto"`` uses this value.
     n_chains : int, default=256
         Number of persistent chains.
     n_annealing_steps : int, default=500
-        Steps of the annealing runs that bound ln Z and draw samples. More narrow the interval.
+        Steps of the annealing runs that bound ln Z and draw samples. More steps give a narrower
+        interval.
     standardize : bool, default=True
-        Whether `fit` standardises X inside. All attributes and densities are on the scale of X.
+        Whether `fit` standardises X. All attributes and densities are on the scale of X.
     learning_rate : float, default=3e-3
         Of Adam.
     batch_size : int or "auto", default="auto"
@@ -69,19 +75,20 @@ class NeuralPrior(TrainedDensityPrior):
     max_iter : int, default=200
         Epochs.
     early_stopping : bool, default=True
-        Whether to hold out rows, stop when their log-likelihood does not rise, and keep the best.
+        Whether to hold out rows, stop when their log-likelihood does not increase, and keep the
+        best state.
     validation_fraction : float, default=0.1
     n_iter_no_change : int, default=10
-        Epochs without a rise of more than ``tol`` after which training stops.
+        Epochs without an increase of more than ``tol`` after which training stops.
     tol : float, default=1e-4
         In nats.
     warm_start : bool, default=False
-        Whether `fit` goes on from the fitted state, in the coordinates of the first fit.
+        Whether `fit` continues from the fitted state, in the coordinates of the first fit.
     checkpoint_dir : str or path, default=None
-        Directory where `fit` keeps the state of its training, in a file named by a hash of
-        parameters and X. The same fit, called again after it was cut off, goes on from there to
-        the same result (and returns at once if it was over); the fits of a search can share a
-        directory. Files stay until they are deleted. Pickles: only from sources you trust.
+        Directory in which `fit` keeps the state of its training, in a file named by a hash of
+        parameters and X. The same fit, called again after it was cut off, continues from there to
+        the same result (or returns at once if it had finished). The fits of a search can share a
+        directory. Files stay until they are deleted.
     device : str or torch.device, default="auto"
         "auto" is the first CUDA device if there is one, else the CPU.
     random_state : int, RandomState instance or None, default=None
@@ -97,11 +104,12 @@ class NeuralPrior(TrainedDensityPrior):
         Bounds of ln Z, by annealed importance sampling forwards and backwards.
     history_ : dict of str to ndarray of shape (`n_iter_`,)
         "objective" (mean log-likelihood of the training minibatches), "energy", "log_partition"
-        and "validation", one entry an epoch, in nats. Where ln Z has no exact value, short
-        annealing runs stand for it, which err low (and in training may be as old as 1000 steps):
-        "objective" and "validation" then **err high**. `score` does not. Only after `fit`.
+        and "validation", one entry an epoch, in nats. Where ln Z has no exact value, it is
+        estimated by short annealing runs (which in training may be up to 1000 steps old). These are
+        too low in expectation, so "objective" and "validation" are then **too high**. `score` is
+        not. Only after `fit`.
     n_iter_ : int
-        Epochs run. Only after `fit`.
+        Number of epochs. Only after `fit`.
     density_ : torch.nn.Module
         The trained module, in standardised coordinates, on the CPU.
     n_features_in_ : int
@@ -133,7 +141,7 @@ class NeuralPrior(TrainedDensityPrior):
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "network": [StrOptions(set(NETWORKS)), callable],
         "bound": [Interval(Real, 0, None, closed="neither")],
-        "sampler": [StrOptions(set(GRADIENT_SAMPLERS))],
+        "sampler": [StrOptions(set(GRADIENT_SAMPLERS)), Sampler],
         "n_langevin_steps": [Interval(Integral, 1, None, closed="left")],
         "step_size": [Interval(Real, 0, None, closed="neither")],
         "partition": [StrOptions({"auto", *DENSITY_PARTITIONS})],

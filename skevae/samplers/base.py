@@ -4,46 +4,72 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from numbers import Integral
+from typing import Any, ClassVar, Self
 
 import torch
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
-Transition = Callable[[Tensor, torch.Generator], Tensor]
 
+class Sampler(BaseEstimator):
+    """A Markov transition that leaves p(z) unchanged, exactly or approximately.
 
-class Sampler:
-    """A Markov transition that leaves p(z), or nearly so p(z), unchanged.
+    A subclass defines an elementary `step`. Its parameters are those of its constructor, with
+    ``get_params`` and ``set_params`` as in scikit-learn, and its constraints on them are in
+    ``_parameter_constraints``. Whatever else it remembers between calls is its `state`; a clone
+    has the parameters alone.
 
     Parameters
     ----------
-    n_steps : int
+    n_steps : int, default=1
         Elementary steps of one transition.
-    step_size : float
-        Of Langevin steps, in units of each dimension's sigma.
 
     Attributes
     ----------
+    needs_only_gradient : bool
+        Whether it serves every `skevae.energies.SmoothEnergy`, rather than only a
+        Gaussian-Bernoulli energy.
+    needs_exact_tables : bool
+        Whether a step enumerates the 2^H configurations of the hidden units.
     acceptance_rate : float
-        Share of the Metropolis tests passed so far; nan where there were none.
+        Share of the Metropolis tests passed so far; nan for a sampler without any.
     """
 
-    def __init__(self, n_steps: int = 1, step_size: float = 0.3) -> None:
+    needs_only_gradient: ClassVar[bool] = False
+    needs_exact_tables: ClassVar[bool] = False
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "n_steps": [Interval(Integral, 1, None, closed="left")]
+    }
+    _accepted: Tensor | None = None
+    _proposed = 0
+
+    def __init__(self, n_steps: int = 1) -> None:
         self.n_steps = n_steps
-        self.step_size = step_size
-        self._accepted: Tensor | None = None
-        self._proposed = 0
 
     def __call__(self, energy: Any, z: Tensor, generator: torch.Generator) -> Tensor:
         """Make one transition of every chain: (n, n_visible) -> (n, n_visible)."""
         with torch.no_grad():
-            for step in range(self.n_steps):
-                z = self.step(energy, z, generator, step)
+            for index in range(self.n_steps):
+                z = self.step(energy, z, generator, index)
         return z
 
     def step(self, energy: Any, z: Tensor, generator: torch.Generator, index: int) -> Tensor:
         """Make elementary step number ``index`` of a transition."""
         raise NotImplementedError
+
+    def lengthened(self, n_steps: int) -> Self:
+        """Return a sampler without state whose transitions have ``n_steps`` elementary steps."""
+        return clone(self).set_params(n_steps=n_steps)
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors on the CPU from which another sampler of this kind can go on."""
+        return {}
+
+    def resume(self, state: dict[str, Tensor]) -> None:
+        """Go on from the `state` of another."""
 
     @property
     def acceptance_rate(self) -> float:
@@ -62,3 +88,42 @@ class Sampler:
         self._accepted += accept.sum()
         self._proposed += accept.numel()
         return torch.where(accept.unsqueeze(-1), proposal, z)
+
+
+class Transition:
+    """A Markov step (z, generator) -> z of one density, whose parameters may change in between."""
+
+    def __call__(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        """Make one transition of every chain: (n, n_visible) -> (n, n_visible)."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors on the CPU from which another transition of this kind can go on."""
+        return {}
+
+    def resume(self, state: dict[str, Tensor]) -> None:
+        """Go on from the `state` of another."""
+
+
+class SamplerTransition(Transition):
+    """The transition of a sampler.
+
+    Parameters
+    ----------
+    sampler : Sampler
+    energy : callable () -> energy
+        Returns the energy at the present parameters.
+    """
+
+    def __init__(self, sampler: Sampler, energy: Callable[[], Any]) -> None:
+        self.sampler = sampler
+        self.energy = energy
+
+    def __call__(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        return self.sampler(self.energy(), z, generator)
+
+    def state(self) -> dict[str, Tensor]:
+        return self.sampler.state()
+
+    def resume(self, state: dict[str, Tensor]) -> None:
+        self.sampler.resume(state)

@@ -1,18 +1,20 @@
-"""Markov chains that persist between parameter updates."""
+"""Markov chains: those that persist between parameter updates, and runs of a fixed model."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from skevae.samplers.base import Transition
+Step = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class PersistentChains:
-    """Markov chains that go on from where the last parameter update left them.
+    """Markov chains that continue from where the last parameter update left them.
 
-    The gradient of -ln Z is the mean energy gradient over the model; chains that persist while
-    the parameters move slowly stay close to it (stochastic maximum likelihood, Tieleman 2008).
+    The gradient of -ln Z is the mean energy gradient over the model. Chains that persist while the
+    parameters change slowly stay close to it (stochastic maximum likelihood, Tieleman 2008).
 
     Parameters
     ----------
@@ -22,12 +24,41 @@ class PersistentChains:
     Attributes
     ----------
     state : Tensor of shape (n_chains, n_visible)
-        Always the same memory, where training steps that are replayed find it.
+        Always the same memory, because steps recorded as a CUDA graph read and write it.
     """
 
     def __init__(self, start: Tensor) -> None:
         self.state = start.clone()
 
-    def advance(self, transition: Transition, generator: torch.Generator) -> Tensor:
+    def advance(self, transition: Step, generator: torch.Generator) -> Tensor:
         """Move every chain by one transition and return `state`."""
         return self.state.copy_(transition(self.state, generator))
+
+
+@torch.no_grad()
+def run_chains(
+    transition: Step, z: Tensor, generator: torch.Generator, *, n_steps: int, burn_in: int = 0
+) -> Tensor:
+    """Run Markov chains side by side and keep their states.
+
+    Parameters
+    ----------
+    transition : callable (z, generator) -> z
+    z : Tensor of shape (n_chains, n_visible)
+        Starting points.
+    generator : torch.Generator
+    n_steps : int
+        Transitions that are kept.
+    burn_in : int, default=0
+        Transitions before them.
+
+    Returns
+    -------
+    Tensor of shape (n_steps, n_chains, n_visible)
+    """
+    kept = []
+    for index in range(burn_in + n_steps):
+        z = transition(z, generator)
+        if index >= burn_in:
+            kept.append(z)
+    return torch.stack(kept)

@@ -1,4 +1,4 @@
-"""Diagnostics of Markov chains: whether they agree, and how many independent draws they equal."""
+"""Diagnostics of Markov chains: convergence and effective sample size."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def _split(samples: Tensor) -> Tensor:
-    """Cut each chain in two halves: (n_steps, n_chains, D) -> (n_steps // 2, 2 n_chains, D)."""
+    """Split each chain into two halves: (n_steps, n_chains, D) -> (n_steps // 2, 2 n_chains, D)."""
     half = samples.shape[0] // 2
     return torch.cat([samples[:half], samples[samples.shape[0] - half :]], dim=1)
 
@@ -18,8 +18,8 @@ def split_r_hat(samples: Tensor) -> Tensor:
     .. math::
         \hat R = \sqrt{\frac{(n-1)/n \, W + B / n}{W}}
 
-    with W the mean variance within half chains and B / n the variance of their means. Near 1 the
-    halves tell the same story; above about 1.05 they have not mixed.
+    with W the mean variance within half chains and B / n the variance of their means. Above about
+    1.05 the chains have not mixed.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def split_r_hat(samples: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape (D,)
-        Infinity where chains stand still apart from each other, 1 where all stand still together.
+        Infinity where all chains are constant but differ, 1 where they are constant and equal.
     """
     halves = _split(samples)
     n = halves.shape[0]
@@ -40,13 +40,13 @@ def split_r_hat(samples: Tensor) -> Tensor:
 
 
 def chain_effective_sample_size(samples: Tensor) -> Tensor:
-    r"""Number of independent draws that would give means of the same precision.
+    r"""Number of independent draws whose mean would be as precise.
 
     .. math::
         \frac{m n}{1 + 2 \sum_t \rho_t}
 
-    over m half chains of length n, with the autocorrelations of Gelman et al. (2013, section 11.5),
-    summed while the sums of neighbouring pairs stay positive and fall (Geyer 1992).
+    over m half chains of length n, with the autocorrelations of Gelman et al. (2013, section 11.5).
+    The sum ends where sums of neighbouring pairs become negative or increase (Geyer 1992).
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def chain_effective_sample_size(samples: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape (D,)
-        At most n_steps * n_chains; nan where nothing moves.
+        At most n_steps * n_chains; nan where all chains are constant.
     """
     halves = _split(samples)
     n, m, _ = halves.shape

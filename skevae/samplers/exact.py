@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
+from sklearn.base import clone
 from torch import Tensor
 
 from skevae.energies import GaussianBernoulliEnergy
@@ -17,7 +20,7 @@ def exact_sample(
 ) -> Tensor:
     """Draw independent rows from p(z): h from the tables of its Ising model, then z given h.
 
-    The tables are made in float64, whatever the dtype of the energy.
+    The tables are in float64, whatever the dtype of the energy.
     """
     bias, coupling, _ = energy.to(torch.float64).hidden_machine()
     h = IsingModel(bias, coupling).sample(n_samples, generator)
@@ -33,13 +36,20 @@ def draw_components(weights: Tensor, n_samples: int, generator: torch.Generator)
 
 
 class ExactSampler(Sampler):
-    """Independent draws, which forget where the chains stood (2^(H+1) operations each time).
+    """Independent draws, which do not depend on the present states of the chains.
 
-    One step is as good as any number of them.
+    Each transition costs 2^(H+1) operations.
     """
 
-    def __init__(self, n_steps: int = 1, step_size: float = 0.3) -> None:
-        super().__init__(1, step_size)
+    needs_exact_tables = True
+    n_steps = 1  # more would not change the law of the draws
+    _parameter_constraints = {}
+
+    def __init__(self) -> None:
+        """Take no parameters."""
+
+    def lengthened(self, n_steps: int) -> Self:
+        return clone(self)
 
     def step(
         self, energy: GaussianBernoulliEnergy, z: Tensor, generator: torch.Generator, index: int

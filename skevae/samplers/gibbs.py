@@ -33,7 +33,7 @@ def block_gibbs(
     ----------
     energy : GaussianBernoulliEnergy
     z : Tensor of shape (n, n_visible)
-        Where each chain stands.
+        Present state of each chain.
     generator : torch.Generator
     n_steps : int
 
@@ -47,7 +47,13 @@ def block_gibbs(
 
 
 class BlockGibbs(Sampler):
-    """Block Gibbs sweeps, exact in each conditional."""
+    """Block Gibbs sweeps, which draw exactly from both conditionals.
+
+    Parameters
+    ----------
+    n_steps : int, default=1
+        Sweeps of one transition.
+    """
 
     def step(
         self, energy: GaussianBernoulliEnergy, z: Tensor, generator: torch.Generator, index: int

@@ -1,52 +1,39 @@
-"""Langevin steps, plain and Metropolis-adjusted, on an energy or within Gibbs."""
+"""Langevin steps on any smooth energy, plain and Metropolis-adjusted."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, ClassVar
 
 import torch
+from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
 from skevae.energies import SmoothEnergy
 from skevae.samplers.base import Sampler
-from skevae.samplers.gibbs import sample_hidden
 from skevae.utils.random import standard_normal
 
 
-class Langevin(Sampler):
-    r"""Unadjusted Langevin steps, preconditioned by sigma.
+class LangevinSteps(Sampler):
+    """Base of the samplers that make Langevin steps.
 
-    .. math::
-        z' = z - \tfrac{\epsilon^2}{2} \sigma^2 \nabla E(z) + \epsilon \sigma \xi,
-        \qquad \xi \sim N(0, I)
-
-    It targets exp(-E) whatever the number of chains, up to a bias of order epsilon squared: the
-    energy never sees a batch size, and noise and drift always keep this ratio. The energy is any
-    `skevae.energies.SmoothEnergy`.
-
-    Parameters
+    Attributes
     ----------
-    n_steps : int
-    step_size : float
-    n_scales : int
-        The steps of a transition have ``step_size``, 1/2, 1/4, ... of it, this many in turn, for
-        energies whose own scales are not known: some step always suits where a chain stands.
+    adjusted : bool
+        Whether each step is followed by a Metropolis test, which removes its bias.
     """
 
-    adjusted = False
+    adjusted: ClassVar[bool] = False
 
-    def __init__(self, n_steps: int = 1, step_size: float = 0.3, n_scales: int = 1) -> None:
-        super().__init__(n_steps, step_size)
-        self.n_scales = n_scales
+    _parameter_constraints: dict[str, list[Any]] = {
+        **Sampler._parameter_constraints,
+        "step_size": [Interval(Real, 0, None, closed="neither")],
+    }
 
-    def step(
-        self, energy: SmoothEnergy, z: Tensor, generator: torch.Generator, index: int
-    ) -> Tensor:
-        step_size = self.step_size * 0.5 ** (index % self.n_scales)
-        return self._langevin_step(
-            z, energy.value_and_gradient, energy.variance, step_size, generator
-        )
+    def __init__(self, n_steps: int = 1, step_size: float = 0.3) -> None:
+        super().__init__(n_steps)
+        self.step_size = step_size
 
     def _langevin_step(
         self,
@@ -70,31 +57,49 @@ class Langevin(Sampler):
         return self._metropolis(z, proposal, log_ratio, generator)
 
 
-class MetropolisLangevin(Langevin):
-    """Langevin steps with a Metropolis test (MALA; Roberts & Tweedie 1996): no bias left."""
+class Langevin(LangevinSteps):
+    r"""Unadjusted Langevin steps, preconditioned by sigma.
 
-    adjusted = True
+    .. math::
+        z' = z - \tfrac{\epsilon^2}{2} \sigma^2 \nabla E(z) + \epsilon \sigma \xi,
+        \qquad \xi \sim N(0, I)
 
+    The stationary law is exp(-E) up to a bias of order epsilon squared. It does not depend on the
+    number of chains: the energy of a row is never divided by a batch size. The energy is any
+    `skevae.energies.SmoothEnergy`.
 
-class GibbsLangevin(Langevin):
-    r"""Langevin within Gibbs (Liao et al. 2022): h ~ p(h | z), then Langevin steps on z given h.
-
-    Its step sizes are annealed: over the n steps of a transition they fall linearly from
-    (2 - 1/n) times ``step_size`` to ``step_size``.
+    Parameters
+    ----------
+    n_steps : int, default=1
+        Elementary steps of one transition.
+    step_size : float, default=0.3
+        In units of sigma.
+    n_scales : int, default=1
+        The steps of a transition take turns at this many sizes: ``step_size``, 1/2 of it, 1/4, and
+        so on. For energies whose scales are not known: one of the sizes suits each place.
     """
 
-    def step(self, energy: Any, z: Tensor, generator: torch.Generator, index: int) -> Tensor:
-        mean = energy.conditional_mean(sample_hidden(energy, z, generator))
-        annealed = self.step_size * (2 - (index + 1) / self.n_steps)
+    needs_only_gradient = True
 
-        def value_and_gradient(y: Tensor) -> tuple[Tensor, Tensor]:
-            gradient = (y - mean) / energy.variance
-            return 0.5 * (gradient * (y - mean)).sum(-1), gradient
+    _parameter_constraints: dict[str, list[Any]] = {
+        **LangevinSteps._parameter_constraints,
+        "n_scales": [Interval(Integral, 1, None, closed="left")],
+    }
 
-        return self._langevin_step(z, value_and_gradient, energy.variance, annealed, generator)
+    def __init__(self, n_steps: int = 1, step_size: float = 0.3, n_scales: int = 1) -> None:
+        super().__init__(n_steps, step_size)
+        self.n_scales = n_scales
+
+    def step(
+        self, energy: SmoothEnergy, z: Tensor, generator: torch.Generator, index: int
+    ) -> Tensor:
+        step_size = self.step_size * 0.5 ** (index % self.n_scales)
+        return self._langevin_step(
+            z, energy.value_and_gradient, energy.variance, step_size, generator
+        )
 
 
-class MetropolisGibbsLangevin(GibbsLangevin):
-    """`GibbsLangevin` with a Metropolis test of each step on the joint of z and h: no bias left."""
+class MetropolisLangevin(Langevin):
+    """Langevin steps with a Metropolis test (MALA; Roberts & Tweedie 1996), without bias."""
 
     adjusted = True

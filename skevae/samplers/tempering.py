@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+from typing import Any
+
 import torch
+from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
 from skevae.energies import AnnealingPath, GaussianBernoulliEnergy
@@ -16,60 +20,79 @@ RELAXATION_SWEEPS = 100
 class ParallelTempering(Sampler):
     """Block Gibbs at several temperatures that exchange states, to cross between modes.
 
-    Replicas stand on a path from a broad Gaussian with free hidden units, where every mode is
-    reached at once, to the target (Swendsen & Wang 1986; Geyer 1991). A transition makes
-    ``n_steps`` rounds of a sweep of all replicas and exchanges between neighbours.
+    The replicas follow a path from a broad Gaussian with free hidden units, which reaches every
+    mode at once, to the target (Swendsen & Wang 1986; Geyer 1991). One elementary step is a sweep
+    of all replicas, and exchanges between neighbours.
 
     Parameters
     ----------
-    n_steps : int
-    step_size : float
-        Not used.
-    n_replicas : int
-        Temperatures, target included.
+    n_steps : int, default=1
+        Elementary steps of one transition.
+    n_replicas : int, default=12
+        Number of temperatures, target included; at least 2.
     """
 
-    def __init__(self, n_steps: int = 1, step_size: float = 0.3, n_replicas: int = 12) -> None:
-        super().__init__(n_steps, step_size)
-        self.betas = [k / (n_replicas - 1) for k in range(n_replicas)]
-        self._replicas: Tensor | None = None  # (n_replicas, n, n_visible)
+    _parameter_constraints: dict[str, list[Any]] = {
+        **Sampler._parameter_constraints,
+        "n_replicas": [Interval(Integral, 2, None, closed="left")],
+    }
+    _replicas: Tensor | None = None  # (n_replicas, n, n_visible)
+
+    def __init__(self, n_steps: int = 1, n_replicas: int = 12) -> None:
+        super().__init__(n_steps)
+        self.n_replicas = n_replicas
+
+    @property
+    def betas(self) -> list[float]:
+        """Inverse temperatures, from 0 to 1."""
+        return [k / (self.n_replicas - 1) for k in range(self.n_replicas)]
+
+    def state(self) -> dict[str, Tensor]:
+        return {} if self._replicas is None else {"replicas": self._replicas.cpu().clone()}
+
+    def resume(self, state: dict[str, Tensor]) -> None:
+        self._replicas = state["replicas"].clone() if state else None
 
     def step(
         self, energy: GaussianBernoulliEnergy, z: Tensor, generator: torch.Generator, index: int
     ) -> Tensor:
-        path = self._path(energy)
-        if self._replicas is None or self._replicas[0].shape != z.shape:
-            # Nothing is exchanged before each replica is at home at its own temperature, or what
-            # the hot ones had not yet forgotten would distort the target.
-            at_home = [
-                block_gibbs(path.at(beta), z, generator, RELAXATION_SWEEPS) for beta in self.betas
-            ]
-            self._replicas = torch.stack(at_home)
+        path, betas = self._path(energy), self.betas
+        if self._replicas is None or self._replicas.shape != (len(betas), *z.shape):
+            # Replicas are first equilibrated without exchanges: what the hot ones still remember of
+            # their start would distort the target.
+            alone = [block_gibbs(path.at(beta), z, generator, RELAXATION_SWEEPS) for beta in betas]
+            self._replicas = torch.stack(alone)
+        self._replicas = self._replicas.to(z)  # a resumed state is on the CPU
         replicas = [*self._replicas[:-1], z]
         replicas = [
             block_gibbs(path.at(beta), replica, generator)
-            for beta, replica in zip(self.betas, replicas, strict=True)
+            for beta, replica in zip(betas, replicas, strict=True)
         ]
-        for low in range(len(self.betas) - 1):
-            replicas[low : low + 2] = self._exchange(path, replicas, low, generator)
+        for low in range(len(betas) - 1):
+            replicas[low : low + 2] = self._exchange(
+                path, replicas[low : low + 2], betas[low : low + 2], generator
+            )
         self._replicas.copy_(torch.stack(replicas))
         return replicas[-1]
 
     @staticmethod
     def _path(energy: GaussianBernoulliEnergy) -> AnnealingPath:
-        """From a Gaussian as broad as the mixture of all hidden configurations can be."""
+        """Path from a Gaussian as broad as the mixture of all hidden configurations can be."""
         centre = energy.conditional_mean(torch.full_like(energy.hidden_bias, 0.5))
         variance = energy.variance + 0.25 * energy.weight.square().sum(1)
         return AnnealingPath(energy, centre, variance)
 
     def _exchange(
-        self, path: AnnealingPath, replicas: list[Tensor], low: int, generator: torch.Generator
+        self,
+        path: AnnealingPath,
+        pair: list[Tensor],
+        betas: list[float],
+        generator: torch.Generator,
     ) -> list[Tensor]:
-        """Propose that neighbours change places, chain by chain."""
-        cold, hot = replicas[low + 1], replicas[low]
-        beta_hot, beta_cold = self.betas[low : low + 2]
+        """Propose, chain by chain, that two neighbours exchange their states."""
+        (hot, cold), (beta_hot, beta_cold) = pair, betas
         log_ratio = path.log_increment(hot, beta_hot, beta_cold)
         log_ratio = log_ratio + path.log_increment(cold, beta_cold, beta_hot)
-        pair = torch.cat([hot, cold], dim=-1)
+        present = torch.cat([hot, cold], dim=-1)
         swapped = torch.cat([cold, hot], dim=-1)
-        return list(self._metropolis(pair, swapped, log_ratio, generator).chunk(2, dim=-1))
+        return list(self._metropolis(present, swapped, log_ratio, generator).chunk(2, dim=-1))
