@@ -27,6 +27,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.stats import norm
 
 from skevae import GaussianBernoulliRBMPrior
+from skevae.samplers import SAMPLERS
 
 rng = np.random.default_rng(0)
 centres = np.array([[-5.0, -3.0], [5.0, -3.0], [0.0, 6.0]])
@@ -238,8 +239,7 @@ for name, marker in [("langevin", "o"), ("metropolis-langevin", "s")]:
         chains = rbm.run_chains(
             n_steps=40,
             burn_in=40,
-            sampler=name,
-            step_size=step_size,
+            sampler=SAMPLERS[name](step_size=step_size),
             X=draws[:2000],
             random_state=index,
         )

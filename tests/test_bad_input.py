@@ -342,7 +342,6 @@ BAD_RBM = {
     **{name: BAD[name] for name in rbm().get_params() if name in BAD},
     "partition": ["no such", "posterior", "aggregate", None],
     "sampler": ["no such", None, 1],
-    "step_size": [0, -0.1, "a", None],
     "n_gibbs_steps": [0, -1, 1.5, None],
     "n_chains": [0, -1, 1.5, None],
     "learn_scale": ["yes", None],
@@ -429,7 +428,6 @@ def test_bad_parameter_of_a_later_prior(name, parameter, value, nested):
 USED_IN_A_VAE = [
     "n_components",
     "sampler",
-    "step_size",
     "n_gibbs_steps",
     "partition",
     "n_chains",
@@ -572,7 +570,6 @@ def test_bad_hidden_units(fitted_rbm, n_columns):
         ("n_steps", "a"),
         ("burn_in", -1),
         ("sampler", "no such"),
-        ("step_size", 0.0),
         ("random_state", "a"),
     ],
 )

@@ -15,7 +15,8 @@ from skevae.densities.gaussian_bernoulli import (
 )
 from skevae.densities.normal import StandardNormalDensity
 from skevae.priors import PRIORS
-from skevae.samplers import SAMPLERS
+from skevae.samplers import SAMPLERS, ExactSampler, resolve_sampler
+from skevae.samplers import exact as exact_draws
 from skevae.samplers.gibbs import block_gibbs
 from skevae.utils.device import copy_to
 from skevae.utils.random import make_generator
@@ -324,9 +325,10 @@ def test_a_transition_is_as_many_sweeps_as_asked_for():
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_density_uses_the_sampler_of_its_name(sampler):
-    density = rbm(3, 4, sampler=sampler, n_gibbs_steps=2, step_size=0.7)
+    density = rbm(3, 4, sampler=sampler, n_gibbs_steps=2)
     z = density.noise(5, make_generator(0))
-    expected = SAMPLERS[sampler](2, 0.7)(density.as_energy(), z, make_generator(1))
+    made = resolve_sampler(sampler, n_steps=2)
+    expected = made(density.as_energy(), z, make_generator(1))
     assert torch.equal(density.transition(z, make_generator(1)), expected)
 
 
@@ -405,11 +407,11 @@ def test_sampling_ends_before_evaluation_does(large, monkeypatch, exact_moments,
 
 def test_exact_draws_are_not_made_over_and_over_to_be_forgotten(large, monkeypatch):
     """Each costs 2^(H+1) operations, and the last forgets all before it."""
-    calls, exact_sample = [], gaussian_bernoulli.exact_sample
+    calls, exact_sample = [], exact_draws.exact_sample
     monkeypatch.setattr(
-        gaussian_bernoulli, "exact_sample", lambda *arguments: calls.append(1) or exact_sample(*arguments)
+        exact_draws, "exact_sample", lambda *arguments: calls.append(1) or exact_sample(*arguments)
     )
-    large.sampler = "exact"
+    large.sampler = ExactSampler()
     large.sample(3, make_generator(0))
     assert len(calls) == 1
 

@@ -18,7 +18,7 @@ from sklearn.utils import Bunch
 from skevae import GaussianBernoulliRBMPrior
 from skevae.densities import gaussian_bernoulli
 from skevae.partitions import DENSITY_PARTITIONS
-from skevae.samplers import SAMPLERS
+from skevae.samplers import SAMPLERS, MetropolisLangevin
 
 X_IRIS = load_iris().data
 # Columns of digits that are neither constant nor nearly so.
@@ -259,13 +259,11 @@ def test_independent_draws_as_a_chain(fitted):
 
 def test_step_size_of_chains(fitted):
     def rate(step_size):
-        chains = fitted.run_chains(
-            500, 4, sampler="metropolis-langevin", step_size=step_size, random_state=0
-        )
-        return chains.acceptance_rate
+        sampler = MetropolisLangevin(step_size=step_size)
+        return fitted.run_chains(500, 4, sampler=sampler, random_state=0).acceptance_rate
 
-    own = fitted.get_params()["step_size"]
-    assert rate(own) == rate(None)
+    named = fitted.run_chains(500, 4, sampler="metropolis-langevin", random_state=0)
+    assert rate(0.3) == named.acceptance_rate
     assert rate(0.01) > 0.99 and rate(4.0) < 0.5
 
 

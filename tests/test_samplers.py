@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from skevae.energies import GaussianBernoulliEnergy
-from skevae.samplers import SAMPLERS
+from skevae.samplers import SAMPLERS, resolve_sampler
 from skevae.samplers.chains import PersistentChains
 from skevae.samplers.exact import exact_sample
 from skevae.samplers.gibbs import block_gibbs, sample_hidden, sample_visible
@@ -203,7 +203,7 @@ def test_transition_leaves_exact_moments_unchanged_at_any_batch_size(
     energy, mixture, exact_moments, generator, assert_mean, name, batch_size, n_chains
 ):
     # Large steps, which a Metropolis test has to put right.
-    sampler, source = SAMPLERS[name](2, step_size=1.0), generator(0)
+    sampler, source = resolve_sampler(name, n_steps=2, step_size=1.0), generator(0)
     z = start_exactly(energy, n_chains, mixture, seed=1)
     moved = torch.cat([sampler(energy, rows, source) for rows in z.split(batch_size)])
     assert_mean(with_squares(moved), true_squares(exact_moments, energy))
@@ -214,7 +214,7 @@ def test_the_first_transition_leaves_exact_moments_unchanged(
     energy, mixture, exact_moments, generator, assert_mean, name
 ):
     z = start_exactly(energy, 20_000, mixture, seed=2)
-    moved = SAMPLERS[name](1, step_size=1.0)(energy, z, generator(1))
+    moved = resolve_sampler(name, n_steps=1, step_size=1.0)(energy, z, generator(1))
     assert_mean(with_squares(moved), true_squares(exact_moments, energy))
 
 
@@ -236,7 +236,7 @@ def test_langevin_has_its_own_stationary_law_on_a_normal_at_any_batch_size(
     z = torch.randn(n_chains, 2, generator=source, dtype=torch.float64)
     z = energy.visible_mean + kept.sqrt() * z
     for _ in range(3):
-        sampler = SAMPLERS[name](1, step_size=step)
+        sampler = resolve_sampler(name, n_steps=1, step_size=step)
         z = torch.cat([sampler(energy, rows, source) for rows in z.split(batch_size)])
     deviation = z - energy.visible_mean
     assert_mean(deviation, 0.0)
@@ -249,7 +249,7 @@ def test_langevin_keeps_the_law_of_exact_gibbs_but_for_the_square_of_its_step(
     energy, mixture, exact_moments, generator, name, batch_size, n_chains
 ):
     step, source = 0.1, generator(0)
-    sampler = SAMPLERS[name](100, step_size=step)
+    sampler = resolve_sampler(name, n_steps=100, step_size=step)
     z = start_exactly(energy, n_chains, mixture, seed=3)
     moved = with_squares(torch.cat([sampler(energy, row, source) for row in z.split(batch_size)]))
     truth = true_squares(exact_moments, energy)
@@ -265,7 +265,7 @@ def test_langevin_errs_less_with_smaller_steps(make_rbm, generator, name):
     z = exact_sample(energy, 50_000, generator(0))
 
     def spread(step):
-        sampler = SAMPLERS[name](30, step_size=step)
+        sampler = resolve_sampler(name, n_steps=30, step_size=step)
         return sampler(energy, z, generator(1)).var(0)
 
     exact = z.var(0)
@@ -276,7 +276,7 @@ def test_langevin_errs_less_with_smaller_steps(make_rbm, generator, name):
 @each_sampler
 def test_transitions_are_determined_by_the_generator(energy, generator, name):
     def run(seed):
-        return SAMPLERS[name](2)(energy, torch.zeros(10, 3).double(), generator(seed))
+        return resolve_sampler(name, n_steps=2)(energy, torch.zeros(10, 3).double(), generator(seed))
 
     assert torch.equal(run(0), run(0)) and not torch.equal(run(0), run(1))
 
@@ -285,7 +285,7 @@ def test_transitions_are_determined_by_the_generator(energy, generator, name):
 def test_transitions_move_the_generator_on(energy, generator, name):
     source, z = generator(0), torch.zeros(10, 3).double()
     assert not torch.equal(
-        SAMPLERS[name](2)(energy, z, source), SAMPLERS[name](2)(energy, z, source)
+        resolve_sampler(name, n_steps=2)(energy, z, source), resolve_sampler(name, n_steps=2)(energy, z, source)
     )
 
 
@@ -293,7 +293,7 @@ def test_transitions_move_the_generator_on(energy, generator, name):
 def test_transition_leaves_its_argument_alone(energy, generator, name):
     z = energy.visible_mean.repeat(4, 1)
     before = z.clone()
-    SAMPLERS[name](2)(energy, z, generator())
+    resolve_sampler(name, n_steps=2)(energy, z, generator())
     assert torch.equal(z, before)
 
 
@@ -302,13 +302,13 @@ def test_transition_leaves_its_argument_alone(energy, generator, name):
 def test_transition_keeps_shape_and_dtype_and_no_graph(energy, generator, name, dtype):
     parts = (energy.weight, energy.hidden_bias, energy.visible_mean, energy.variance)
     tracked = GaussianBernoulliEnergy(*(part.to(dtype).requires_grad_() for part in parts))
-    z = SAMPLERS[name](2)(tracked, torch.zeros(4, 3, dtype=dtype), generator())
+    z = resolve_sampler(name, n_steps=2)(tracked, torch.zeros(4, 3, dtype=dtype), generator())
     assert z.shape == (4, 3) and z.dtype == dtype and not z.requires_grad
 
 
 @each_sampler
 def test_transition_serves_chains_of_another_number(energy, generator, name):
-    sampler = SAMPLERS[name](2)
+    sampler = resolve_sampler(name, n_steps=2)
     for n_chains in (7, 3, 7):
         assert sampler(energy, torch.zeros(n_chains, 3).double(), generator()).shape == (
             n_chains,
@@ -318,7 +318,7 @@ def test_transition_serves_chains_of_another_number(energy, generator, name):
 
 @pytest.mark.parametrize("name", TESTED)
 def test_acceptance_rate_is_the_share_of_rows_that_moved(energy, mixture, generator, name):
-    sampler = SAMPLERS[name](1, step_size=1.0)
+    sampler = resolve_sampler(name, n_steps=1, step_size=1.0)
     assert math.isnan(sampler.acceptance_rate)
     z, moves = start_exactly(energy, 500, mixture), 0
     for _ in range(4):
@@ -330,7 +330,7 @@ def test_acceptance_rate_is_the_share_of_rows_that_moved(energy, mixture, genera
 
 @pytest.mark.parametrize("name", TESTED)
 def test_small_steps_are_all_but_always_accepted(energy, mixture, generator, name):
-    sampler = SAMPLERS[name](1, step_size=0.01)
+    sampler = resolve_sampler(name, n_steps=1, step_size=0.01)
     sampler(energy, start_exactly(energy, 2000, mixture), generator(0))
     assert sampler.acceptance_rate > 0.99
 
@@ -341,7 +341,7 @@ def test_tempering_crosses_between_modes_that_gibbs_cannot(generator, assert_mea
     energy = GaussianBernoulliEnergy(14 * one[:, None], -98 * one, zero, one)
     start = torch.zeros(1000, 1).double()
     crossed = {
-        name: (SAMPLERS[name](200)(energy, start, generator(0)) > 7).double()
+        name: (resolve_sampler(name, n_steps=200)(energy, start, generator(0)) > 7).double()
         for name in ("gibbs", "parallel-tempering")
     }
     assert not crossed["gibbs"].any()

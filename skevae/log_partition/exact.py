@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +26,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from skevae.energies import GaussianBernoulliEnergy
+from skevae.log_partition.blocks import block_sizes, configurations
+from skevae.log_partition.inversion import invert, invert_rows
 
 # Elements of the largest temporary table. 2^22 holds every table up to H = 33 in one strip. Larger
 # models are processed in strips of block A, which bounds memory at three tables of block B x C.
@@ -34,21 +35,6 @@ STRIP_ELEMENTS = 2**22
 
 # Underflow is far where the total has used less than this part of the range of exponentials.
 SAFE_SHARE = 0.5
-
-
-@lru_cache(maxsize=64)
-def configurations(n_units: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """All binary rows of length ``n_units``: (2^n_units, n_units), row k the bits of k."""
-    # The cache never evicts, because there are fewer block sizes than places: a CUDA graph that was
-    # recorded with a table can rely on its memory.
-    codes = torch.arange(2**n_units, device=device)
-    return (codes[:, None] >> torch.arange(n_units, device=device)).bitwise_and(1).to(dtype)
-
-
-def block_sizes(n_units: int) -> tuple[int, int, int]:
-    """Return the sizes of A, B and C, as equal as they can be."""
-    third, rest = divmod(n_units, 3)
-    return third + (rest > 0), third, third + (rest > 1)
 
 
 class _Strip(NamedTuple):
@@ -287,11 +273,11 @@ class IsingModel:
         tables = [self._log_weights(strip, self.log_partition)[0] for strip in self._strips()]
         # float64 throughout: a float32 cumulative sum loses whole configurations at 2^20 entries.
         log_ac = torch.cat(tables).flatten().double()
-        pair = _invert((log_ac - log_ac.max()).exp_().cumsum(0), n_samples, generator)
+        pair = invert((log_ac - log_ac.max()).exp_().cumsum(0), n_samples, generator)
         n_c = self._h_c.shape[0]
         pairs = _Repair(pair.div(n_c, rounding_mode="floor"), pair % n_c)
         b = torch.cat(
-            [_invert_rows(log_b, generator) for log_b in self._log_conditionals(pairs)]
+            [invert_rows(log_b, generator) for log_b in self._log_conditionals(pairs)]
             or [pair.new_empty(0)]
         )
         return torch.cat([self._h_a[pairs.a], self._h_b[b], self._h_c[pairs.c]], dim=1)
@@ -305,25 +291,6 @@ def reading_waits(device: torch.device) -> bool:
 def _is_recorded() -> bool:
     """Whether kernels are being recorded as a CUDA graph, so that no value can be read."""
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-
-
-def _invert(cumulative: Tensor, n_samples: int, generator: torch.Generator) -> Tensor:
-    """Draw indices from one cumulative table by inversion: (n_samples,)."""
-    uniform = torch.rand(
-        n_samples, generator=generator, dtype=cumulative.dtype, device=cumulative.device
-    )
-    index = torch.searchsorted(cumulative, uniform * cumulative[-1], right=True)
-    return index.clamp_(max=cumulative.numel() - 1)
-
-
-def _invert_rows(log_weights: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw one index from each row of log-weights: (n, k) -> (n,)."""
-    cumulative = log_weights.double().softmax(1).cumsum(1)
-    uniform = torch.rand(
-        cumulative.shape[0], 1, generator=generator, dtype=torch.float64, device=cumulative.device
-    )
-    index = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
-    return index.clamp_(max=cumulative.shape[1] - 1).squeeze(1)
 
 
 class _LogPartition(torch.autograd.Function):
