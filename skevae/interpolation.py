@@ -1,4 +1,4 @@
-"""Paths between latents: straight lines, whose improbable points are moved uphill."""
+"""Paths between latents: straight lines, corrected where the density is low."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from skevae.densities.base import Density
 
-# Transitions from one point whose mean is taken: it errs by an eighth of the sampler's noise.
+# Transitions from one point that are averaged: the noise of the mean is an eighth of the sampler's.
 N_REPLICAS = 64
 
 
@@ -23,28 +23,26 @@ def raise_low_points(
 ) -> tuple[Tensor, Tensor]:
     r"""Move points of a path that are less probable than both its ends.
 
-    A step goes to the mean of many transitions of the sampler from the point. For block Gibbs that
-    is, without its noise, the step of mean shift, :math:`z \leftarrow \sum_h p(h \mid z) E[z \mid
-    h]`, which never lowers the density of a mixture of Gaussians of equal shape; for Langevin it
-    is one of gradient ascent. A single transition ends where the density is *lower* in more than a
-    few dimensions: it has the noise of a sample, which the means of posteriors that lie at the ends
-    have not. A step is taken only if it raises the density, and no further ones once the point is
-    as probable as the less probable end, so that the path stays close to the line.
+    A step goes to the mean of many transitions of the sampler from the point. In expectation this
+    is mean shift for block Gibbs, :math:`z \leftarrow \sum_h p(h \mid z) E[z \mid h]`, which never
+    lowers the density of a mixture of Gaussians of equal shape, and gradient ascent for Langevin
+    steps. A single transition would not do: it adds the noise of a sample, which lowers the density
+    in more than a few dimensions. A step is taken only if it raises the density. Steps end once the
+    point is as probable as the less probable end, so that the path stays close to the line.
 
     Parameters
     ----------
     density : Density
     path : Tensor of shape (n, D)
     n_steps : int
-        At most, for each point.
+        Largest number of steps of a point.
     generator : torch.Generator
 
     Returns
     -------
     path : Tensor of shape (n, D)
-        The ends are those of the old one.
-    moved : Tensor of shape (n,)
-        Boolean.
+        Its ends are unchanged.
+    moved : Tensor of bool of shape (n,)
     """
     energy = density.energy(path)
     highest = torch.maximum(energy[0], energy[-1])

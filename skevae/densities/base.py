@@ -63,26 +63,25 @@ class Density(nn.Module):
         raise NotImplementedError
 
     def is_far_from_underflow(self) -> bool:
-        """Whether `unchecked_log_partition` may replace `log_partition` for some hundred steps.
+        """Whether `unchecked_log_partition` may replace `log_partition` for an epoch.
 
-        It is asked once an epoch, and only worth a True where it spares every step a wait.
+        Asked once an epoch. False where that would save nothing.
         """
         return False
 
     def unchecked_log_partition(self) -> Tensor:
-        """Exact ln Z, scalar, differentiable, or nan: as `log_partition`, without host waits."""
+        """Exact ln Z as `log_partition`, or nan, computed without waiting for the device."""
         return self.log_partition()
 
     def make_transition(self) -> Transition:
         """Return a Markov step (z, generator) -> z that leaves p(z) unchanged: (n, D) -> (n, D).
 
-        It follows the parameters as they change. The state of its sampler, if that has one, begins
-        anew.
+        It uses the parameters at the time of each call. Its sampler has no state yet.
         """
         raise NotImplementedError
 
     def transition(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        """Make one such step: (n, D) -> (n, D)."""
+        """Make one Markov step: (n, D) -> (n, D)."""
         return self.make_transition()(z, generator)
 
     def sample(self, n_samples: int, generator: torch.Generator) -> Tensor:

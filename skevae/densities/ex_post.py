@@ -1,8 +1,8 @@
 """Ex-post density estimation: a scikit-learn density estimator as the law of the latents.
 
-After training, the aggregated posterior (the mean of q(z | x) over the rows) is seldom the prior. A
-density estimator fitted to draws of it, in the prior's place, is a better model of the same decoder
-(Dai & Wipf 2019; Ghosh et al. 2020), and one whose ln Z is 0.
+After training, the aggregated posterior (the mean of q(z | x) over the rows) usually differs from
+the prior. Replacing the prior by a density estimator that is fitted to draws of it gives a better
+model with the same decoder (Dai & Wipf 2019; Ghosh et al. 2020), and ln Z = 0.
 """
 
 from __future__ import annotations
@@ -22,20 +22,17 @@ from torch import Tensor
 from skevae.densities.base import Density
 from skevae.log_partition.annealing import LogPartitionInterval
 
-# Points handed to an estimator at once: enough to make a call's overhead small, few enough that a
-# table of points by mixture components is.
+# Points passed to an estimator at once: enough to keep the overhead of a call small, few enough to
+# keep a table of points by mixture components small.
 POINTS_AT_ONCE = 2**14
 
-
-# Draws on which a fitted estimator shows that it scores and samples as it should.
+# Draws on which the scores and samples of a fitted estimator are tested.
 N_TRIALS = 100
-
 
 # `KernelDensity` scores all its kernels, but samples only these.
 SAMPLED_KERNELS = ("gaussian", "tophat")
 
-
-# Latents are NumPy arrays whatever X was, so estimators need not be ready for other ones.
+# Latents are NumPy arrays whatever X was, so estimators need not support other arrays.
 numpy_dispatch = partial(config_context, array_api_dispatch=False)
 
 
@@ -56,7 +53,7 @@ class DensityEstimatorInstance(HasMethods):
 
 
 def check_can_sample(estimator: Any) -> None:
-    """Raise before a training that would end in an estimator without samples.
+    """Raise if the estimator cannot be sampled, before the training instead of after it.
 
     Parameters
     ----------
@@ -75,23 +72,23 @@ def check_can_sample(estimator: Any) -> None:
 
 
 class EstimatorDensity(Density):
-    """Density of a fitted estimator, behind the interface that the evaluation asks for.
+    """Density of a fitted estimator, as a latent density without parameters.
 
     The energy is minus the estimator's log-density, so that ln Z = 0. It is evaluated by NumPy in
-    float64 on the CPU, whatever the tensors; there is no gradient.
+    float64 on the CPU, whatever the tensors, and has no gradient.
 
-    Importance sampling needs of an estimator that what it scores is the density of what it samples,
-    **or less**, if only in expectation. Then the likelihood errs low even so, because the weights
-    p(x|z) p(z) / ((1 - s) q(z|x) + s p(z)) rise with p(z) and are concave in it: too low a p(z)
-    makes too low a weight, and one that is right in expectation (the importance estimate of a
-    nested VAE, whose noise has nothing to do with the draws) makes one that is too low in
-    expectation. So do an RBM that subtracts the upper end of its interval of ln Z, and
-    `BayesianGaussianMixture`, which scores each component's expected logarithm.
+    The estimator has to score the density of what it samples, **or less**, at least in expectation.
+    Then the importance-sampled likelihood is still a lower bound in expectation: the weights
+    p(x|z) p(z) / ((1 - s) q(z|x) + s p(z)) increase with p(z) and are concave in it, so neither a
+    p(z) that is too low nor a noisy, unbiased one makes them too high in expectation. Examples are
+    a nested VAE, whose importance estimate is independent of the draws, an RBM that subtracts the
+    upper end of its interval of ln Z, and `BayesianGaussianMixture`, which scores the expected
+    logarithm of each component.
 
     Parameters
     ----------
     estimator : fitted estimator
-        With ``score_samples`` and ``sample``. It is not altered.
+        With ``score_samples`` and ``sample``. It is not changed.
     n_latent : int
         Dimension D of z.
     """
@@ -102,25 +99,25 @@ class EstimatorDensity(Density):
         super().__init__()
         self.estimator = estimator
         self.n_latent = n_latent
-        # That samples follow the law that is scored is what `sample` means. Estimators of this
-        # package say where theirs are those of Markov chains.
+        # Samples are taken to follow the density that is scored, unless an estimator of this
+        # package says that it samples by Markov chains.
         self.samples_exactly = getattr(estimator, "_samples_exactly", True)
 
     @torch.no_grad()
     def energy(self, z: Tensor) -> Tensor:
         points = z.detach().reshape(-1, self.n_latent).cpu().numpy().astype(np.float64)
-        # Latents beyond all bounds, of outliers beyond all bounds, are refused by scikit-learn.
+        # Extreme outliers can have infinite latents, which scikit-learn refuses.
         finite = np.isfinite(points).all(axis=1)
         log_density = np.full(len(points), -np.inf)
         log_density[finite] = self._score_samples(points[finite])
         return torch.as_tensor(-log_density, dtype=z.dtype, device=z.device).reshape(z.shape[:-1])
 
     def _score_samples(self, points: np.ndarray) -> np.ndarray:
-        """Log-densities in bounded memory: (n, D) -> (n,). Minus infinity is one, nan is not."""
+        """Log-densities in bounded memory, -inf allowed but not nan: (n, D) -> (n,)."""
         log_density = np.empty(len(points))
         for start in range(0, len(points), POINTS_AT_ONCE):
             part = slice(start, start + POINTS_AT_ONCE)
-            # The squares of outliers' latents overflow, to no density as they should.
+            # The squares of outliers' latents overflow, which correctly gives a density of 0.
             with np.errstate(over="ignore"), numpy_dispatch():
                 log_density[part] = self.estimator.score_samples(points[part])
         wrong = np.isnan(log_density) | np.isposinf(log_density)
@@ -148,7 +145,7 @@ class EstimatorDensity(Density):
                 drawn = self.estimator.sample(n_samples, random_state=seed)
             else:
                 drawn = self._seeded(seed).sample(n_samples)
-        # Mixtures return the components of their rows as well, and the rows in their order.
+        # Mixtures also return the component of each row, and order the rows by component.
         rows = np.asarray(drawn[0] if isinstance(drawn, tuple) else drawn, dtype=np.float64)
         if rows.shape != (n_samples, self.n_latent):
             raise ValueError(
@@ -167,7 +164,7 @@ class EstimatorDensity(Density):
 
 
 def fit_density(estimator: Any, draws: Tensor, generator: torch.Generator) -> Any:
-    """Fit an estimator to draws of the aggregated posterior, and try it out.
+    """Fit an estimator to draws of the aggregated posterior, and test its scores and samples.
 
     Parameters
     ----------
@@ -175,7 +172,7 @@ def fit_density(estimator: Any, draws: Tensor, generator: torch.Generator) -> An
         Fitted in place.
     draws : Tensor of shape (n, D)
     generator : torch.Generator
-        Of the trial.
+        Of the test.
 
     Returns
     -------

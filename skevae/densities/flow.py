@@ -19,7 +19,7 @@ FLOWS = {"nsf": "NSF", "maf": "MAF"}
 
 
 class FlowDensity(NormalizedDensity):
-    r"""Law of an invertible map's preimage of normal noise.
+    r"""Law of the preimage of normal noise under an invertible map t.
 
     .. math::
         \ln p(z) = \ln N(t(z); 0, I) + \ln |\det \partial t / \partial z|
@@ -50,7 +50,7 @@ class FlowDensity(NormalizedDensity):
         build = getattr(import_zuko().flows, FLOWS[flow])
         seed = int(torch.randint(SEED_BOUND, (), generator=generator))
         with lent_globals(make_generator(seed)):
-            # Only the map: the base is ours, whose noise comes from a generator.
+            # Only the map. The base is our own, whose noise comes from a generator.
             self.map = build(
                 n_latent,
                 transforms=n_transforms,
@@ -59,13 +59,13 @@ class FlowDensity(NormalizedDensity):
             ).transform
 
     def __repr__(self) -> str:
-        # zuko's own draws from torch's global generator.
+        # The repr of zuko's modules draws from torch's global generator.
         return f"{type(self).__name__}(n_latent={self.n_latent})"
 
     def log_density(self, z: Tensor) -> Tensor:
         noise, log_jacobian = self.map().call_and_ladj(z)
         log_density = log_jacobian - standard_normal_energy(noise) - 0.5 * self.n_latent * LOG_2PI
-        # Where an outlier overflows inside the map, terms cancel to nan: it is improbable.
+        # Where an outlier overflows inside the map, terms cancel to nan: its density is 0.
         return log_density.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
 
     @torch.no_grad()

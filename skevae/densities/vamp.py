@@ -20,7 +20,6 @@ from skevae.utils.random import standard_normal
 # Keeps an initial scale positive where rows do not vary.
 MIN_INITIAL_SCALE = 0.03
 
-
 # Standard deviation of the noise that separates pseudo-inputs which start at the same row.
 JITTER = 0.01
 
@@ -44,9 +43,9 @@ class SharedScale(nn.Module):
 class VampDensity(NormalizedDensity):
     r"""p(z) = sum_k w_k q(z | u_k), with learned pseudo-inputs u_k.
 
-    Inside an autoencoder (`attach`) q is its posterior, so that the prior has the family and the
-    place of the aggregated posterior by construction, and pseudo-inputs live among rows of x.
-    Alone the encoder is the identity and q(z | u) = N(u, diag(s^2)) with one learned scale.
+    Inside an autoencoder (`attach`) q is its posterior and pseudo-inputs are in the space of rows:
+    the prior has the form of an aggregated posterior. By itself the encoder is the identity and
+    q(z | u) = N(u, diag(s^2)) with one learned scale.
 
     Parameters
     ----------
@@ -73,8 +72,8 @@ class VampDensity(NormalizedDensity):
         )
         self.encoder: nn.Module = SharedScale(n_latent)
         self.posterior: Posterior = DiagonalNormal(n_latent)
-        # What an autoencoder lends: encoder, posterior and likelihood. In a tuple, which torch does
-        # not search for submodules: it is the autoencoder that trains, moves and keeps them.
+        # Encoder, posterior and likelihood of an autoencoder. In a tuple, in which torch does not
+        # look for submodules: the autoencoder trains, moves and saves them.
         self._lent: tuple[()] | tuple[nn.Module, Posterior, Likelihood] = ()
 
     def attach(
@@ -96,23 +95,24 @@ class VampDensity(NormalizedDensity):
         self.pseudo_inputs = nn.Parameter(start)
 
     def _apply(self, fn, recurse=True):
-        # A copy of this density alone holds copies of what was lent, which must follow it to
-        # another dtype or device; as a part of the whole model, to move them twice is to move once.
+        # A copy of this density alone holds copies of what was lent, which have to follow it to
+        # another dtype or device. Within the whole model they move twice, which does no harm.
         for module in self._lent:
             module._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
     def components(self) -> tuple[Posterior, Tensor]:
-        """The family q, and what it takes for each component: the encoder's outputs, (K, k D)."""
+        """The family q, and the encoder's outputs for each component, (K, k D)."""
         if not self._lent:
             return self.posterior, self.encoder(self.pseudo_inputs)
         encoder, posterior, likelihood = self._lent
         return posterior, encoder(likelihood.bound(self.pseudo_inputs))
 
     def frozen(self) -> Self:
-        """Return a copy that needs no autoencoder: the outputs at the pseudo-inputs are kept.
+        """Return a copy that does not need the autoencoder.
 
-        They become its pseudo-inputs, beside an encoder that returns what it is given.
+        Its pseudo-inputs are the encoder's outputs at the present ones, and its encoder is the
+        identity.
         """
         density = copy.deepcopy(self)
         with torch.no_grad():

@@ -339,11 +339,11 @@ def exact_log_partition(energy: GaussianBernoulliEnergy, *, checked: bool = True
 
 @torch.no_grad()
 def is_far_from_underflow(energy: GaussianBernoulliEnergy) -> bool:
-    """Whether ln Z can go unchecked for some hundred training steps.
+    """Whether the tables need not be checked for underflow in the next training steps.
 
-    Never on the CPU, where the check costs nothing; elsewhere the host waits for the answer once.
+    Always False on the CPU, where checks cost nothing. Elsewhere the host waits for the answer.
     """
-    bias, coupling, _ = energy.hidden_machine()
-    if not reading_waits(bias.device):
+    if not reading_waits(energy.weight.device):
         return False
+    bias, coupling, _ = energy.hidden_machine()
     return bool(IsingModel(bias, coupling).clearance() > SAFE_SHARE)
