@@ -276,7 +276,9 @@ def test_langevin_errs_less_with_smaller_steps(make_rbm, generator, name):
 @each_sampler
 def test_transitions_are_determined_by_the_generator(energy, generator, name):
     def run(seed):
-        return resolve_sampler(name, n_steps=2)(energy, torch.zeros(10, 3).double(), generator(seed))
+        return resolve_sampler(name, n_steps=2)(
+            energy, torch.zeros(10, 3).double(), generator(seed)
+        )
 
     assert torch.equal(run(0), run(0)) and not torch.equal(run(0), run(1))
 
@@ -285,7 +287,8 @@ def test_transitions_are_determined_by_the_generator(energy, generator, name):
 def test_transitions_move_the_generator_on(energy, generator, name):
     source, z = generator(0), torch.zeros(10, 3).double()
     assert not torch.equal(
-        resolve_sampler(name, n_steps=2)(energy, z, source), resolve_sampler(name, n_steps=2)(energy, z, source)
+        resolve_sampler(name, n_steps=2)(energy, z, source),
+        resolve_sampler(name, n_steps=2)(energy, z, source),
     )
 
 
