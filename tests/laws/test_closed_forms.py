@@ -146,7 +146,6 @@ def test_more_draws_err_less(linear):
     model, X, exact = linear
     means, errors = [], []
     for n_draws, n_seeds in ((1, 400), (4, 400), (64, 50)):
-        n_seeds = n_seeds // 2 if model.posterior in FLOWS else n_seeds
         gaps = [
             (model.log_likelihood(X, n_draws=n_draws, random_state=s).log_likelihood - exact).mean()
             for s in range(n_seeds)
