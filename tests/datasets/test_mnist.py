@@ -1,4 +1,4 @@
-"""Binarised MNIST: sources, subsets and draws agree, whatever file the images come from."""
+"""Binarised MNIST, on a small copy with its proportions: sources, subsets and draws agree."""
 
 import pickle
 

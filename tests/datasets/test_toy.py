@@ -263,6 +263,3 @@ def test_energy_is_the_published_formula(name):
     }[name]
     energy = toy_density(name).energy(np.column_stack([z1, z2]))
     assert_allclose(energy, -np.log(exp_minus_energy))
-
-
-# Binarised MNIST, on a small copy with the same proportions
