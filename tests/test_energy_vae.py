@@ -351,8 +351,8 @@ def test_reconstruction_by_affine_networks_is_affine():
     def affine(n_inputs, n_outputs, hidden_layer_sizes):
         return nn.Linear(n_inputs, n_outputs)
 
-    model = vae(network=affine, likelihood="gaussian", n_components=4, max_iter=200)
-    model.fit(X_IRIS)
+    model = vae(network=affine, likelihood="gaussian", n_components=4)
+    model.set_params(max_iter=60, learning_rate=2e-2).fit(X_IRIS)
     centre, (first, second) = X_IRIS.mean(axis=0), (X_IRIS[:75], X_IRIS[75:])
     halfway = model.reconstruct((first + second) / 2)
     by_half = (model.reconstruct(first) + model.reconstruct(second)) / 2

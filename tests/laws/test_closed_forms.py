@@ -74,12 +74,13 @@ def factor_analysis(model, X_train, X):
 ORACLES = {"grbm": closed_form, "normal": factor_analysis}
 
 
+SLOW = [("normal", "fixed")]
 LINEAR = [
     pytest.param(
         (prior, posterior),
         id=f"{prior}-{posterior}",
-        # One flow is enough to wait for.
-        marks=pytest.mark.slow if posterior in FLOWS[1:] else (),
+        # Every prior and every kind of posterior; one flow is enough to wait for.
+        marks=pytest.mark.slow if posterior in FLOWS[1:] or (prior, posterior) in SLOW else (),
     )
     for prior, posterior in product(ORACLES, POSTERIORS)
     if posterior not in FLOWS or prior == "grbm"
