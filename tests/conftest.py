@@ -103,7 +103,7 @@ def plane_grid(reach=12.0, n_nodes=301):
     return nodes, float(axis[1] - axis[0]) ** 2
 
 
-@pytest.fixture(name="plane_grid")
+@pytest.fixture(name="plane_grid", scope="session")
 def plane_grid_fixture():
     return plane_grid
 

@@ -274,6 +274,7 @@ def test_error_of_a_difference_is_paired(tmp_path):
     assert_allclose(summary.difference_error("a", "EnergyVAE", "GaussianMixture"), 0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_quick_run_measures_everything_and_draws_it(tmp_path):
     command = [sys.executable, str(FOLDER / "fit.py"), "--quick", "--threads", "1"]
     done = subprocess.run(

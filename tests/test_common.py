@@ -46,14 +46,9 @@ def later_priors(**params):
     return [small_prior(name, **brief, **params) for name in LATER]
 
 
-ESTIMATORS = [
-    small_vae(),
-    small_vae(ex_post=GaussianMixture()),
-    EnergyVAE(max_iter=2),
-    small_rbm(),
-    NormalPrior(),
-    *later_priors(),
-]
+# Every public estimator, and other settings of the largest.
+ESTIMATORS = [small_vae(), small_rbm(), NormalPrior(), *later_priors()]
+VARIANTS = [small_vae(ex_post=GaussianMixture()), EnergyVAE(max_iter=2)]
 TRANSFORMERS = [small_vae(random_state=0), small_rbm(random_state=0)]
 DENSITIES = [*TRANSFORMERS, NormalPrior(random_state=0), *later_priors(random_state=0)]
 
@@ -86,13 +81,23 @@ def on_frame(request):
 # --- scikit-learn's checks ------------------------------------------------------------------------
 
 
-@parametrize_with_checks(ESTIMATORS)
-def test_scikit_learn(estimator, check, monkeypatch):
+@pytest.fixture
+def array_api(monkeypatch):
     monkeypatch.setenv("SCIPY_ARRAY_API", "1")  # one check skips itself otherwise
+
+
+@parametrize_with_checks(ESTIMATORS)
+def test_scikit_learn(estimator, check, array_api):
     check(estimator)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS, ids=class_name)
+@pytest.mark.slow
+@parametrize_with_checks(VARIANTS)
+def test_scikit_learn_with_other_settings(estimator, check, array_api):
+    check(estimator)
+
+
+@pytest.mark.parametrize("estimator", [*ESTIMATORS, *VARIANTS], ids=class_name)
 def test_no_tag_turns_a_check_off(estimator):
     tags = estimator.__sklearn_tags__()
     assert not tags._skip_test

@@ -55,6 +55,7 @@ def public_callables():
 CALLABLES = dict(public_callables())
 CLASSES = {name: thing for name, thing in CALLABLES.items() if inspect.isclass(thing)}
 FUNCTIONS = {name: thing for name, thing in CALLABLES.items() if name not in CLASSES}
+ESTIMATORS = [name for name, kind in CLASSES.items() if hasattr(kind, "fit")]
 
 
 def sections(docstring):
@@ -97,49 +98,47 @@ def test_the_parser():
     assert list(documented(sections(text)["Parameters"])) == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("name", CALLABLES)
-def test_there_is_a_docstring(name):
-    docstring = inspect.getdoc(CALLABLES[name])
-    assert docstring
-    first = docstring.splitlines()[0]
-    assert first.endswith((".", ":"))
-    assert len(docstring.splitlines()) == 1 or not docstring.splitlines()[1]
-    titles = [title for title in sections(docstring) if title]
-    assert set(titles) <= set(SECTIONS)
-    assert titles == sorted(titles, key=SECTIONS.index)
+def test_there_is_a_docstring():
+    for name, thing in CALLABLES.items():
+        docstring = inspect.getdoc(thing)
+        assert docstring, name
+        lines = docstring.splitlines()
+        assert lines[0].endswith((".", ":")), name
+        assert len(lines) == 1 or not lines[1], name
+        titles = [title for title in sections(docstring) if title]
+        assert set(titles) <= set(SECTIONS), name
+        assert titles == sorted(titles, key=SECTIONS.index), name
 
 
-@pytest.mark.parametrize("name", CALLABLES)
-def test_parameters_are_those_of_the_signature(name):
-    thing = CALLABLES[name]
-    if inspect.isclass(thing) and "__init__" not in vars(thing):
-        return
-    described = documented(sections(inspect.getdoc(thing)).get("Parameters", ""))
-    assert list(described) == signature_names(thing)
-    missing = [parameter for parameter, kind in described.items() if kind is None]
-    assert not missing, "give their types"
+def test_parameters_are_those_of_the_signature():
+    for name, thing in CALLABLES.items():
+        if inspect.isclass(thing) and "__init__" not in vars(thing):
+            continue
+        described = documented(sections(inspect.getdoc(thing)).get("Parameters", ""))
+        assert list(described) == signature_names(thing), name
+        missing = [parameter for parameter, kind in described.items() if kind is None]
+        assert not missing, f"{name}: give the types of {missing}"
 
 
-@pytest.mark.parametrize("name", CALLABLES)
-def test_documented_defaults_are_those_of_the_signature(name):
-    thing = CALLABLES[name]
-    described = documented(sections(inspect.getdoc(thing)).get("Parameters", ""))
-    for parameter in inspect.signature(thing).parameters.values():
-        match = re.search("default=(.+)$", described.get(parameter.name) or "")
-        if parameter.default is inspect.Parameter.empty:
-            assert match is None, parameter
-        elif match:
-            value = eval(match.group(1), {})
-            assert value == parameter.default, parameter
-        else:
-            # y is ignored and needs none.
-            assert described.get(parameter.name) == "Ignored", f"{parameter}: state the default"
+def test_documented_defaults_are_those_of_the_signature():
+    for name, thing in CALLABLES.items():
+        described = documented(sections(inspect.getdoc(thing)).get("Parameters", ""))
+        for parameter in inspect.signature(thing).parameters.values():
+            match = re.search("default=(.+)$", described.get(parameter.name) or "")
+            where = f"{name}, {parameter}"
+            if parameter.default is inspect.Parameter.empty:
+                assert match is None, where
+            elif match:
+                assert eval(match.group(1), {}) == parameter.default, where
+            else:
+                # y is ignored and needs none.
+                assert described.get(parameter.name) == "Ignored", f"{where}: state the default"
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_returned_values_are_described(name):
-    if name.split(".")[-1] not in {"fit", "partial_fit"}:
-        assert {"Returns", "Yields"} & set(sections(inspect.getdoc(FUNCTIONS[name])))
+def test_returned_values_are_described():
+    for name, thing in FUNCTIONS.items():
+        if name.split(".")[-1] not in {"fit", "partial_fit"}:
+            assert {"Returns", "Yields"} & set(sections(inspect.getdoc(thing))), name
 
 
 FITTED = {}
@@ -162,7 +161,7 @@ def fitted(name):
     return FITTED[name]
 
 
-@pytest.mark.parametrize("name", [name for name, kind in CLASSES.items() if hasattr(kind, "fit")])
+@pytest.mark.parametrize("name", ESTIMATORS)
 def test_attributes_are_those_of_a_fitted_model(name):
     described = set(documented(sections(inspect.getdoc(CLASSES[name])).get("Attributes", "")))
     model = fitted(name)
@@ -178,35 +177,38 @@ def test_attributes_are_those_of_a_fitted_model(name):
     assert described == has
 
 
-@pytest.mark.parametrize("name", [name for name, kind in CLASSES.items() if hasattr(kind, "fit")])
-def test_every_method_says_what_estimators_share(name):
+def test_every_method_says_what_estimators_share():
     # Nothing public without documentation, inherited methods included.
-    for method, value in inspect.getmembers(CLASSES[name], inspect.isfunction):
-        if not method.startswith("_"):
-            assert inspect.getdoc(value), method
+    for name in ESTIMATORS:
+        for method, value in inspect.getmembers(CLASSES[name], inspect.isfunction):
+            if not method.startswith("_"):
+                assert inspect.getdoc(value), f"{name}.{method}"
 
 
-@pytest.mark.parametrize("name", CLASSES)
-def test_classes_have_an_example(name):
-    if hasattr(CLASSES[name], "fit"):
-        assert ">>>" in sections(inspect.getdoc(CLASSES[name])).get("Examples", "")
+def test_estimators_have_an_example():
+    for name in ESTIMATORS:
+        assert ">>>" in sections(inspect.getdoc(CLASSES[name])).get("Examples", ""), name
 
 
-@pytest.mark.parametrize("name", MODULES)
+def examples(name):
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    return [test for test in finder.find(importlib.import_module(name)) if test.examples]
+
+
+WITH_EXAMPLES = [name for name in MODULES if examples(name)]
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_examples_run(name):
-    module = importlib.import_module(name)
-    assert module.__doc__
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-    outcome = doctest.testmod(module, optionflags=flags)
-    assert outcome.failed == 0
+    outcome = doctest.testmod(importlib.import_module(name), optionflags=flags)
+    assert outcome.attempted > 0 and outcome.failed == 0
+
+
+def test_modules_say_what_they_are_for():
+    for name in MODULES:
+        assert importlib.import_module(name).__doc__, name
 
 
 def test_there_are_examples_to_run():
-    finder = doctest.DocTestFinder(exclude_empty=True)
-    found = [
-        test
-        for name in MODULES
-        for test in finder.find(importlib.import_module(name))
-        if test.examples
-    ]
-    assert len(found) >= 3
+    assert len(WITH_EXAMPLES) >= 3

@@ -89,6 +89,7 @@ def test_tables_are_written_twice(report, tmp_path):
 # --- table 1 --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_table1_measures_draws_and_resumes(tmp_path):
     printed = run("table1.py", "--quick", "--sets", "8gaussians", "--output", tmp_path)
     rows = rows_of(tmp_path)
@@ -117,6 +118,7 @@ def test_table1_measures_draws_and_resumes(tmp_path):
 # --- table 2 and the figures ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("zuko") is None, reason="the flows need zuko")
 def test_table2_and_figures(tmp_path):
     printed = run("table2.py", "--quick", "--output", tmp_path)

@@ -248,7 +248,7 @@ def test_scoring_monitor_in_a_pipeline(make):
     assert len(epochs) == N_EPOCHS
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("n_jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_progress_bar_in_a_grid_search(n_jobs, capsys):
     search = GridSearchCV(
         make_pipeline(StandardScaler(), vae()),

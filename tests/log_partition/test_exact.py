@@ -1,17 +1,19 @@
 """Laws of the hidden units' exact partition function, moments and samples, against enumeration."""
 
 import math
+from itertools import cycle, product
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pairs import quick_and_slow
 from scipy import stats
 from scipy.special import logsumexp
 from torch.autograd import gradcheck
 
-from skevae.log_partition import exact
+from skevae.log_partition import exact as log_partition_module
 from skevae.log_partition.exact import IsingModel, block_sizes, configurations, log_partition
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
@@ -117,23 +119,23 @@ def as_rounded(machine, dtype):
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-5)])
-@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("n_units", SIZES)
-def test_log_partition_is_the_logsumexp_of_all_configurations(n_units, norm, dtype, tolerance):
-    machine = as_rounded(random_machine(n_units, norm), dtype)
-    value = log_partition(*tensors(machine, dtype))
-    assert value.dtype == dtype and value.shape == ()
-    assert value.item() == pytest.approx(logsumexp(exact(machine)[1]), rel=tolerance)
+def test_log_partition_is_the_logsumexp_of_all_configurations(n_units, dtype, tolerance):
+    for norm in NORMS:
+        machine = as_rounded(random_machine(n_units, norm), dtype)
+        value = log_partition(*tensors(machine, dtype))
+        assert value.dtype == dtype and value.shape == ()
+        assert value.item() == pytest.approx(logsumexp(exact(machine)[1]), rel=tolerance)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("norm", [*NORMS, 1000.0])
-@pytest.mark.parametrize("n_units", [3, 4, 5, 9, 12])
 @pytest.mark.parametrize("kind", HARD)
-def test_log_partition_is_right_where_configurations_compete(kind, n_units, norm, dtype):
-    machine = as_rounded(MACHINES[kind](n_units, norm), dtype)
-    truth = logsumexp(exact(machine)[1])
-    assert abs(log_partition(*tensors(machine, dtype)).item() - truth) <= rounding(machine, dtype)
+def test_log_partition_is_right_where_configurations_compete(kind, dtype):
+    for n_units, norm in product([3, 4, 5, 9, 12], [*NORMS, 1000.0]):
+        machine = as_rounded(MACHINES[kind](n_units, norm), dtype)
+        truth = logsumexp(exact(machine)[1])
+        value = log_partition(*tensors(machine, dtype)).item()
+        assert abs(value - truth) <= rounding(machine, dtype), (n_units, norm)
 
 
 @settings(deadline=None, max_examples=60, derandomize=True)
@@ -210,16 +212,15 @@ def test_configurations_are_all_binary_rows_once(n_units):
 
 
 @pytest.mark.parametrize("kind", sorted(MACHINES))
-@pytest.mark.parametrize("norm", [0.1, 1.0, 10.0, 1000.0])
-@pytest.mark.parametrize("n_units", [1, 2, 3, 7, 11])
-def test_moments_are_those_of_all_configurations(n_units, norm, kind):
-    machine = MACHINES[kind](n_units, norm)
-    mean, second = IsingModel(*tensors(machine)).moments()
-    expected_mean, expected_second = exact_moments(machine)
-    # The error of a probability is that of its exponent, and exponents are only known to rounding.
-    tolerance = 1e-12 + 2 * rounding(machine, torch.float64)
-    np.testing.assert_allclose(mean, expected_mean, rtol=0, atol=tolerance)
-    np.testing.assert_allclose(second, expected_second, rtol=0, atol=tolerance)
+def test_moments_are_those_of_all_configurations(kind):
+    for n_units, norm in product([1, 2, 3, 7, 11], [0.1, 1.0, 10.0, 1000.0]):
+        machine = MACHINES[kind](n_units, norm)
+        mean, second = IsingModel(*tensors(machine)).moments()
+        expected_mean, expected_second = exact_moments(machine)
+        # The error of a probability is that of its exponent, known to rounding and no better.
+        tolerance = 1e-12 + 2 * rounding(machine, torch.float64)
+        np.testing.assert_allclose(mean, expected_mean, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(second, expected_second, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("kind", sorted(MACHINES))
@@ -392,39 +393,50 @@ def test_ordinary_couplings_need_no_repair(kind, repaired):
 # --- strips ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=[1, 8, 64], ids="strips of {} elements".format)
-def narrow_strips(request, monkeypatch):
-    """Work the tables off in strips, as H > 33 would."""
-    monkeypatch.setattr(exact, "STRIP_ELEMENTS", request.param)
+@pytest.fixture
+def n_elements(request, monkeypatch):
+    """Work the tables off in strips of so many elements, as H > 33 would."""
+    monkeypatch.setattr(log_partition_module, "STRIP_ELEMENTS", request.param)
 
 
-@pytest.mark.parametrize("norm", [1.0, 10.0, 1000.0])
+STRIPS = [1, 8, 64]
+in_strips = pytest.mark.parametrize("n_elements", STRIPS, indirect=True)
+
+
+@in_strips
 @pytest.mark.parametrize("kind", sorted(MACHINES))
-def test_strips_give_the_same_value(kind, norm, narrow_strips):
-    machine = MACHINES[kind](10, norm)
-    value = log_partition(*tensors(machine)).item()
-    assert abs(value - logsumexp(exact(machine)[1])) <= rounding(machine, torch.float64)
+def test_strips_give_the_same_value(kind, n_elements):
+    for norm in (1.0, 10.0, 1000.0):
+        machine = MACHINES[kind](10, norm)
+        value = log_partition(*tensors(machine)).item()
+        assert abs(value - logsumexp(exact(machine)[1])) <= rounding(machine, torch.float64)
 
 
-@pytest.mark.parametrize("norm", [1.0, 1000.0])
+@in_strips
 @pytest.mark.parametrize("kind", sorted(MACHINES))
-def test_strips_give_the_same_moments(kind, norm, narrow_strips):
-    machine = MACHINES[kind](8, norm)
-    mean, second = IsingModel(*tensors(machine)).moments()
-    tolerance = 1e-12 + 2 * rounding(machine, torch.float64)
-    np.testing.assert_allclose(mean, exact_moments(machine)[0], rtol=0, atol=tolerance)
-    np.testing.assert_allclose(second, exact_moments(machine)[1], rtol=0, atol=tolerance)
+def test_strips_give_the_same_moments(kind, n_elements):
+    for norm in (1.0, 1000.0):
+        machine = MACHINES[kind](8, norm)
+        mean, second = IsingModel(*tensors(machine)).moments()
+        tolerance = 1e-12 + 2 * rounding(machine, torch.float64)
+        np.testing.assert_allclose(mean, exact_moments(machine)[0], rtol=0, atol=tolerance)
+        np.testing.assert_allclose(second, exact_moments(machine)[1], rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("kind", sorted(MACHINES))
-def test_strips_sample_the_same_law(kind, narrow_strips, generator):
+@quick_and_slow(
+    "kind, n_elements",
+    zip(sorted(MACHINES), cycle(STRIPS), strict=False),
+    product(sorted(MACHINES), STRIPS),
+    indirect=["n_elements"],
+)
+def test_strips_sample_the_same_law(kind, n_elements, generator):
     machine = MACHINES[kind](6, 3.0)
     rows = IsingModel(*tensors(machine)).sample(20_000, generator(5))
     assert sample_law_p_value(machine, rows) > FOUR_SIGMA
 
 
 def test_strips_never_hold_more_than_they_may(monkeypatch):
-    monkeypatch.setattr(exact, "STRIP_ELEMENTS", 64)
+    monkeypatch.setattr(log_partition_module, "STRIP_ELEMENTS", 64)
     model = IsingModel(*tensors(random_machine(12, 1.0)))
     strips = list(model._strips())
     assert len(strips) > 1

@@ -5,10 +5,13 @@ while recording, no value can be read, and a replay does the same operations, wi
 on the same memory.
 """
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from pairs import quick_and_slow
 from small_priors import small_prior
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -80,7 +83,7 @@ def memory_of(tensor):
 
 
 def recorder(generators, graphs, monkeypatch):
-    """What `skevae.utils.device.graph_recorder` returns, for a CPU; adds what it records to a list."""
+    """Stand in for `graph_recorder` on a CPU; what it records is added to a list."""
 
     def record(function):
         states = [generator.get_state() for generator in generators]
@@ -153,7 +156,11 @@ def assert_recorded_training_is_equal(graphs, **params):
     assert_array_equal(recorded.score_samples(X), plain.score_samples(X))
 
 
-@pytest.mark.parametrize("objective, partition", POSSIBLE)
+@quick_and_slow(
+    "objective, partition",
+    [*product(OBJECTIVES, ["exact"]), *product(["iwae"], PARTITIONS)],
+    POSSIBLE,
+)
 def test_recorded_training_is_equal_for_every_bound(objective, partition, recorded):
     assert_recorded_training_is_equal(recorded, objective=objective, partition=partition)
 

@@ -1,6 +1,7 @@
 """Laws that every latent density obeys, and those of the RBM where ln Z cannot be had exactly."""
 
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -49,9 +50,21 @@ def build(kind, n_latent=2, dtype=torch.float64):
 QUADRATURE_ERROR = {"flow": 2e-3}
 
 
-def log_mass(density, plane_grid):
-    nodes, area = plane_grid(reach=20.0, n_nodes=401)
-    return (-density.energy(nodes)).logsumexp(0).item() + math.log(area)
+N_NODES = 401
+
+
+@pytest.fixture(scope="module")
+def over_the_plane(plane_grid):
+    """Nodes of a grid over the plane, minus the energy there, and ln of the integral, by kind."""
+
+    @cache
+    def table(kind):
+        nodes, area = plane_grid(reach=20.0, n_nodes=N_NODES)
+        with torch.no_grad():
+            log_density = -build(kind).energy(nodes)
+        return nodes, log_density, log_density.logsumexp(0).item() + math.log(area)
+
+    return table
 
 
 def rbm(n_latent, n_hidden, *, dtype=torch.float64, scale=0.4, **parameters):
@@ -76,36 +89,35 @@ def beyond_exactness(monkeypatch):
 
 
 @everything
-def test_normalised_density_integrates_to_one(kind, plane_grid):
+def test_normalised_density_integrates_to_one(kind, over_the_plane):
     density = build(kind)
     error = QUADRATURE_ERROR.get(kind, 1e-9)
     low, high = density.log_partition_interval(make_generator(0))
-    assert low - error <= log_mass(density, plane_grid) <= high + error
+    assert low - error <= over_the_plane(kind)[2] <= high + error
     if density.has_exact_log_partition:
         assert low == high
 
 
 @everything
-def test_exact_log_partition_is_the_integral_over_the_plane(kind, plane_grid):
+def test_exact_log_partition_is_the_integral_over_the_plane(kind, over_the_plane):
     density = build(kind)
     if density.has_exact_log_partition:
-        expected = log_mass(density, plane_grid)
+        expected = over_the_plane(kind)[2]
         error = QUADRATURE_ERROR.get(kind, 1e-9)
         assert density.log_partition().item() == pytest.approx(expected, abs=error)
 
 
 @everything
-def test_quick_log_partition_is_near_the_integral(kind, plane_grid):
-    density = build(kind)
-    value = density.quick_log_partition(make_generator(0))
-    assert value == pytest.approx(log_mass(density, plane_grid), abs=0.1)
+def test_quick_log_partition_is_near_the_integral(kind, over_the_plane):
+    value = build(kind).quick_log_partition(make_generator(0))
+    assert value == pytest.approx(over_the_plane(kind)[2], abs=0.1)
 
 
 @everything
-def test_samples_have_the_moments_of_the_density(kind, plane_grid, assert_mean):
+def test_samples_have_the_moments_of_the_density(kind, over_the_plane, assert_mean):
     density = build(kind)
-    nodes, _ = plane_grid(reach=20.0, n_nodes=401)
-    p = torch.softmax(-density.energy(nodes), 0)
+    nodes, log_density, _ = over_the_plane(kind)
+    p = torch.softmax(log_density, 0)
     z = density.sample(10_000, make_generator(1))
     assert z.shape == (10_000, 2)
     assert_mean(with_squares(z), p @ with_squares(nodes))
@@ -113,17 +125,16 @@ def test_samples_have_the_moments_of_the_density(kind, plane_grid, assert_mean):
 
 @everything
 @pytest.mark.parametrize("axis", [0, 1])
-def test_samples_follow_the_marginals_of_the_density(kind, plane_grid, axis):
+def test_samples_follow_the_marginals_of_the_density(kind, over_the_plane, axis):
     density = build(kind)
-    nodes, _ = plane_grid(reach=20.0, n_nodes=801)
-    p = torch.softmax(-density.energy(nodes), 0).reshape(801, 801).sum(1 - axis).detach()
-    edges = torch.linspace(-20, 20, 801, dtype=torch.float64)
+    p = torch.softmax(over_the_plane(kind)[1], 0).reshape(N_NODES, N_NODES).sum(1 - axis)
+    edges = torch.linspace(-20, 20, N_NODES, dtype=torch.float64)
     # The trapezium rule's running sum: each node's mass lies half on either side of it.
     cumulative = p.cumsum(0) - 0.5 * p
     z = density.sample(5000, make_generator(2))[:, axis]
 
     def cdf(x):
-        place = torch.searchsorted(edges, torch.as_tensor(x)).clamp(1, 800)
+        place = torch.searchsorted(edges, torch.as_tensor(x)).clamp(1, N_NODES - 1)
         share = (torch.as_tensor(x) - edges[place - 1]) / (edges[place] - edges[place - 1])
         return cumulative[place - 1] + share * (cumulative[place] - cumulative[place - 1])
 
@@ -132,10 +143,10 @@ def test_samples_follow_the_marginals_of_the_density(kind, plane_grid, axis):
 
 @everything
 @pytest.mark.parametrize("batch_size", [1, 10, 1000])
-def test_transition_leaves_the_moments_unchanged(kind, plane_grid, assert_mean, batch_size):
+def test_transition_leaves_the_moments_unchanged(kind, over_the_plane, assert_mean, batch_size):
     density, source = build(kind), make_generator(3)
-    nodes, _ = plane_grid(reach=20.0, n_nodes=401)
-    p = torch.softmax(-density.energy(nodes), 0)
+    nodes, log_density, _ = over_the_plane(kind)
+    p = torch.softmax(log_density, 0)
     z = density.sample(4000 if batch_size > 1 else 1000, source)
     moved = torch.cat([density.transition(rows, source) for rows in z.split(batch_size)])
     assert_mean(with_squares(moved), p @ with_squares(nodes))

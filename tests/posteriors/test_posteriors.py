@@ -9,9 +9,8 @@ import torch
 from torch.autograd import gradcheck
 from torch.distributions import Independent, MultivariateNormal, Normal
 
-from skevae.posteriors import iaf
 from skevae.networks.scales import UNIT_SHIFT
-from skevae.posteriors import POSTERIORS
+from skevae.posteriors import POSTERIORS, iaf
 from skevae.posteriors.iaf import InverseAutoregressive, VolumePreservingInverseAutoregressive
 from skevae.posteriors.normal import DiagonalNormal, FixedNormal
 from skevae.utils.random import make_generator, seeded_globals

@@ -10,7 +10,9 @@ from skevae.utils.random import make_generator
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 
-needs_onednn = pytest.mark.skipif(products._ONEDNN is None, reason="this torch has no such operator")
+needs_onednn = pytest.mark.skipif(
+    products._ONEDNN is None, reason="this torch has no such operator"
+)
 
 # Relative rounding of three products in a row of 128 terms each, in whatever order, in float32.
 TOLERANCE = 3 * 128 * torch.finfo(torch.float32).eps

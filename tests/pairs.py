@@ -1,0 +1,45 @@
+"""Few combinations of options in which every pair of values meets, instead of all combinations.
+
+Faults of an option alone and of two options together are what nearly all faults are; those show in
+every set of cases that holds each pair once, which is as small as the product of the two longest
+columns and not of all (Kuhn, Wallace & Gallo, 2004).
+"""
+
+from itertools import combinations, product
+
+import pytest
+
+
+def pairs_of(case):
+    """Each two values of a case, with their columns."""
+    return set(combinations(enumerate(case), 2))
+
+
+def all_pairs(*columns, allowed=lambda *case: True):
+    """Cases, one value from each column, that hold every pair which an allowed case can hold.
+
+    Greedy: of all allowed cases the one with the most pairs that are still missing comes next, the
+    first of them where several have as many.
+    """
+    rest = {case: pairs_of(case) for case in product(*columns) if allowed(*case)}
+    missing, chosen = set().union(*rest.values()), []
+    while missing:
+        best = max(rest, key=lambda case: len(rest[case] & missing))
+        missing -= rest.pop(best)
+        chosen.append(best)
+    return chosen
+
+
+def quick_and_slow(names, quick, everything, **options):
+    """Parametrize a test over everything; what is not among the quick cases is marked slow."""
+    quick = list(dict.fromkeys(quick))
+    everything = [*quick, *(case for case in everything if case not in quick)]
+    marks = {True: (), False: pytest.mark.slow}
+    cases = [pytest.param(*case, marks=marks[case in quick]) for case in everything]
+    return pytest.mark.parametrize(names, cases, **options)
+
+
+def pairwise(names, *columns, allowed=lambda *case: True):
+    """Parametrize a test over all pairs of values; all other combinations are marked slow."""
+    everything = [case for case in product(*columns) if allowed(*case)]
+    return quick_and_slow(names, all_pairs(*columns, allowed=allowed), everything)
