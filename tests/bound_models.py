@@ -2,16 +2,16 @@
 
 import pytest
 import torch
+from building import make_likelihood
 from torch import nn
 
 from skevae.densities.gaussian_bernoulli import GaussianBernoulliDensity
-from skevae.likelihoods import LIKELIHOODS
 from skevae.partitions import PARTITIONS
 from skevae.partitions.chains import ChainPartition
 from skevae.posteriors import POSTERIORS
 from skevae.training import OBJECTIVES
 from skevae.training.objectives import negative_bound
-from skevae.utils.random import make_generator, seeded_globals
+from skevae.utils.random import lent_globals, make_generator
 from skevae.vae import VAE
 
 N_FEATURES, D = 3, 2
@@ -41,16 +41,16 @@ def make_density(n_hidden=4):
 
 
 def make_posterior(name):
-    with seeded_globals(0):
+    with lent_globals(make_generator(0)):
         return stir(POSTERIORS[name](D).double())
 
 
 def make_model(posterior="diagonal", likelihood="gaussian", density=None):
     """VAE of linear maps, all parameters stirred."""
-    p = LIKELIHOODS[likelihood](N_FEATURES, 0.1)
-    with seeded_globals(0):
+    p = make_likelihood(likelihood, N_FEATURES, 0.1)
+    with lent_globals(make_generator(0)):
         encoder = nn.Linear(N_FEATURES, POSTERIORS[posterior].outputs_per_latent * D)
-        decoder = nn.Linear(D, p.outputs_per_feature * N_FEATURES)
+        decoder = nn.Linear(D, p.n_outputs)
     density = make_density() if density is None else density
     return VAE(encoder, decoder, make_posterior(posterior), stir(p.double()), density).double()
 

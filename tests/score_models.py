@@ -3,16 +3,16 @@
 import itertools
 
 import numpy as np
+from building import CONTINUOUS
 from small_priors import small_prior
 from torch import nn
 
 from skevae import EnergyVAE, GaussianBernoulliRBMPrior
 from skevae.densities import gaussian_bernoulli
-from skevae.likelihoods import LIKELIHOODS
 from skevae.networks.scales import positive
 from skevae.posteriors import POSTERIORS
 
-GAUSSIANS = [name for name, kind in LIKELIHOODS.items() if kind.is_continuous]
+GAUSSIANS = CONTINUOUS
 # Posteriors whose draws and densities are slow.
 FLOWS = [name for name in POSTERIORS if name not in ("fixed", "diagonal")]
 

@@ -20,6 +20,7 @@ from small_priors import LATER, small_prior
 from torch import nn
 
 from skevae import EnergyVAE, GaussianBernoulliRBMPrior, NormalPrior
+from skevae.networks import DenseNet
 
 X_IRIS = load_iris().data
 
@@ -48,7 +49,7 @@ def rbm(**params):
 MODELS = {
     "vae": vae(),
     "normal prior": vae(prior="normal", likelihood="gaussian", posterior="fixed"),
-    "weight norm": vae(weight_norm=True, network="densenet"),
+    "weight norm": vae(network=DenseNet(weight_norm=True)),
     "own network": vae(network=affine),
     "flow": vae(posterior="iaf"),
     "ex post": vae(ex_post=GaussianMixture(2)),

@@ -19,7 +19,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KernelDensity
 from torch import nn
 
-from skevae import EnergyVAE, GaussianBernoulliRBMPrior, NormalPrior, energy_vae
+from skevae import EnergyVAE, GaussianBernoulliRBMPrior, NormalPrior, vae_fit
 from skevae.datasets import toy_density
 from skevae.densities import gaussian_bernoulli
 from skevae.densities.ex_post import POINTS_AT_ONCE, EstimatorDensity, fit_density
@@ -78,7 +78,7 @@ X = two_groups()
 def few_draws():
     """One draw for each row: the cost of a kernel density is that of its fit's rows."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(energy_vae, "EX_POST_DRAWS", 1)
+        patch.setattr(vae_fit, "EX_POST_DRAWS", 1)
         yield
 
 
@@ -158,7 +158,7 @@ def closed_form(model, X):
     weight, bias = (p.detach().double().numpy() for p in model.module_.decoder.parameters())
     likelihood = model.module_.likelihood
     scale = likelihood.min_scale + positive(likelihood.raw_scale.detach().double()).numpy()
-    spread, centre = model._state.standardizer.spread, model._state.standardizer.centre
+    spread, centre = model._standardizer.spread, model._standardizer.centre
     mixture = model.ex_post_
     means = (mixture.means_ @ weight.T + bias) * spread + centre
     covariances = [
@@ -232,9 +232,7 @@ def test_self_normalized_is_equation_5_with_the_estimator_s_energy(linear):
     model, X, _ = linear
     reported = model.log_likelihood(X[:4], method="self_normalized", n_draws=3, random_state=7)
     module = copy.deepcopy(model.module_).double()
-    scaled = torch.from_numpy(
-        (X[:4] - model._state.standardizer.centre) / model._state.standardizer.spread
-    )
+    scaled = torch.from_numpy((X[:4] - model._standardizer.centre) / model._standardizer.spread)
     noise = quasi_normal(3, 2, draw_seed(7))[:, None]
     with torch.no_grad():
         z, log_q = module.posterior.draw(module.encoder(scaled), noise)
@@ -242,7 +240,7 @@ def test_self_normalized_is_equation_5_with_the_estimator_s_energy(linear):
     energy = -np.stack([model.ex_post_.score_samples(part) for part in z.numpy()])
     ratio = -energy - log_q.numpy()
     expected = logsumexp(log_p + ratio, axis=0) - logsumexp(ratio, axis=0)
-    expected += model._state.standardizer.log_jacobian
+    expected += model._standardizer.log_jacobian
     assert_allclose(reported.log_likelihood, expected, rtol=1e-9)
 
 
@@ -250,7 +248,7 @@ def test_self_normalized_is_equation_5_with_the_estimator_s_energy(linear):
 
 
 def test_it_mends_a_prior_that_the_aggregated_posterior_is_far_from(monkeypatch):
-    monkeypatch.setattr(energy_vae, "EX_POST_DRAWS", 1000)
+    monkeypatch.setattr(vae_fit, "EX_POST_DRAWS", 1000)
     toy = toy_density("8gaussians")
     train, test = toy.sample(600, random_state=0), toy.sample(300, random_state=1)
     plain = quick(
@@ -277,12 +275,12 @@ def test_the_prior_stays():
 def test_it_is_fitted_to_a_draw_of_every_row(monkeypatch):
     # As many for each row as make a thousand.
     for n_draws, expected in ((1, 60), (100, 120)):
-        monkeypatch.setattr(energy_vae, "EX_POST_DRAWS", n_draws)
+        monkeypatch.setattr(vae_fit, "EX_POST_DRAWS", n_draws)
         model = quick(ex_post=KernelDensity(), early_stopping=True).fit(X)
         draws = np.asarray(model.ex_post_.tree_.data).reshape(-1, 60, 2)
         assert draws.size == 2 * expected
         module = model.module_.double()
-        scaled = torch.from_numpy(model._state.standardizer.tensor(X, "cpu", torch.float64).numpy())
+        scaled = torch.from_numpy(model._standardizer.tensor(X, "cpu", torch.float64).numpy())
         with torch.no_grad():
             outputs = module.encoder(scaled)
         deviation = draws - module.posterior.mean(outputs).numpy()
@@ -393,7 +391,7 @@ def test_every_fit_fits_it_anew():
 
 
 def test_a_pass_over_one_row(monkeypatch):
-    monkeypatch.setattr(energy_vae, "EX_POST_DRAWS", 100)
+    monkeypatch.setattr(vae_fit, "EX_POST_DRAWS", 100)
     model = quick(ex_post=GaussianMixture(2)).partial_fit(X).partial_fit(X[:1])
     assert np.isfinite(model.score_samples(X)).all()
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from skevae.evaluation.chunks import CACHE_BYTES, chunk_sizes, widest_output
 from skevae.networks.linear import ROWS_MULTIPLE
-from skevae.utils.random import seeded_globals
+from skevae.utils.random import lent_globals, make_generator
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 
@@ -67,7 +67,7 @@ def test_chunks_stay_in_a_cache_however_much_memory_is_granted():
 
 @pytest.mark.parametrize("widths", [(), (50,), (5, 50, 7)])
 def test_widest_output_is_the_widest_layer(widths):
-    with seeded_globals(0):
+    with lent_globals(make_generator(0)):
         stack = nn.Sequential(
             *(nn.Linear(a, b) for a, b in zip((4, *widths), (*widths, 2), strict=True))
         )
@@ -75,14 +75,14 @@ def test_widest_output_is_the_widest_layer(widths):
 
 
 def test_widest_output_leaves_no_hooks():
-    with seeded_globals(0):
+    with lent_globals(make_generator(0)):
         stack = nn.Sequential(nn.Linear(4, 9), nn.Linear(9, 2))
     widest_output(stack, torch.zeros(1, 4))
     assert all(not layer._forward_hooks for layer in stack.modules())
 
 
 def test_widest_output_leaves_no_hooks_after_an_error():
-    with seeded_globals(0):
+    with lent_globals(make_generator(0)):
         stack = nn.Sequential(nn.Linear(4, 9), nn.Linear(8, 2))
     with pytest.raises(RuntimeError):
         widest_output(stack, torch.zeros(1, 4))

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from building import make_likelihood
 from torch import nn
 from torch.distributions import MultivariateNormal
 
@@ -20,11 +21,10 @@ from skevae.evaluation.importance import (
     self_normalized_estimate,
 )
 from skevae.evaluation.stages import by_number_of_draws, draws_needed
-from skevae.likelihoods import LIKELIHOODS
 from skevae.networks.scales import UNIT_SHIFT
 from skevae.posteriors import POSTERIORS
 from skevae.posteriors.normal import MIN_SCALE
-from skevae.utils.random import make_generator, seeded_globals
+from skevae.utils.random import lent_globals, make_generator
 from skevae.vae import VAE
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
@@ -52,7 +52,7 @@ def loadings():
 
 
 def affine(weight, bias):
-    with seeded_globals(0):
+    with lent_globals(make_generator(0)):
         layer = nn.Linear(weight.shape[1], weight.shape[0])
     layer = layer.double()
     with torch.no_grad():
@@ -76,7 +76,7 @@ def make_model(posterior="diagonal", density=None):
     Given x the latents are N(V A'(x - c) / s^2, V) with V = (I + A'A / s^2)^-1, diagonal here.
     """
     A, c = loadings()
-    likelihood = LIKELIHOODS["gaussian"](N_FEATURES, MIN_NOISE).double()
+    likelihood = make_likelihood("gaussian", N_FEATURES, MIN_NOISE).double()
     with torch.no_grad():
         likelihood.raw_scale.fill_(raw(NOISE - MIN_NOISE))
     variance = 1 / (1 + (A**2).sum(0) / NOISE**2)
@@ -92,7 +92,7 @@ def make_model(posterior="diagonal", density=None):
         bias += [torch.zeros_like(bias[0])] * (kind.outputs_per_latent - 1)
     encoder = affine(torch.cat(weight), torch.cat(bias))
     density = StandardNormalDensity(D) if density is None else density
-    with seeded_globals(0):
+    with lent_globals(make_generator(0)):
         q = kind(D).double()
     return VAE(encoder, affine(A, c), stir(q), likelihood, density).double()
 
@@ -307,7 +307,7 @@ def test_rows_keep_their_places_whatever_number_of_draws_they_are_given():
 
 
 def watch(model, x, **changes):
-    defaults = {"n_draws": 4, "rows_at_once": 50, "draws_at_once": 3, "rebinarize": False}
+    defaults = {"n_draws": 4, "rows_at_once": 50, "draws_at_once": 3}
     settings_ = {**defaults, "seed": 0, "log_partition": log_z(model), **changes}
     return held_out_bound(model, x, **settings_)
 
@@ -343,14 +343,14 @@ def test_held_out_bound_is_determined_by_its_seed():
 
 
 def test_held_out_rows_that_are_probabilities_are_made_binary():
-    with seeded_globals(0):
+    with lent_globals(make_generator(0)):
         encoder, decoder = nn.Linear(3, 2 * D), nn.Linear(D, 3)
-    likelihood = LIKELIHOODS["bernoulli"](3, 0.1)
+    likelihood = make_likelihood("bernoulli", 3, 0.1)
     parts = encoder, decoder, POSTERIORS["diagonal"](D), likelihood, StandardNormalDensity(D)
     model, seen = VAE(*parts).double(), []
     model.encoder.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
     x = torch.full((40, 3), 0.5, dtype=torch.float64)
-    first, again = (watch(model, x, rebinarize=True) for _ in range(2))
+    first, again = (watch(model, x) for _ in range(2))
     rows = torch.cat(seen)
     assert ((rows == 0) | (rows == 1)).all() and 0.25 < rows.mean() < 0.75
     assert first == again

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from building import CONTINUOUS, DISCRETE, make_likelihood
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -20,8 +21,6 @@ from skevae.utils.random import make_generator
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 FOUR_SIGMA = 2 * stats.norm.sf(4)
 MIN_SCALE = 0.05
-CONTINUOUS = [name for name, kind in LIKELIHOODS.items() if kind.is_continuous]
-DISCRETE = [name for name, kind in LIKELIHOODS.items() if not kind.is_continuous]
 
 
 def normals(*shape, seed=0):
@@ -31,7 +30,7 @@ def normals(*shape, seed=0):
 
 def build(kind, n_features=3):
     """Likelihood with parameters away from where they start."""
-    likelihood = LIKELIHOODS[kind](n_features, MIN_SCALE).double()
+    likelihood = make_likelihood(kind, n_features, MIN_SCALE).double()
     with torch.no_grad():
         for i, parameter in enumerate(likelihood.parameters()):
             parameter.copy_(normals(*parameter.shape, seed=i))
@@ -39,12 +38,12 @@ def build(kind, n_features=3):
 
 
 def decoded(likelihood, *shape, n_features=3, seed=5):
-    return normals(*shape, likelihood.outputs_per_feature * n_features, seed=seed)
+    return normals(*shape, likelihood.n_outputs, seed=seed)
 
 
 def rows(likelihood, *shape, n_features=3, seed=6):
     x = normals(*shape, n_features, seed=seed)
-    return x if likelihood.is_continuous else (x > 0).double()
+    return x if likelihood.standardizes else (x > 0).double()
 
 
 everything = pytest.mark.parametrize("kind", LIKELIHOODS)
@@ -167,14 +166,14 @@ def test_density_gradient_matches_finite_differences(kind, assert_gradient):
 @pytest.mark.parametrize("extreme", [-1e4, -50.0, 0.0])
 def test_density_never_exceeds_that_of_the_narrowest_scale(kind, min_scale, extreme):
     """On a discrete column the mean can be hit exactly: the bound is what keeps ln p finite."""
-    likelihood = LIKELIHOODS[kind](3, min_scale).double()
+    likelihood = make_likelihood(kind, 3, min_scale).double()
     with torch.no_grad():
         for parameter in likelihood.parameters():
             parameter.fill_(extreme)
-    outputs = torch.full((1, 3 * likelihood.outputs_per_feature), extreme, dtype=torch.float64)
+    outputs = torch.full((1, likelihood.n_outputs), extreme, dtype=torch.float64)
     x = likelihood.mean(outputs)
     # A probability mass is at most 1; a normal of scale s at most 1 / (s sqrt(2 pi)).
-    bound = -3 * math.log(min_scale * math.sqrt(2 * math.pi)) if likelihood.is_continuous else 0.0
+    bound = -3 * math.log(min_scale * math.sqrt(2 * math.pi)) if likelihood.standardizes else 0.0
     value = likelihood.log_density(x, outputs).item()
     assert value <= bound + 1e-12 and math.isfinite(value)
 
@@ -202,8 +201,8 @@ def test_rowwise_gaussian_is_a_normal_whose_scale_is_decoded():
 
 @pytest.mark.parametrize("kind", ["gaussian", "gaussian-rowwise"])
 def test_normal_likelihoods_start_at_unit_scale(kind):
-    likelihood = LIKELIHOODS[kind](3, MIN_SCALE).double()
-    zero = torch.zeros(1, 3 * likelihood.outputs_per_feature, dtype=torch.float64)
+    likelihood = make_likelihood(kind, 3, MIN_SCALE).double()
+    zero = torch.zeros(1, likelihood.n_outputs, dtype=torch.float64)
     expected = -1.5 * math.log(2 * math.pi) - 3 * math.log(1 + MIN_SCALE)
     value = likelihood.log_density(torch.zeros(1, 3).double(), zero).item()
     assert value == pytest.approx(expected, rel=1e-6)  # raw scales start in float32
@@ -241,9 +240,9 @@ def test_mixture_has_no_density_where_squares_overflow():
 
 
 def test_mixture_starts_near_the_standard_normal():
-    likelihood = LIKELIHOODS["gaussian-mixture"](1, 0.01).double()
+    likelihood = make_likelihood("gaussian-mixture", 1, 0.01).double()
     x = torch.linspace(-8, 8, 1601, dtype=torch.float64)[:, None]
-    zero = torch.zeros(1, likelihood.outputs_per_feature, dtype=torch.float64)
+    zero = torch.zeros(1, likelihood.n_outputs, dtype=torch.float64)
     density = likelihood.log_density(x, zero).exp()
     divergence = (density * (density.log() - Normal(0, 1).log_prob(x[:, 0]))).sum() * 0.01
     assert 0 < divergence < 0.02
@@ -257,7 +256,7 @@ def test_bernoulli_is_the_one_of_its_log_odds():
 
 
 def test_bernoulli_is_finite_at_certainty():
-    likelihood = LIKELIHOODS["bernoulli"](2, MIN_SCALE)
+    likelihood = make_likelihood("bernoulli", 2, MIN_SCALE)
     value = likelihood.log_density(torch.tensor([[0.0, 1.0]]), torch.tensor([[1e4, -1e4]]))
     assert value.item() == -2e4
 

@@ -7,16 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from skevae.networks import NETWORKS
+from skevae.networks.build import build_network
+from skevae.networks.densenet import DenselyConnected
+from skevae.networks.layers import ACTIVATIONS, Linear, WeightNormLinear
 from skevae.networks.scales import positive
-from skevae.networks.trunks import (
-    ACTIVATIONS,
-    NETWORKS,
-    DenselyConnected,
-    Linear,
-    WeightNormLinear,
-    network_builder,
-)
-from skevae.utils.random import seeded_globals
+from skevae.utils.random import lent_globals, make_generator
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 WEIGHT_NORMS = pytest.mark.parametrize("weight_norm", [False, True])
@@ -35,8 +31,8 @@ AT_SEVEN_TENTHS = {
 
 
 def build(network, sizes=(5, 4), activation="silu", weight_norm=False, seed=0):
-    with seeded_globals(seed):
-        return network_builder(network, activation, weight_norm)(3, 2, sizes).double()
+    kind = NETWORKS[network](activation=activation, weight_norm=weight_norm)
+    return build_network(kind, 3, 2, sizes, make_generator(seed)).double()
 
 
 def inputs(*shape):
@@ -119,19 +115,37 @@ def test_trunk_uses_its_activation_once_for_each_hidden_layer(network, activatio
     assert kinds.count(ACTIVATIONS[activation]) == 3
 
 
-def test_users_callable_is_taken_as_it_is():
+def test_users_callable_builds_the_module():
+    built = []
+
+    def mine(n_inputs, n_outputs, hidden_layer_sizes):
+        built.append(nn.Linear(n_inputs, n_outputs))
+        return built[-1]
+
+    assert build_network(mine, 3, 2, (), make_generator(0)) is built[0]
+
+
+def test_users_callable_draws_from_the_generator():
     def mine(n_inputs, n_outputs, hidden_layer_sizes):
         return nn.Linear(n_inputs, n_outputs)
 
-    assert network_builder(mine, "silu", weight_norm=True) is mine
+    first, again, other = (build_network(mine, 3, 2, (), make_generator(s)) for s in (1, 1, 2))
+    assert torch.equal(first.weight, again.weight) and not torch.equal(first.weight, other.weight)
+
+
+@pytest.mark.parametrize("network", [nn.Linear(3, 3), lambda n: nn.Linear(n, n)])
+def test_what_does_not_build_a_network_is_named(network):
+    with pytest.raises(TypeError, match="network="):
+        build_network(network, 3, 2, (), make_generator(0))
 
 
 # --- weight normalisation -------------------------------------------------------------------------
 
 
 def weight_normalised():
-    with seeded_globals(0):
-        return WeightNormLinear(3, 2).double()
+    layer = WeightNormLinear(3, 2)
+    layer.initialise(make_generator(0))
+    return layer.double()
 
 
 def test_scaling_the_direction_changes_nothing():
@@ -169,7 +183,7 @@ def test_input_reaches_the_output_of_a_dense_trunk_past_dead_layers():
         def forward(self, x):
             return x.new_zeros(*x.shape[:-1], 4)
 
-    with seeded_globals(0):
+    with lent_globals(make_generator(0)):
         trunk = DenselyConnected([Dead(), Dead()], nn.Linear(3 + 4 + 4, 2)).double()
     x, y = inputs(2, 6, 3)
     assert not torch.equal(trunk(x), trunk(y))

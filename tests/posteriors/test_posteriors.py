@@ -13,7 +13,7 @@ from skevae.networks.scales import UNIT_SHIFT
 from skevae.posteriors import POSTERIORS, iaf
 from skevae.posteriors.iaf import InverseAutoregressive, VolumePreservingInverseAutoregressive
 from skevae.posteriors.normal import DiagonalNormal, FixedNormal
-from skevae.utils.random import make_generator, seeded_globals
+from skevae.utils.random import lent_globals, make_generator
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 D = 2
@@ -26,7 +26,7 @@ def normals(*shape, seed=0, dtype=torch.float64):
 
 def make(kind, n_latent=D, *, stirred=True):
     """Posterior in float64, with parameters of its own (if it has any) at random."""
-    with seeded_globals(0):
+    with lent_globals(make_generator(0)):
         posterior = kind(n_latent).double()
     source = make_generator(0)
     with torch.no_grad():

@@ -170,7 +170,7 @@ def test_what_the_network_adds_is_bounded(network):
 
 
 class WithDropout(nn.Module):
-    def __init__(self, n):
+    def __init__(self, n, n_outputs, hidden_layer_sizes):
         super().__init__()
         self.layer = nn.Sequential(nn.Linear(n, 8), nn.Dropout(0.5), nn.Linear(8, 1))
 
@@ -186,7 +186,9 @@ def test_energy_of_one_s_own_is_a_function_of_z_alone():
     assert torch.equal(density.energy(z), density.energy(z))
 
 
-@pytest.mark.parametrize("network", [lambda n: "no module", lambda n: nn.Linear(n, 3)])
+@pytest.mark.parametrize(
+    "network", [lambda n, m, sizes: "no module", lambda n, m, sizes: nn.Linear(n, 3)]
+)
 def test_network_of_the_wrong_kind(network):
     with pytest.raises((TypeError, ValueError), match="network=.*must return"):
         NeuralPrior(network=network).fit(X_IRIS)

@@ -18,6 +18,7 @@ from sklearn.utils import Bunch
 from skevae import GaussianBernoulliRBMPrior
 from skevae.densities import gaussian_bernoulli
 from skevae.partitions import DENSITY_PARTITIONS
+from skevae.priors.fit import PriorFit
 from skevae.samplers import SAMPLERS, MetropolisLangevin
 
 X_IRIS = load_iris().data
@@ -321,12 +322,13 @@ def test_early_stopping_restores_the_best_state():
     assert_allclose(stopped.score_samples(X_IRIS), model.score_samples(X_IRIS), atol=1e-6)
 
 
-def test_history_is_on_the_scale_of_x():
-    model = rbm(max_iter=40, early_stopping=False, averaging=0.0, batch_size=1000).fit(X_IRIS)
+def test_history_is_on_the_scale_of_x(monkeypatch):
+    monkeypatch.setattr(PriorFit, "averaging", 0.0)
+    model = rbm(max_iter=40, early_stopping=False, batch_size=1000).fit(X_IRIS)
     # Full batches, and no average: the last epoch's objective is that before its only step.
     shorter = clone(model).set_params(max_iter=39).fit(X_IRIS)
     assert model.history_["objective"][-1] == pytest.approx(shorter.score(X_IRIS), abs=1e-4)
-    held_out = rbm(max_iter=10, averaging=0.0).fit(X_IRIS).history_["validation"]
+    held_out = rbm(max_iter=10).fit(X_IRIS).history_["validation"]
     assert abs(held_out[-1] - shorter.score(X_IRIS)) < 2
 
 

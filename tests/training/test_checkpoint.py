@@ -63,7 +63,7 @@ VAES = {
     "exact": {},
     "persistent": {"partition": "persistent"},
     "early stopping": {"early_stopping": True, "n_iter_no_change": 2, "max_iter": 12},
-    "falling rate": {"early_stopping": True, "n_iter_no_change": 1, "n_rate_drops": 3, "tol": 5.0},
+    "falling rate": {"early_stopping": True, "n_iter_no_change": 1, "tol": 5.0},
     "dropout": {"network": dropout_network},
 }
 
@@ -167,7 +167,7 @@ def test_broken_file_is_named(tmp_path):
 def test_directory_that_cannot_be(tmp_path):
     path = tmp_path / "file"
     path.write_text("")
-    with pytest.raises(ValueError, match="checkpoint_dir=.*file.*Name another"):
+    with pytest.raises(OSError, match="checkpoint_dir=.*file.*Name another"):
         GaussianBernoulliRBMPrior(3, checkpoint_dir=path).fit(X)
 
 

@@ -6,8 +6,9 @@ from functools import partial
 import pytest
 import torch
 
-from skevae.training.loop import minimize
+from skevae.training.loop import Loop, Schedule
 from skevae.training.parameters import RATE_DROP, ParameterVector, WeightAverage, make_optimizer
+from skevae.training.step import RecordedStep, Step
 from skevae.utils.random import make_generator
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
@@ -50,18 +51,31 @@ def adam(learning_rate):
     return partial(make_optimizer, learning_rate=learning_rate)
 
 
-def run(loss, w, X=None, *, seed=0, optimizer=descent, batch_size=8, max_epochs=5, **settings):
-    weights = ParameterVector([w])
-    return minimize(
-        loss,
-        weights,
-        rows() if X is None else X,
-        generator=make_generator(seed),
-        optimizer=optimizer(weights),
-        batch_size=batch_size,
-        max_epochs=max_epochs,
-        **settings,
-    )
+def run(
+    loss,
+    w,
+    X=None,
+    *,
+    seed=0,
+    optimizer=descent,
+    averaging=0.0,
+    max_norm=math.inf,
+    record=None,
+    buffers=(),
+    **settings,
+):
+    weights = ParameterVector([w], buffers)
+    step = Step(loss, weights, optimizer(weights), WeightAverage(weights, averaging), max_norm)
+    timing = {"batch_size": 8, "max_epochs": 5}
+    for name in Schedule.__dataclass_fields__.keys() & settings.keys():
+        timing[name] = settings.pop(name)
+    schedule = Schedule(**timing)
+    recorded = None
+    if record is not None:
+        recorded = RecordedStep(step, record, schedule.batch_size, schedule.warmup)
+    X = rows() if X is None else X
+    generator = make_generator(seed)
+    return Loop(step, X, schedule, generator=generator, recorded=recorded, **settings)()
 
 
 def scripted(scores):
@@ -368,7 +382,7 @@ def test_a_rise_above_the_tolerance_starts_the_count_anew():
 def test_epochs_within_grace_are_no_candidates():
     w = parameter()
     scores = [9, 9, 9, 1, 2, 1, 1, 1, 1, 1]
-    outcome = run(slide(w), w, batch_size=23, max_epochs=10, validate=scripted(scores), grace=0.3)
+    outcome = run(slide(w), w, batch_size=23, max_epochs=10, validate=scripted(scores), warmup=0.3)
     assert outcome.best_epoch == 5 and w.tolist() == [-5.0, -5.0]
 
 
@@ -381,7 +395,7 @@ def test_patience_does_not_run_out_within_grace():
         batch_size=23,
         max_epochs=10,
         validate=scripted(scores),
-        grace=0.5,
+        warmup=0.5,
         patience=2,
     )
     # Epoch 6 is the first that counts; 7 and 8 do not rise above it.
@@ -392,7 +406,7 @@ def test_patience_does_not_run_out_within_grace():
 @pytest.mark.parametrize("validate", [None, lambda: 1.0])
 def test_the_last_epoch_is_a_candidate_however_long_the_grace(validate):
     w = parameter()
-    outcome = run(slide(w), w, batch_size=23, max_epochs=4, validate=validate, grace=1.0)
+    outcome = run(slide(w), w, batch_size=23, max_epochs=4, validate=validate, warmup=1.0)
     assert outcome.best_epoch == 4 and w.tolist() == [-4.0, -4.0]
 
 
@@ -638,7 +652,7 @@ def test_the_latest_state_is_kept_and_named_if_the_run_ends_within_grace(fail, s
         w,
         batch_size=23,
         max_epochs=10,
-        grace=0.9,
+        warmup=0.9,
         validate=lambda: 0.0,
     )
     assert outcome.status == status and w.tolist() == [-3.0, -3.0]

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 
 
 def training_loss(model, *, seed=0, objective="elbo", **changes):
-    settings = {"n_draws": 4, "kl_warmup": 0.0, "rebinarize": False, **changes}
+    settings = {"n_draws": 4, "kl_warmup": 0.0, **changes}
     partition = PARTITIONS["exact"](model.density, make_generator(0))
     return TrainingLoss(
         model, partition, OBJECTIVES[objective], generator=make_generator(seed), **settings
@@ -97,7 +97,7 @@ def test_every_visit_draws_binary_rows_of_the_right_mean(assert_mean):
     seen = []
     model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     x = torch.tensor([[0.0, 0.3, 1.0]], dtype=torch.float64).expand(50, 3)
-    loss = training_loss(model, rebinarize=True)
+    loss = training_loss(model)
     for _ in range(100):
         loss(x, 0.0)
     rows = torch.cat(seen)

@@ -225,7 +225,7 @@ def test_gradient_of_the_bound_matches_finite_differences(
 ):
     model = make_model(posterior, likelihood)
     x, noise = normals(5, N_FEATURES), normals(3, 5, D, seed=1)
-    x = x if model.likelihood.is_continuous else (x > 0).double()
+    x = x if model.likelihood.standardizes else (x > 0).double()
     estimate = fresh(partition, model.density)
 
     def loss():

@@ -8,7 +8,8 @@ from torch import nn
 
 from skevae.utils.device import copy_to, resolve_device
 from skevae.utils.random import (
-    seeded_globals,
+    lent_globals,
+    make_generator,
 )
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
@@ -37,7 +38,7 @@ def test_a_device_that_holds_no_numbers_is_refused():
 
 
 def test_copy_has_the_dtype_asked_for_and_leaves_the_original():
-    with seeded_globals(0):
+    with lent_globals(make_generator(0)):
         module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     before = copy.deepcopy(module.state_dict())
     double = copy_to(module, "cpu", torch.float64)
@@ -50,7 +51,7 @@ def test_copy_has_the_dtype_asked_for_and_leaves_the_original():
 
 
 def test_float64_copy_computes_the_same_function():
-    with seeded_globals(0):
+    with lent_globals(make_generator(0)):
         module = nn.Linear(4, 3)
     x = torch.linspace(-1, 1, 8).reshape(2, 4)
     wide = copy_to(module, "cpu", torch.float64)(x.double())
