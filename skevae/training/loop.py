@@ -177,8 +177,7 @@ class Loop:
             self._begin()
             while self.run.status == "running":
                 self._epoch()
-                if self.checkpoint is not None and self.run.status != "diverged":
-                    self.checkpoint.save(self.state, last=self.run.status != "running")
+                self._save()
         except KeyboardInterrupt:
             self.run.status = "interrupted"
         run = self.run
@@ -226,6 +225,10 @@ class Loop:
             past.stale = 0 if score > past.reference_score + self.schedule.tol else past.stale + 1
             past.reference_score = max(score, past.reference_score)
         self._judge(stop)
+
+    def _save(self) -> None:
+        if self.checkpoint is not None and self.run.status != "diverged":
+            self.checkpoint.save(self.state, last=self.run.status != "running")
 
     def _take_steps(self) -> None:
         n_rows, batch_size = self.X.shape[0], self.schedule.batch_size
