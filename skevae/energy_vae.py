@@ -5,7 +5,7 @@ from __future__ import annotations
 from numbers import Integral, Real
 from typing import Any
 
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context
+from sklearn.base import _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import (
     HasMethods,
@@ -15,8 +15,8 @@ from sklearn.utils._param_validation import (
 
 from skevae.densities.ex_post import DensityEstimatorInstance
 from skevae.estimators.base import TRAINING_CONSTRAINTS
-from skevae.estimators.fit import Mode
-from skevae.fitted_vae import FittedVAE
+from skevae.estimators.mode import Mode
+from skevae.fitted import FittedVAE
 from skevae.likelihoods import LIKELIHOODS
 from skevae.networks import NETWORKS
 from skevae.networks.precision import PRECISIONS
@@ -27,7 +27,7 @@ from skevae.training import OBJECTIVES
 from skevae.vae_fit import VAEFit
 
 
-class EnergyVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupportMixin, FittedVAE):
+class EnergyVAE(CallbackSupportMixin, FittedVAE):
     r"""Variational autoencoder with an energy-based prior: a deep density estimator.
 
     Rows x are explained by latents z with an unnormalised prior,

@@ -226,9 +226,10 @@ class VAEFit(Fit):
 
     def finish(self, rows: Tensor) -> dict[str, Any]:
         if self.ex_post is None:
-            if not self.mode.one_pass:
+            prior = self.estimator.prior_
+            if hasattr(prior, "normalize") and not self.mode.one_pass:
                 # Now, so that its cost and its warning belong to fit.
-                self.estimator.prior_.normalize()
+                prior.normalize()
             return {}
         generator = make_generator(self.seeds.ex_post, self.device)
         draws = aggregated_draws(

@@ -21,7 +21,7 @@ FLOORS = [
     {"training", "evaluation"},
     {"estimators", "datasets", "displays"},
     {"priors", "scoring"},
-    {"vae_fit", "fitted_vae"},
+    {"vae_fit", "fitted"},
     {"energy_vae"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -21,6 +21,7 @@ from torch import nn
 
 from skevae import EnergyVAE, GaussianBernoulliRBMPrior, NormalPrior
 from skevae.densities.gaussian_bernoulli import EXACT_EVALUATION_UNITS
+from skevae.likelihoods import GaussianMixtureLikelihood
 from skevae.partitions import PARTITIONS
 from skevae.posteriors import POSTERIORS
 from skevae.samplers import SAMPLERS
@@ -317,8 +318,7 @@ BAD = {
     "network": ["no such", 3, None],
     "prior": ["no such", 3, None, nn.Linear(2, 2), NormalPrior],
     "posterior": ["no such", None, 1],
-    "likelihood": ["no such", None, 1],
-    "min_scale": [0, -1.0, "a", None],
+    "likelihood": ["no such", None, 1, GaussianMixtureLikelihood],
     "objective": ["no such", None],
     "partition": ["no such", None],
     "n_draws": [0, -1, 1.5, None],
@@ -331,7 +331,6 @@ BAD = {
     "validation_fraction": [0, 1, 1.5, -0.1, "a", None],
     "n_iter_no_change": [0, -1, 1.5, None],
     "tol": [-1e-9, "a", None],
-    "averaging": [-0.1, 1, 1.5, "a", None],
     "precision": ["float16", None, 32],
     "cuda_graph": ["yes", None, 2],
     "checkpoint_dir": [3, False],
@@ -643,7 +642,6 @@ TRAININGS = {
     "persistent": {"partition": "persistent"},
     "no held-out rows": {"early_stopping": False},
     "persistent, no held-out rows": {"partition": "persistent", "early_stopping": False},
-    "last weights": {"early_stopping": False, "averaging": 0.0},
     "many steps an epoch": {"batch_size": 16, "partition": "exact"},
     "many persistent steps an epoch": {"batch_size": 16, "partition": "persistent"},
     "no held-out rows, one step an epoch": {"early_stopping": False, "batch_size": 200},

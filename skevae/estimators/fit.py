@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from enum import Enum
-from typing import Any, ClassVar, NamedTuple, Self
+from contextlib import nullcontext
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +13,8 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from skevae.estimators.callbacks import EpochCallbacks
+from skevae.estimators.history import joined_history, kept_state
+from skevae.estimators.mode import Mode, unchanged_on_failure
 from skevae.estimators.standardizer import Standardizer
 from skevae.networks.build import draws_globally
 from skevae.partitions.base import PartitionEstimate
@@ -46,50 +46,11 @@ NOT_OF_THE_RUN = {
 }
 
 
-class Mode(Enum):
-    """How a fit begins and how long it lasts."""
-
-    FIT = "fit"
-    WARM_START = "fit from the fitted state"
-    FIRST_PASS = "first partial_fit"
-    NEXT_PASS = "later partial_fit"
-
-    @classmethod
-    def of(cls, estimator: Any, *, one_pass: bool) -> Self:
-        """Choose the mode of a call on an estimator, which may be fitted already."""
-        fitted = hasattr(estimator, estimator._module_name)
-        if one_pass:
-            return cls.NEXT_PASS if fitted else cls.FIRST_PASS
-        return cls.WARM_START if fitted and estimator.warm_start else cls.FIT
-
-    @property
-    def continues(self) -> bool:
-        """Whether the fit goes on from the fitted state."""
-        return self in (Mode.WARM_START, Mode.NEXT_PASS)
-
-    @property
-    def one_pass(self) -> bool:
-        """Whether the fit is a single pass over the rows."""
-        return self in (Mode.FIRST_PASS, Mode.NEXT_PASS)
-
-
 class Model(NamedTuple):
     """What is trained: a module, in the coordinates of a standardizer."""
 
     module: nn.Module
     standardizer: Standardizer
-
-
-@contextmanager
-def unchanged_on_failure(estimator: Any) -> Iterator[None]:
-    """Put all attributes of an estimator back if the context ends in an error."""
-    before = dict(vars(estimator))
-    try:
-        yield
-    except BaseException:
-        vars(estimator).clear()
-        vars(estimator).update(before)
-        raise
 
 
 class Fit(ABC):
@@ -284,13 +245,14 @@ class Fit(ABC):
         average = WeightAverage(weights, self.averaging)
         step = Step(self.make_loss(), weights, optimizer, average, MAX_GRADIENT_NORM)
         global_draws = make_generator(self.seeds.globals, self.device)
-        if checkpoint is not None:
-            checkpoint.attach(self.partition, draws=self.draws, globals=global_draws)
         max_epochs = 1 if self.mode.one_pass else estimator.max_iter
         callbacks = EpochCallbacks(estimator, self.given, self.y, max_epochs, self.attributes)
         lent = lent_globals(global_draws) if draws_globally(self.module) else nullcontext()
         self.module.train()
-        with lent:
+        with lent as lent_generator:
+            if checkpoint is not None:
+                generators = {"draws": self.draws, "globals": lent_generator}
+                checkpoint.attach(self.partition, {k: g for k, g in generators.items() if g})
             result = self._loop(step, train, held_out, max_epochs, callbacks, checkpoint)()
         self.module.eval()
         self._report(result)
@@ -384,21 +346,3 @@ class Fit(ABC):
                 "_n_passes": self._n_passes() + 1,
             }
         )
-
-
-def kept_state(run: Run) -> str:
-    """Say which state a run has kept."""
-    if run.best_epoch == 0:
-        return "the state at the start was kept"
-    return f"the state of epoch {run.best_epoch} was kept"
-
-
-def joined_history(old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Append the terms of a run; one entry an epoch, nan where an epoch had no such term."""
-    n_old, n_new = len(old.get("objective", ())), len(new.get("objective", ()))
-    return {
-        name: np.concatenate(
-            [old.get(name, np.full(n_old, np.nan)), new.get(name, np.full(n_new, np.nan))]
-        )
-        for name in {**old, **new}
-    }

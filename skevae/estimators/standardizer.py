@@ -69,23 +69,19 @@ class Standardizer:
         values = z.cpu().numpy()
         return (values * self.spread + self.centre).astype(values.dtype, copy=False)
 
-    def in_reach(self, X: np.ndarray) -> np.ndarray:
-        """Return X, as float64 where the squares of its standardised values overflow float32.
+    def in_reach(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Find the values whose squares would overflow once they are standardised.
 
-        Raises
-        ------
-        ValueError
-            If they overflow float64 as well.
+        Returns
+        -------
+        X : ndarray of shape (n, n_features)
+            As float64 where float32 would overflow.
+        beyond : ndarray of bool of shape (n, n_features)
+            Values beyond the reach of float64 as well.
         """
         with np.errstate(over="ignore"):
-            largest = np.abs((X - self.centre) / self.spread)
-        far = largest > MAX_DEVIATIONS
-        if far.any():
-            row, column = np.argwhere(far)[0]
-            raise ValueError(
-                f"X[{row}, {column}] = {X[row, column]:g} is more than {MAX_DEVIATIONS:g} standard "
-                "deviations from the mean, beyond the range of floating-point numbers. Remove or "
-                "clip such values."
-            )
-        beyond = X.dtype == np.float32 and largest.max(initial=0.0) > MAX_FLOAT32_DEVIATIONS
-        return X.astype(np.float64) if beyond else X
+            deviations = np.abs((X - self.centre) / self.spread)
+        beyond = deviations > MAX_DEVIATIONS
+        if X.dtype == np.float32 and (deviations > MAX_FLOAT32_DEVIATIONS).any():
+            X = X.astype(np.float64)
+        return X, beyond

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skevae.densities.base import Density
 from skevae.estimators.base import TORCH_DTYPES, TorchDensityEstimator
-from skevae.estimators.fit import Mode
+from skevae.estimators.mode import Mode
 from skevae.estimators.standardizer import Standardizer
 from skevae.evaluation.chunks import memory_budget, row_slices
 from skevae.log_partition.annealing import LogPartitionInterval

@@ -138,7 +138,7 @@ class TrainingFile:
         self._seed = fresh if self.saved is None else self.saved["seed"]
         return self._seed
 
-    def attach(self, partition: PartitionEstimate, **generators: torch.Generator) -> None:
+    def attach(self, partition: PartitionEstimate, generators: dict[str, torch.Generator]) -> None:
         """Name what else has a state: the estimate of ln Z, and the generators of the run."""
         self.partition, self.generators = partition, generators
 

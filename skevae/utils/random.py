@@ -60,7 +60,7 @@ _GLOBAL_GENERATORS = threading.RLock()
 
 
 @contextmanager
-def lent_globals(generator: torch.Generator) -> Iterator[None]:
+def lent_globals(generator: torch.Generator) -> Iterator[torch.Generator]:
     """Let code that can only draw from torch's global generator draw from ``generator``.
 
     Layers of a user's network, and zuko's, are initialised from the global generator, and dropout
@@ -72,6 +72,11 @@ def lent_globals(generator: torch.Generator) -> Iterator[None]:
     ----------
     generator : torch.Generator
         On the CPU or a CUDA device; it is lent to the global generator of that device.
+
+    Yields
+    ------
+    torch.Generator
+        The global generator, whose state is the present one while the context lasts.
     """
     borrower = torch.default_generator
     if generator.device.type == "cuda":
@@ -80,7 +85,7 @@ def lent_globals(generator: torch.Generator) -> Iterator[None]:
         before = borrower.get_state()
         borrower.set_state(generator.get_state())
         try:
-            yield
+            yield borrower
         finally:
             generator.set_state(borrower.get_state())
             borrower.set_state(before)

@@ -396,11 +396,32 @@ def test_a_pass_over_one_row(monkeypatch):
     assert np.isfinite(model.score_samples(X)).all()
 
 
+class Watch:
+    """Callback that notes the law of the latents of the model as it stands after each epoch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context, *, X, y, fitted_estimator):
+        self.seen.append((context.task_name, fitted_estimator.ex_post_))
+
+
 def test_scoring_callbacks_see_the_prior_while_training_lasts():
+    watch = Watch()
     model = quick(ex_post=GaussianMixture(2), warm_start=True).fit(X)
-    during = model._attributes(model.module_, model._state)
-    assert during["ex_post_"] is None
-    assert during["module_"] is not model.module_
+    model.set_callbacks(watch).fit(X)
+    during = [law for task, law in watch.seen if task == "epoch"]
+    assert during and all(law is None for law in during)
+    assert watch.seen[-1] == ("fit", model.ex_post_)
 
 
 # --- the adapter ----------------------------------------------------------------------------------
@@ -473,10 +494,6 @@ class Broken(BaseEstimator):
         (GridSearchCV(KernelDensity(), {"bandwidth": [1.0]}), "ex_post.*its best_estimator_"),
         (KernelDensity(kernel="cosine"), "ex_post=.*only samples kernel='gaussian'"),
         (GaussianMixture(-1), "n_components"),
-        (GaussianMixture(61), "ex_post=.* 60 draws .*Use more rows"),
-        (Broken(np.nan), "ex_post.*returned nan"),
-        (Broken(np.inf), "ex_post.*returned inf"),
-        (Broken(n_columns=3), r"ex_post.*\(100, 3\), not \(100, 2\)"),
     ],
 )
 def test_what_cannot_be_the_law_of_the_latents_is_refused(ex_post, message):
@@ -485,6 +502,23 @@ def test_what_cannot_be_the_law_of_the_latents_is_refused(ex_post, message):
         model.fit(X)
     with pytest.raises(NotFittedError):  # all or nothing
         model.score(X)
+
+
+@pytest.mark.parametrize(
+    "ex_post, message",
+    [
+        (GaussianMixture(61), "ex_post=.* 60 draws .*Use more rows"),
+        (Broken(np.nan), "ex_post.*returned nan"),
+        (Broken(np.inf), "ex_post.*returned inf"),
+        (Broken(n_columns=3), r"ex_post.*\(100, 3\), not \(100, 2\)"),
+    ],
+)
+def test_a_failure_after_the_training_keeps_the_trained_model(ex_post, message):
+    model = quick(ex_post=ex_post, max_iter=1)
+    with pytest.raises(ValueError, match=message):
+        model.fit(X)
+    assert model.ex_post_ is None
+    np.testing.assert_array_equal(model.score_samples(X), quick(max_iter=1).fit(X).score_samples(X))
 
 
 def test_log_density_that_is_nan_only_later():

@@ -63,7 +63,7 @@ VAES = {
     "exact": {},
     "persistent": {"partition": "persistent"},
     "early stopping": {"early_stopping": True, "n_iter_no_change": 2, "max_iter": 12},
-    "falling rate": {"early_stopping": True, "n_iter_no_change": 1, "tol": 5.0},
+    "falling rate": {"early_stopping": True, "n_iter_no_change": 2, "tol": 5.0},
     "dropout": {"network": dropout_network},
 }
 

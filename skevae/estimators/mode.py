@@ -1,0 +1,51 @@
+"""How a fit begins, and what a failed one leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from typing import Any, Self
+
+
+class Mode(Enum):
+    """How a fit begins and how long it lasts."""
+
+    FIT = "fit"
+    WARM_START = "fit from the fitted state"
+    FIRST_PASS = "first partial_fit"
+    NEXT_PASS = "later partial_fit"
+
+    @classmethod
+    def of(cls, estimator: Any, *, one_pass: bool) -> Self:
+        """Choose the mode of a call on an estimator, which may be fitted already."""
+        fitted = hasattr(estimator, estimator._module_name)
+        if one_pass:
+            return cls.NEXT_PASS if fitted else cls.FIRST_PASS
+        return cls.WARM_START if fitted and estimator.warm_start else cls.FIT
+
+    @property
+    def continues(self) -> bool:
+        """Whether the fit goes on from the fitted state."""
+        return self in (Mode.WARM_START, Mode.NEXT_PASS)
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether the fit is a single pass over the rows."""
+        return self in (Mode.FIRST_PASS, Mode.NEXT_PASS)
+
+
+@contextmanager
+def unchanged_on_failure(estimator: Any) -> Iterator[None]:
+    """Put all attributes of an estimator back if the context ends in an error.
+
+    Those in which scikit-learn keeps the callbacks of the fit stay, since it ends them itself.
+    """
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        callbacks = {k: v for k, v in vars(estimator).items() if k.startswith("_callback")}
+        vars(estimator).clear()
+        vars(estimator).update(before | callbacks)
+        raise

@@ -1,0 +1,123 @@
+"""From rows to latents and back, and draws of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from skevae.estimators.standardizer import as_tensor
+from skevae.fitted.base import FittedModel
+from skevae.scoring import in_chunks
+from skevae.utils.device import own_context, resolve_device
+from skevae.utils.random import make_generator
+from skevae.vae import VAE
+
+
+class Latents(FittedModel):
+    """Calls that encode, decode and draw."""
+
+    def transform(self, X):
+        """Mean of the posterior of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components)
+            E[z | x], in the dtype of X; for flows, an average over fixed points of noise.
+        """
+        return self._encode(X)
+
+    def _encode(self, X: Any) -> np.ndarray:
+        check_is_fitted(self, "module_")
+        rows, beyond = self._rows_in_reach(X)
+        if beyond.any():
+            row, column = np.argwhere(beyond)[0]
+            raise ValueError(
+                f"X[{row}, {column}] = {rows[row, column]:g} is too far from the mean of its "
+                "column: its square overflows. Remove or clip such values."
+            )
+        scorer = self._scorer(rows.dtype)
+        model = scorer.model
+
+        def encode(part: slice) -> np.ndarray:
+            x = self._standardizer.tensor(rows[part], scorer.device, scorer.dtype)
+            return model.posterior.mean(model.encoder(x)).cpu().numpy()
+
+        with own_context(), torch.no_grad():
+            return in_chunks(encode, len(rows), scorer.width, rows.itemsize)
+
+    def inverse_transform(self, Z):
+        """Mean of the rows that latents decode to.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, n_components)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            E[x | z], on the scale of X, in the dtype of Z.
+        """
+        check_is_fitted(self, "module_")
+        Z = self._check_latent(Z, self.module_.density.n_latent, "Z")
+        return self._decode(Z, lambda model, outputs: model.likelihood.mean(outputs))
+
+    def reconstruct(self, X):
+        """Decode the posterior mean of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            ``inverse_transform(transform(X))``.
+        """
+        return self.inverse_transform(self._encode(X))
+
+    def sample(self, n_samples=1, random_state=None):
+        """Draw rows from the model: z from its law, x from the decoder's distribution.
+
+        The law of the latents is the prior, or ``ex_post_`` if there is one.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+        random_state : int, RandomState instance or None, default=None
+            None uses the estimator's own ``random_state``, so that an estimator with an integer
+            seed returns the same rows each time.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            float64, on the scale of X; zeros and ones for ``likelihood="bernoulli"``. For the
+            decoder's means instead of draws, decode ``prior_.sample`` by `inverse_transform`.
+        """
+        check_is_fitted(self, "module_")
+        n_samples = self._check_n_samples(n_samples)
+        device = resolve_device(self.device)
+        generator = make_generator(self._seed_for(random_state), device)
+        with own_context():
+            density = self._latent_density(device, torch.float64)
+            Z = density.sample(n_samples, generator).cpu().numpy()
+        return self._decode(Z, lambda model, outputs: model.likelihood.sample(outputs, generator))
+
+    def _decode(self, Z: np.ndarray, read: Callable[[VAE, Tensor], Tensor]) -> np.ndarray:
+        """Decode latents in bounded memory, ``read`` the outputs, and undo the standardisation."""
+        scorer = self._scorer(Z.dtype)
+
+        def decode(part: slice) -> np.ndarray:
+            outputs = scorer.model.decoder(as_tensor(Z[part], scorer.device, scorer.dtype))
+            return self._standardizer.rows(read(scorer.model, outputs))
+
+        with own_context(), torch.no_grad():
+            return in_chunks(decode, len(Z), scorer.width, Z.itemsize)

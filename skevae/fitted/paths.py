@@ -1,0 +1,104 @@
+"""Paths between rows through the latents."""
+
+from __future__ import annotations
+
+from functools import partial
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils import Bunch, check_array
+from sklearn.utils._param_validation import (
+    Interval,
+    validate_parameter_constraints,
+)
+from sklearn.utils.validation import check_is_fitted
+
+from skevae.estimators.standardizer import as_tensor
+from skevae.fitted.latents import Latents
+from skevae.interpolation import raise_low_points, straight_path
+from skevae.utils.device import copy_to, own_context
+from skevae.utils.random import make_generator
+
+
+class Paths(Latents):
+    """Calls that walk from one row to another."""
+
+    def interpolate(self, x0, x1, n_steps=10, n_correction_steps=0, random_state=None):
+        """Walk from one row to another through the latents, avoiding low-density regions.
+
+        The path is straight between the two posterior means. With ``n_correction_steps``, those of
+        its points that are less probable than both ends, under the trained prior, are moved uphill
+        by its sampler: each step goes to the mean of 64 transitions from the point (for the Gibbs
+        sampler of an RBM, mean shift) if that raises the prior's density, until the point is as
+        probable as the less probable end. It is the prior that corrects even if there is an
+        ``ex_post_``, which has no Markov chain.
+
+        Parameters
+        ----------
+        x0, x1 : array-like of shape (n_features,) or (1, n_features)
+            The first row and the last.
+        n_steps : int, default=10
+            Points of the path, ends included; at least 2.
+        n_correction_steps : int, default=0
+            Steps of correction at most, for each point; the ends stay.
+        random_state : int, RandomState instance or None, default=None
+            Of the corrections. None uses the estimator's own.
+
+        Returns
+        -------
+        Bunch
+            In float32 if both rows are, else in float64.
+
+            latent : ndarray of shape (n_steps, n_components)
+                The path.
+            rows : ndarray of shape (n_steps, n_features)
+                What `inverse_transform` makes of it: the decoder's means, on the scale of X.
+            log_density : ndarray of shape (n_steps,)
+                Of ``latent``, in nats, under the law of the latents: ``ex_post_`` if there is one,
+                else the prior.
+            corrected : ndarray of bool of shape (n_steps,)
+                Which points were moved.
+
+        Raises
+        ------
+        ValueError
+            If x0 or x1 is not one finite row with the features of X (for "bernoulli", in [0, 1]),
+            or a number of steps is too small.
+        """
+        check_is_fitted(self, "module_")
+        at_least = partial(Interval, Integral, right=None, closed="left")
+        validate_parameter_constraints(
+            {"n_steps": [at_least(2)], "n_correction_steps": [at_least(0)]},
+            {"n_steps": n_steps, "n_correction_steps": n_correction_steps},
+            caller_name=f"{type(self).__name__}.interpolate",
+        )
+        seed = self._seed_for(random_state)
+        ends = np.concatenate(
+            [self._encode(self._one_row(x, name)) for x, name in ((x0, "x0"), (x1, "x1"))]
+        )
+        scorer = self._scorer(ends.dtype)
+        with own_context(), torch.no_grad():
+            start, end = as_tensor(ends, scorer.device, scorer.dtype)
+            path = straight_path(start, end, n_steps)
+            prior = copy_to(self.module_.density, scorer.device, path.dtype)
+            generator = make_generator(seed, scorer.device)
+            path, moved = raise_low_points(prior, path, n_correction_steps, generator)
+            log_density = -scorer.model.density.energy(path) - self._log_partition
+        latent = path.cpu().numpy()
+        return Bunch(
+            latent=latent,
+            rows=self.inverse_transform(latent),
+            log_density=log_density.cpu().numpy(),
+            corrected=moved.cpu().numpy(),
+        )
+
+    def _one_row(self, x: Any, name: str) -> Any:
+        """Turn a row, with its feature names if it has any, into a table of one."""
+        if np.ndim(x) == 1:
+            x = x.to_frame().T if hasattr(x, "to_frame") else np.asarray(x)[None]
+        rows = check_array(x, dtype=[np.float64, np.float32], input_name=name, estimator=self)
+        if len(rows) != 1:
+            raise ValueError(f"{name} must be one row, but it has {len(rows)} of them.")
+        return x
