@@ -7,11 +7,7 @@ from typing import Any
 
 from sklearn.base import _fit_context
 from sklearn.callback import CallbackSupportMixin
-from sklearn.utils._param_validation import (
-    HasMethods,
-    Interval,
-    StrOptions,
-)
+from sklearn.utils._param_validation import Interval, StrOptions
 
 from skevae.densities.ex_post import DensityEstimatorInstance
 from skevae.estimators.base import TRAINING_CONSTRAINTS
@@ -24,6 +20,7 @@ from skevae.partitions import PARTITIONS
 from skevae.posteriors import POSTERIORS
 from skevae.priors import PRIORS
 from skevae.training import OBJECTIVES
+from skevae.utils.constraints import InstanceWith
 from skevae.vae_fit import VAEFit
 
 
@@ -227,9 +224,15 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "network": [StrOptions(set(NETWORKS)), callable],
-        "prior": [StrOptions(set(PRIORS)), HasMethods(["make_density", "with_density"])],
+        "prior": [
+            StrOptions(set(PRIORS)),
+            InstanceWith("a prior", ["make_density", "with_density"]),
+        ],
         "posterior": [StrOptions(set(POSTERIORS))],
-        "likelihood": [StrOptions(set(LIKELIHOODS)), HasMethods(["make_likelihood"])],
+        "likelihood": [
+            StrOptions(set(LIKELIHOODS)),
+            InstanceWith("a likelihood", ["make_likelihood"]),
+        ],
         "objective": [StrOptions(set(OBJECTIVES))],
         "partition": [StrOptions({"auto", *PARTITIONS})],
         "n_draws": [Interval(Integral, 1, None, closed="left")],

@@ -390,9 +390,7 @@ def assert_refused(make, table):
             model = make(parameter, value)
             with pytest.raises((ValueError, TypeError)) as caught:
                 model.fit(X_IRIS)
-            # scikit-learn's clone says that a class is no instance.
-            if not (isinstance(value, type) and parameter == "prior"):
-                assert is_told(str(caught.value), parameter, value), (parameter, value)
+            assert is_told(str(caught.value), parameter, value), (parameter, value)
             with pytest.raises(NotFittedError):
                 model.score(X_IRIS)
 

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from sklearn import config_context
 from sklearn.neighbors import KernelDensity
-from sklearn.utils._param_validation import HasMethods
 from torch import Tensor
 
 from skevae.densities.base import Density
 from skevae.log_partition.annealing import LogPartitionInterval
+from skevae.utils.constraints import InstanceWith
 
 # Points passed to an estimator at once: enough to keep the overhead of a call small, few enough to
 # keep a table of points by mixture components small.
@@ -36,20 +36,14 @@ SAMPLED_KERNELS = ("gaussian", "tophat")
 numpy_dispatch = partial(config_context, array_api_dispatch=False)
 
 
-class DensityEstimatorInstance(HasMethods):
+class DensityEstimatorInstance(InstanceWith):
     """Constraint: an instance, not a class, with ``fit``, ``score_samples`` and ``sample``."""
 
     def __init__(self) -> None:
-        super().__init__(["fit", "score_samples", "sample"])
-
-    def is_satisfied_by(self, val: Any) -> bool:
-        return not inspect.isclass(val) and super().is_satisfied_by(val)
+        super().__init__("a density estimator", ["fit", "score_samples", "sample"])
 
     def __str__(self) -> str:
-        return (
-            "an instance of a density estimator with the methods 'fit', 'score_samples' and "
-            "'sample' (of a search, its best_estimator_)"
-        )
+        return f"{super().__str__()} (of a search, its best_estimator_)"
 
 
 def check_can_sample(estimator: Any) -> None:

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import Any, Self
 
+# Prefixes of the attributes in which scikit-learn keeps the callbacks of a fit.
+CALLBACK_NAMES = ("_callback", "_skl_callback")
+
 
 class Mode(Enum):
     """How a fit begins and how long it lasts."""
@@ -45,7 +48,7 @@ def unchanged_on_failure(estimator: Any) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        callbacks = {k: v for k, v in vars(estimator).items() if k.startswith("_callback")}
+        callbacks = {k: v for k, v in vars(estimator).items() if k.startswith(CALLBACK_NAMES)}
         vars(estimator).clear()
         vars(estimator).update(before | callbacks)
         raise

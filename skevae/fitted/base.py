@@ -39,7 +39,9 @@ class FittedModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TorchDensit
                 law = self._latent_density("cpu", torch.float64)
                 standardizer, seed = self._standardizer, self._decided.score_seed
                 scorer = Scorer(model, standardizer, law, self._log_partition, seed)
-            self._cache = {k: v for k, v in self._cache.items() if k[2:] == key[2:]}
+            for other in list(self._cache):
+                if other[2:] != key[2:]:
+                    self._cache.pop(other, None)
             self._cache[key] = scorer
         return self._cache[key]
 

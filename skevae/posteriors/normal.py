@@ -35,8 +35,11 @@ class FixedNormal(Posterior):
         return -0.5 * ((z - outputs).square() + LOG_2PI).sum(-1)
 
     def pairwise_log_density(self, z: Tensor, outputs: Tensor) -> Tensor:
-        squares = z.square().sum(-1)[:, None] + outputs.square().sum(-1)
-        return z @ outputs.mT - 0.5 * (squares + outputs.shape[-1] * LOG_2PI)
+        # In float64: squares of far points cancel, and float32 has not the digits.
+        z64, mean = z.double(), outputs.double()
+        squares = z64.square().sum(-1)[:, None] + mean.square().sum(-1)
+        log_density = z64 @ mean.mT - 0.5 * (squares + mean.shape[-1] * LOG_2PI)
+        return log_density.to(z.dtype)
 
 
 class DiagonalNormal(Posterior):

@@ -22,7 +22,7 @@ from skevae.utils.archive import ArchiveError, read_archive, write_archive
 SECONDS_BETWEEN_SAVES = 20.0
 
 # What a file holds, with the version of its format.
-KIND = "skevae checkpoint 3"
+KIND = "skevae checkpoint 4"
 
 # A temporary file this old was left by a process that was killed.
 STALE_SECONDS = 3600.0

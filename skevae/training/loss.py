@@ -61,6 +61,7 @@ class TrainingLoss:
         shape = (self.n_draws, x.shape[0], self.model.density.n_latent)
         draws = self.model(x, standard_normal(shape, self.generator, x), self.precision)
         kl_weight = min(1.0, progress / self.kl_warmup) if self.kl_warmup else 1.0
-        log_partition = self.partition(draws, self.model.posterior)
+        log_weights = self.objective.draw_weights(draws, kl_weight)
+        log_partition = self.partition(draws, self.model.posterior, log_weights)
         draws = self.objective.reparametrize(draws, self.model.posterior, kl_weight)
         return negative_bound(draws, log_partition, self.objective, kl_weight)

@@ -30,6 +30,10 @@ class Objective:
     def check(self, posterior: Posterior, partition: PartitionEstimate) -> None:
         """Raise if it cannot be trained on with these."""
 
+    def draw_weights(self, draws: LatentDraws, kl_weight: float) -> Tensor | None:
+        """Log-weights of the draws of each row in the gradient, (n_draws, n); None if equal."""
+        return None
+
     def reparametrize(
         self, draws: LatentDraws, posterior: Posterior, kl_weight: float
     ) -> LatentDraws:
@@ -49,6 +53,10 @@ class ImportanceWeightedBound(Objective):
 
     def __call__(self, log_weights: Tensor) -> Tensor:
         return log_mean_exp(log_weights)
+
+    def draw_weights(self, draws: LatentDraws, kl_weight: float) -> Tensor:
+        log_ratio = -draws.energy - draws.log_posterior
+        return (draws.log_likelihood + kl_weight * log_ratio).detach()
 
 
 class DoublyReparametrizedBound(ImportanceWeightedBound):
@@ -86,8 +94,7 @@ class DoublyReparametrizedBound(ImportanceWeightedBound):
     def reparametrize(
         self, draws: LatentDraws, posterior: Posterior, kl_weight: float
     ) -> LatentDraws:
-        log_ratio = (-draws.energy - draws.log_posterior).detach()
-        share = (draws.log_likelihood.detach() + kl_weight * log_ratio).softmax(0).unsqueeze(-1)
+        share = self.draw_weights(draws, kl_weight).softmax(0).unsqueeze(-1)
         if draws.z.requires_grad:  # not under an encoder that the user has frozen
             draws.z.register_hook(lambda gradient: gradient * (1 - kl_weight + kl_weight * share))
         # The parameters of q held, z not.

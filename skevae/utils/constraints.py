@@ -1,0 +1,25 @@
+"""Constraints of parameters that scikit-learn does not have."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from sklearn.utils._param_validation import HasMethods
+
+
+class InstanceWith(HasMethods):
+    """An instance, not a class, that has all of some methods."""
+
+    def __init__(self, kind: str, methods: Sequence[str]) -> None:
+        super().__init__(list(methods))
+        self.kind = kind
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        return not inspect.isclass(val) and super().is_satisfied_by(val)
+
+    def __str__(self) -> str:
+        named = [repr(method) for method in self.methods]
+        listed = ", ".join(named[:-1]) + f" and {named[-1]}" if len(named) > 1 else named[0]
+        return f"an instance of {self.kind}, not a class, with {listed}"
