@@ -74,6 +74,24 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
         An object of `skevae.likelihoods` has parameters of its own, such as
         ``GaussianMixtureLikelihood(min_scale=0.05)``, which grid-search as
         ``likelihood__min_scale``. That bound of the scales bounds the density of discrete columns.
+    categorical_features : "from_dtype", array-like of bool, int or str, or None, \
+            default="from_dtype"
+        Which columns are categories: a mask, indices, or names of columns of a DataFrame.
+        "from_dtype" takes the columns of a DataFrame that hold strings, booleans or categories, and
+        none of an array. The decoder gives each category a probability (a softmax); the score
+        counts its logarithm.
+    integer_features : "from_dtype", array-like of bool, int or str, or None, default="from_dtype"
+        Which columns are integers, likewise. "from_dtype" takes the columns of a DataFrame with an
+        integer dtype, and columns of floats that are integers with missing entries, as which
+        pandas reads them. The score counts the probability of the unit interval around the value
+        under a mixture of three normals, so nearly discrete columns have no unbounded density.
+        With ``likelihood="bernoulli"``, such columns are Bernoulli features.
+    handle_unknown : {"error", "missing"}, default="error"
+        What is done with a category that was not in the rows of `fit`.
+    mask_rate : float in [0, 1), default=0.0
+        Part of the entries hidden at random at each visit in training. It trains the encoder for
+        rows with more missing entries than X has. Scores of rows with missing entries are right in
+        any case, but need more draws where the encoder has not seen any.
     objective : {"iwae", "iwae-dreg", "elbo"}, default="iwae"
         The importance-weighted bound (Burda et al. 2016), or the evidence lower bound. "iwae-dreg"
         is the former with the doubly reparametrised gradient of the encoder (Tucker et al. 2019),
@@ -233,6 +251,10 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
             StrOptions(set(LIKELIHOODS)),
             InstanceWith("a likelihood", ["make_likelihood"]),
         ],
+        "categorical_features": [StrOptions({"from_dtype"}), "array-like", None],
+        "integer_features": [StrOptions({"from_dtype"}), "array-like", None],
+        "handle_unknown": [StrOptions({"error", "missing"})],
+        "mask_rate": [Interval(Real, 0, 1, closed="left")],
         "objective": [StrOptions(set(OBJECTIVES))],
         "partition": [StrOptions({"auto", *PARTITIONS})],
         "n_draws": [Interval(Integral, 1, None, closed="left")],
@@ -252,6 +274,10 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
         prior="grbm",
         posterior="diagonal",
         likelihood="gaussian-mixture",
+        categorical_features="from_dtype",
+        integer_features="from_dtype",
+        handle_unknown="error",
+        mask_rate=0.0,
         objective="iwae",
         partition="auto",
         n_draws=8,
@@ -280,6 +306,10 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
         self.prior = prior
         self.posterior = posterior
         self.likelihood = likelihood
+        self.categorical_features = categorical_features
+        self.integer_features = integer_features
+        self.handle_unknown = handle_unknown
+        self.mask_rate = mask_rate
         self.objective = objective
         self.partition = partition
         self.n_draws = n_draws

@@ -134,7 +134,7 @@ class Scorer:
             values = by_number_of_draws(evaluate, x, n_given)
             parts.append({k: v.cpu() for k, v in {**values, "n_draws": n_given}.items()})
         scores = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
-        jacobian = X.dtype.type(self.standardizer.log_jacobian)
+        jacobian = self.standardizer.row_log_jacobians(X).astype(X.dtype)
         return {**scores, "log_likelihood": scores["log_likelihood"] + jacobian}
 
     def _pilot(self, method: str, n_pilot: int, seed: int | None) -> Proposal:

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from skevae.densities.base import Density
 from skevae.likelihoods.base import Likelihood
+from skevae.likelihoods.observed import Observed
+from skevae.networks.inputs import Inputs, TableEncoder
 from skevae.networks.precision import evaluate
 from skevae.posteriors.base import Posterior
 from skevae.posteriors.draws import LatentDraws
@@ -65,3 +67,22 @@ class VAE(nn.Module):
         log_likelihood = self.likelihood.log_density(x, evaluate(self.decoder, z, precision))
         energy = self.density.energy(z)
         return LatentDraws(log_likelihood, energy, log_posterior, z, posterior_outputs)
+
+
+def accepting_holes(model: VAE, fill: Tensor) -> VAE:
+    """Return a model of the same modules that accepts rows with missing entries.
+
+    Parameters
+    ----------
+    model : VAE
+    fill : Tensor of shape (n_features,)
+        What the encoder is shown in the place of missing numbers, if the model was made for rows
+        without any.
+    """
+    encoder, likelihood = model.encoder, model.likelihood
+    if isinstance(likelihood, Observed):
+        return model
+    if not isinstance(encoder, TableEncoder):
+        encoder = TableEncoder(Inputs(fill, [0] * len(fill), with_mask=False), encoder)
+    made = VAE(encoder, model.decoder, model.posterior, Observed(likelihood), model.density)
+    return made.train(model.training).to(next(model.parameters()))

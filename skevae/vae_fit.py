@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from sklearn.base import clone
 from torch import Tensor
@@ -20,7 +21,11 @@ from skevae.evaluation.aggregate import aggregated_draws, aggregated_moments
 from skevae.evaluation.chunks import chunk_sizes, memory_budget
 from skevae.evaluation.importance import held_out_bound
 from skevae.likelihoods import LIKELIHOODS
+from skevae.likelihoods.base import Likelihood, LikelihoodFamily
+from skevae.likelihoods.mixed import make_table_likelihood
+from skevae.likelihoods.observed import Observed
 from skevae.networks.build import build_network
+from skevae.networks.inputs import Inputs, TableEncoder
 from skevae.networks.precision import PRECISIONS
 from skevae.partitions import PARTITIONS, resolve_partition
 from skevae.partitions.base import PartitionEstimate
@@ -32,7 +37,7 @@ from skevae.training.loss import TrainingLoss
 from skevae.training.step import Loss, RecordedStep, Step
 from skevae.utils.device import graph_recorder
 from skevae.utils.random import make_generator, spawn
-from skevae.vae import VAE
+from skevae.vae import VAE, accepting_holes
 
 # An ex-post density is fitted to at least so many draws, the same number for each row: with fewer
 # it takes the noise of the draws for structure. One for each row is enough where rows are many.
@@ -83,16 +88,30 @@ class VAEFit(Fit):
             self.seeds.initialise, 5
         )
         self.decided = Decided(self._prior(prior_seed), partition_seed, score_seed)
-        module = self._build(construction, density)
-        module.likelihood.check_rows(self.X)
-        enabled = self.estimator.standardize and module.likelihood.standardizes
-        return Model(module, Standardizer(self.X, enabled))
+        family, columns = self._likelihood_family(), self.estimator._columns
+        numbers, binned = columns.n_categories == 0, columns.integer & family.bins_integers
+        scaled = np.full(len(numbers), self.estimator.standardize) & numbers
+        if not family.make_likelihood(1).standardizes:
+            scaled &= binned
+        standardizer = Standardizer(self.X, scaled, continuous=numbers & ~binned)
+        half_units = np.where(binned, 0.5 / standardizer.spread, np.nan)
+        likelihood = make_table_likelihood(family, columns.n_categories, half_units)
+        likelihood.check_rows(self.X)
+        module = self._build(likelihood, torch.from_numpy(standardizer.fill), construction, density)
+        return Model(module, standardizer)
 
     def resume(self) -> Model:
         self.ex_post = self._unfitted_ex_post()
         self.decided = self.estimator._decided
-        self.estimator.module_.likelihood.check_rows(self.X)
-        return Model(self.estimator.module_, self.estimator._standardizer)
+        module, standardizer = self.estimator.module_, self.estimator._standardizer
+        module.likelihood.check_rows(self.X)
+        if np.isnan(self.X).any():
+            module = accepting_holes(module, torch.from_numpy(standardizer.fill))
+        return Model(module, standardizer)
+
+    def _likelihood_family(self) -> LikelihoodFamily:
+        given = self.estimator.likelihood
+        return clone(LIKELIHOODS[given]() if isinstance(given, str) else given)
 
     def _prior(self, seed: int) -> Any:
         given = self.estimator.prior
@@ -119,12 +138,9 @@ class VAEFit(Fit):
         check_can_sample(self.estimator.ex_post)
         return self._following(self.estimator.ex_post, self.seeds.ex_post)
 
-    def _build(self, construction: int, density: int) -> VAE:
+    def _build(self, likelihood: Likelihood, fill: Tensor, construction: int, density: int) -> VAE:
         """Untrained module."""
-        estimator, n_features = self.estimator, self.X.shape[1]
-        given = estimator.likelihood
-        family = clone(LIKELIHOODS[given]() if isinstance(given, str) else given)
-        likelihood = family.make_likelihood(n_features)
+        estimator = self.estimator
         kind, n_latent = POSTERIORS[estimator.posterior], estimator.n_components
         sizes = layer_sizes(estimator.hidden_layer_sizes)
         generator = make_generator(construction)
@@ -132,20 +148,30 @@ class VAEFit(Fit):
         def build(n_inputs: int, n_outputs: int, widths: list[int]) -> torch.nn.Module:
             return build_network(estimator.network, n_inputs, n_outputs, widths, generator)
 
+        n_categories = estimator._columns.n_categories
+        has_holes = bool(np.isnan(self.X).any()) or estimator.mask_rate > 0
+        inputs = Inputs(fill, n_categories.tolist(), with_mask=has_holes)
+        encoder = build(inputs.n_outputs, kind.outputs_per_latent * n_latent, sizes)
+        # A table of numbers without holes is shown to the network as it is.
+        if has_holes or n_categories.any():
+            encoder = TableEncoder(inputs, encoder)
         return VAE(
-            encoder=build(n_features, kind.outputs_per_latent * n_latent, sizes),
+            encoder=encoder,
             decoder=build(n_latent, likelihood.n_outputs, sizes[::-1]),
             posterior=kind(n_latent, generator),
-            likelihood=likelihood,
+            likelihood=Observed(likelihood) if has_holes else likelihood,
             density=self.decided.prior.make_density(n_latent, make_generator(density)),
         )
 
     # --- how it is trained ---------------------------------------------------------------------
 
     def prepare(self, rows: Tensor, train: Tensor) -> None:
-        model = self.module
+        model, encoder = self.module, self.module.encoder
+        if isinstance(encoder, TableEncoder):
+            train = encoder.inputs(train)
+            encoder = encoder.network
         model.density.attach(
-            model.encoder,
+            encoder,
             model.posterior,
             train,
             model.likelihood,
@@ -168,6 +194,7 @@ class VAEFit(Fit):
             OBJECTIVES[self.estimator.objective],
             n_draws=self.estimator.n_draws,
             kl_warmup=self.warmup,
+            mask_rate=self.estimator.mask_rate,
             generator=self.draws,
             precision=PRECISIONS[self.estimator.precision],
         )

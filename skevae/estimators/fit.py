@@ -207,9 +207,10 @@ class Fit(ABC):
     def finite_rows(self) -> Tensor:
         """Rows to train on, in float32, whose range is smaller than that of float64."""
         rows = self.standardizer.tensor(self.X, self.device, torch.float32)
-        if not rows.isfinite().all():
+        if rows.isinf().any():
+            largest = np.nanmax(np.abs(self.X))
             raise ValueError(
-                f"X has values as large as {np.abs(self.X).max():g}, beyond the range of float32 "
+                f"X has values as large as {largest:g}, beyond the range of float32 "
                 "in which training computes. Scale X down, or use standardize=True."
             )
         return rows

@@ -24,17 +24,26 @@ class Standardizer:
     Parameters
     ----------
     X : ndarray of shape (n, n_features)
-    enabled : bool
+        nan marks missing entries, which are ignored.
+    enabled : bool or ndarray of bool of shape (n_features,)
         Whether columns are centred and scaled to unit variance (constant ones: only centred, as
         everywhere in scikit-learn), or left as they are.
+    continuous : ndarray of bool of shape (n_features,), optional
+        Columns that have a density, which depends on their scale; the others have probabilities.
+        By default all.
+    sample_weight : ndarray of shape (n,), optional
 
     Attributes
     ----------
     centre, spread : ndarray of shape (n_features,)
         Mean and standard deviation of each column.
+    fill : ndarray of shape (n_features,)
+        Mean of each column as the module sees it.
+    log_spread : ndarray of shape (n_features,)
+        ln spread of columns that have a density, else 0.
     log_jacobian : float
-        What is added to the log-density of standardised rows to get that of X: minus the sum of
-        ln spread.
+        Mean over the rows of what is added to the log-density of standardised rows to get that of
+        X: minus the sum of ``log_spread`` over the observed entries.
 
     Raises
     ------
@@ -42,20 +51,43 @@ class Standardizer:
         If values of X are so large that their variance overflows.
     """
 
-    def __init__(self, X: np.ndarray, enabled: bool) -> None:
+    def __init__(
+        self,
+        X: np.ndarray,
+        enabled: bool | np.ndarray,
+        continuous: np.ndarray | None = None,
+        sample_weight: np.ndarray | None = None,
+    ) -> None:
         n_features = X.shape[1]
+        scaled = np.broadcast_to(enabled, n_features)
         self.centre, self.spread = np.zeros(n_features), np.ones(n_features)
-        if enabled:
+        self.fill = np.zeros(n_features)
+        if scaled.any():
             with np.errstate(over="ignore", invalid="ignore"):
-                scaler = StandardScaler().fit(X.astype(np.float64, copy=False))
-            self.centre, self.spread = scaler.mean_, scaler.scale_
+                scaler = StandardScaler().fit(
+                    X.astype(np.float64, copy=False), sample_weight=sample_weight
+                )
+            self.centre = np.where(scaled, scaler.mean_, 0.0)
+            self.spread = np.where(scaled, scaler.scale_, 1.0)
+        if not scaled.all():
+            self.fill[~scaled] = np.nanmean(X[:, ~scaled], axis=0, dtype=np.float64)
         extreme = ~(np.isfinite(self.centre) & np.isfinite(self.spread))
         if extreme.any():
             raise ValueError(
                 f"X has values too large to be standardised: the variance of column "
                 f"{extreme.argmax()} overflows. Scale X down first."
             )
-        self.log_jacobian = -float(np.log(self.spread).sum())
+        self.log_spread = np.log(self.spread)
+        if continuous is not None:
+            self.log_spread[~continuous] = 0.0
+        self.log_jacobian = -float((self.log_spread * (~np.isnan(X)).mean(0)).sum())
+
+    def row_log_jacobians(self, X: np.ndarray) -> np.ndarray:
+        """Minus the sum of ``log_spread`` over the observed entries of each row: (n,)."""
+        missing = np.isnan(X)
+        if not missing.any():
+            return np.full(len(X), -self.log_spread.sum())
+        return -np.where(missing, 0.0, self.log_spread).sum(1)
 
     def tensor(self, X: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Rows as the module sees them, on the device."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,14 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from skevae.densities.base import Density
 from skevae.densities.ex_post import EstimatorDensity
-from skevae.estimators.base import TORCH_DTYPES, TorchDensityEstimator
+from skevae.estimators.base import TORCH_DTYPES
+from skevae.fitted.tables import Tables
 from skevae.scoring import Scorer
 from skevae.utils.device import copy_to, own_context, resolve_device
-from skevae.vae import VAE
+from skevae.vae import VAE, accepting_holes
 
 
-class FittedModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TorchDensityEstimator):
+class FittedModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Tables):
     """A trained model. Calls on it read what was fitted, not parameters changed since."""
 
     module_: VAE
@@ -26,21 +28,26 @@ class FittedModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TorchDensit
     _decided: Any
     _cache: dict[tuple[Any, ...], Scorer]
 
-    def _scorer(self, dtype: np.dtype) -> Scorer:
-        """Copy of the model in the precision of the data, with the law of the latents; kept."""
+    def _scorer(self, dtype: np.dtype, holes: bool = False) -> Scorer:
+        """Copy of the model in the precision of the data, with the law of the latents; kept.
+
+        With ``holes`` it accepts rows with missing entries.
+        """
         device = resolve_device(self.device)
         # A change of the module in place makes new versions of its tensors.
         state = (id(self.module_), *(t._version for t in self.module_.parameters()))
-        key = (device, np.dtype(dtype), state, id(self.ex_post_))
+        key = (device, np.dtype(dtype), holes, state, id(self.ex_post_))
         if key not in self._cache:
             with own_context():
                 model = copy_to(self.module_, device, TORCH_DTYPES[np.dtype(dtype)])
                 model.density = self._latent_density(device, TORCH_DTYPES[np.dtype(dtype)])
                 law = self._latent_density("cpu", torch.float64)
                 standardizer, seed = self._standardizer, self._decided.score_seed
+                if holes:
+                    model = accepting_holes(model, torch.from_numpy(standardizer.fill))
                 scorer = Scorer(model, standardizer, law, self._log_partition, seed)
             for other in list(self._cache):
-                if other[2:] != key[2:]:
+                if other[3:] != key[3:]:
                     self._cache.pop(other, None)
             self._cache[key] = scorer
         return self._cache[key]
@@ -56,6 +63,22 @@ class FittedModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TorchDensit
         X = self._check_rows(X)
         self.module_.likelihood.check_rows(X)
         return self._standardizer.in_reach(X)
+
+    def _by_holes(
+        self, rows: np.ndarray, call: Callable[[Scorer, np.ndarray], dict[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """Compute arrays of an entry for each row, apart for rows with and without holes."""
+        holes = np.isnan(rows).any(axis=1)
+        with own_context():
+            if not holes.any() or holes.all():
+                return call(self._scorer(rows.dtype, bool(holes.any())), rows)
+            result: dict[str, np.ndarray] = {}
+            for group in (False, True):
+                part = call(self._scorer(rows.dtype, group), rows[holes == group])
+                for name, values in part.items():
+                    shape = (len(rows), *values.shape[1:])
+                    result.setdefault(name, np.empty(shape, values.dtype))[holes == group] = values
+        return result
 
     @property
     def _log_partition(self) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from skevae.estimators.standardizer import as_tensor
 from skevae.fitted.base import FittedModel
-from skevae.scoring import in_chunks
+from skevae.scoring import Scorer, in_chunks
 from skevae.utils.device import own_context, resolve_device
 from skevae.utils.random import make_generator
 from skevae.vae import VAE
@@ -44,15 +44,18 @@ class Latents(FittedModel):
                 f"X[{row}, {column}] = {rows[row, column]:g} is too far from the mean of its "
                 "column: its square overflows. Remove or clip such values."
             )
-        scorer = self._scorer(rows.dtype)
-        model = scorer.model
 
-        def encode(part: slice) -> np.ndarray:
-            x = self._standardizer.tensor(rows[part], scorer.device, scorer.dtype)
-            return model.posterior.mean(model.encoder(x)).cpu().numpy()
+        def encode(scorer: Scorer, rows: np.ndarray) -> dict[str, np.ndarray]:
+            model = scorer.model
 
-        with own_context(), torch.no_grad():
-            return in_chunks(encode, len(rows), scorer.width, rows.itemsize)
+            def means(part: slice) -> np.ndarray:
+                x = self._standardizer.tensor(rows[part], scorer.device, scorer.dtype)
+                return model.posterior.mean(model.encoder(x)).cpu().numpy()
+
+            with torch.no_grad():
+                return {"mean": in_chunks(means, len(rows), scorer.width, rows.itemsize)}
+
+        return self._by_holes(rows, encode)["mean"]
 
     def inverse_transform(self, Z):
         """Mean of the rows that latents decode to.
@@ -63,8 +66,9 @@ class Latents(FittedModel):
 
         Returns
         -------
-        ndarray of shape (n_samples, n_features)
-            E[x | z], on the scale of X, in the dtype of Z.
+        ndarray or DataFrame of shape (n_samples, n_features)
+            E[x | z], on the scale of X, in the dtype of Z; integers are rounded, and of categories
+            it is the most probable one. A DataFrame, like that given to `fit`, if that was one.
         """
         check_is_fitted(self, "module_")
         Z = self._check_latent(Z, self.module_.density.n_latent, "Z")
@@ -79,7 +83,7 @@ class Latents(FittedModel):
 
         Returns
         -------
-        ndarray of shape (n_samples, n_features)
+        ndarray or DataFrame of shape (n_samples, n_features)
             ``inverse_transform(transform(X))``.
         """
         return self.inverse_transform(self._encode(X))
@@ -120,4 +124,5 @@ class Latents(FittedModel):
             return self._standardizer.rows(read(scorer.model, outputs))
 
         with own_context(), torch.no_grad():
-            return in_chunks(decode, len(Z), scorer.width, Z.itemsize)
+            rows = in_chunks(decode, len(Z), scorer.width, Z.itemsize)
+        return self._columns.rows(rows)

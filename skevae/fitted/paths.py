@@ -15,6 +15,7 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils.validation import check_is_fitted
 
+from skevae.estimators.columns import as_frame
 from skevae.estimators.standardizer import as_tensor
 from skevae.fitted.latents import Latents
 from skevae.interpolation import raise_low_points, straight_path
@@ -98,7 +99,11 @@ class Paths(Latents):
         """Turn a row, with its feature names if it has any, into a table of one."""
         if np.ndim(x) == 1:
             x = x.to_frame().T if hasattr(x, "to_frame") else np.asarray(x)[None]
-        rows = check_array(x, dtype=[np.float64, np.float32], input_name=name, estimator=self)
+        if as_frame(x) is None:
+            check_array(x, dtype=None, ensure_all_finite=False, input_name=name, estimator=self)
+        rows = self._check_rows(x)
+        if np.isnan(rows).any():
+            raise ValueError(f"{name} has missing entries; fill them first, for example by impute.")
         if len(rows) != 1:
             raise ValueError(f"{name} must be one row, but it has {len(rows)} of them.")
         return x

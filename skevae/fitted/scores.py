@@ -16,7 +16,6 @@ from sklearn.utils.validation import check_is_fitted
 from skevae.evaluation.diagnostics import DIAGNOSTICS
 from skevae.evaluation.importance import METHODS
 from skevae.fitted.base import FittedModel
-from skevae.utils.device import own_context
 
 # The score of a row beyond the range of numbers, and its diagnostics.
 HOPELESS = {
@@ -25,6 +24,9 @@ HOPELESS = {
     "effective_sample_size": 1.0,
     "pareto_k": np.inf,
 }
+
+# The score of a row without entries, which has probability 1.
+CERTAIN = {"log_likelihood": 0.0, "standard_error": 0.0, "pareto_k": -np.inf}
 
 
 class Scores(FittedModel):
@@ -115,13 +117,16 @@ class Scores(FittedModel):
         )
         n_draws = self.n_score_draws if n_draws is None else n_draws
         seed = None if random_state is None else self._seed_for(random_state)
-        scorer = self._scorer(given.dtype)
         hopeless = beyond.any(axis=1)
         if hopeless.any():
             given = np.where(beyond, self._standardizer.centre.astype(given.dtype), given)
-        with own_context():
-            result = scorer(given, method, diagnostics, n_draws, tol, seed)
+        result = self._by_holes(
+            given, lambda scorer, rows: scorer(rows, method, diagnostics, n_draws, tol, seed)
+        )
+        empty = np.isnan(given).all(axis=1)
         for name, values in result.items():
             if name in HOPELESS:
                 values[hopeless] = HOPELESS[name]
+            if name in CERTAIN:
+                values[empty] = CERTAIN[name]
         return result

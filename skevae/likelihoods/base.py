@@ -87,6 +87,9 @@ class LikelihoodFamily(BaseEstimator):
 
     _parameter_constraints: dict[str, list[Any]] = {}
 
+    # Whether columns of integers have a likelihood of their own, or are given to this one.
+    bins_integers: ClassVar[bool] = True
+
     def make_likelihood(self, n_features: int) -> Likelihood:
         """Return the untrained likelihood of rows with ``n_features`` columns.
 

@@ -43,7 +43,8 @@ class Bernoulli(Likelihood):
         return binary(outputs.sigmoid(), generator)
 
     def check_rows(self, X: np.ndarray) -> None:
-        low, high = X.min(), X.max()
+        # Of the observed entries; a comparison with nan is false.
+        low, high = np.fmin.reduce(X, axis=None), np.fmax.reduce(X, axis=None)
         if low < 0 or high > 1:
             raise ValueError(
                 f"likelihood='bernoulli' needs X in [0, 1], got values from {low:g} to {high:g}. "
@@ -51,7 +52,7 @@ class Bernoulli(Likelihood):
             )
 
     def prepare(self, X: np.ndarray) -> None:
-        self.rows_are_binary = bool(np.isin(X, (0, 1)).all())
+        self.rows_are_binary = bool((np.isin(X, (0, 1)) | np.isnan(X)).all())
 
     def training_rows(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Draw a binary row from each row of probabilities (dynamic binarisation)."""
@@ -73,6 +74,8 @@ class BernoulliLikelihood(LikelihoodFamily):
     Values strictly between 0 and 1 are probabilities: every visit in training draws a fresh binary
     row, and a score is that of one binary row, drawn by a fixed function of the row.
     """
+
+    bins_integers = False
 
     def make_likelihood(self, n_features: int) -> Bernoulli:
         return Bernoulli(n_features)

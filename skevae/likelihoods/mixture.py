@@ -87,7 +87,7 @@ class GaussianMixture(Likelihood):
         self.initial_mean: Tensor
         self.register_buffer("initial_mean", quantiles.float()[:, None])
 
-    def _components(self, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def components(self, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of pi, mean and scale: (..., 3 K n_features) -> (K, ..., n_features) each."""
         shape = (3, self.n_components, self.n_features)
         parts = outputs.unflatten(-1, shape).movedim((-3, -2), (0, 1))
@@ -97,18 +97,22 @@ class GaussianMixture(Likelihood):
         return logits, mean + initial_mean, scale
 
     def log_density(self, x: Tensor, outputs: Tensor) -> Tensor:
-        per_feature = _MixtureLogDensity.apply(x, *self._components(outputs))
+        per_feature = _MixtureLogDensity.apply(x, *self.components(outputs))
         return per_feature.sum(-1) - 0.5 * self.n_features * LOG_2PI
 
     def feature_log_density(self, x: Tensor, outputs: Tensor) -> Tensor:
-        return _MixtureLogDensity.apply(x, *self._components(outputs)) - 0.5 * LOG_2PI
+        return _MixtureLogDensity.apply(x, *self.components(outputs)) - 0.5 * LOG_2PI
 
     def mean(self, outputs: Tensor) -> Tensor:
-        logits, mean, _ = self._components(outputs)
+        logits, mean, _ = self.components(outputs)
         return (logits.softmax(0) * mean).sum(0)
 
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
-        logits, mean, scale = self._components(outputs)
+        return self.draw(*self.components(outputs), generator)
+
+    @staticmethod
+    def draw(logits: Tensor, mean: Tensor, scale: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw from mixtures: (K, ..., n_features) three times -> (..., n_features)."""
         below = logits.softmax(0).cumsum(0)[:-1]
         uniform = torch.rand(
             mean.shape[1:], generator=generator, dtype=mean.dtype, device=mean.device

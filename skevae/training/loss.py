@@ -25,6 +25,8 @@ class TrainingLoss:
     kl_warmup : float
         Part of the training over which the weight of all terms but the reconstruction rises
         linearly from 0 to 1.
+    mask_rate : float
+        Part of the entries that is hidden at random at each visit.
     generator : torch.Generator
     precision : torch.dtype, optional
         Of the matrix products of encoder and decoder; None is the dtype of the rows.
@@ -43,6 +45,7 @@ class TrainingLoss:
         *,
         n_draws: int,
         kl_warmup: float,
+        mask_rate: float,
         generator: torch.Generator,
         precision: torch.dtype | None = None,
     ) -> None:
@@ -52,12 +55,16 @@ class TrainingLoss:
         self.objective = objective
         self.n_draws = n_draws
         self.kl_warmup = kl_warmup
+        self.mask_rate = mask_rate
         self.precision = precision
         self.generator = generator
 
     def __call__(self, x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Evaluate the loss and its terms at rows ``x``, ``progress`` of the way (0 to 1)."""
         x = self.model.likelihood.training_rows(x, self.generator)
+        if self.mask_rate:
+            uniform = torch.rand(x.shape, generator=self.generator, device=x.device)
+            x = x.masked_fill(uniform < self.mask_rate, torch.nan)
         shape = (self.n_draws, x.shape[0], self.model.density.n_latent)
         draws = self.model(x, standard_normal(shape, self.generator, x), self.precision)
         kl_weight = min(1.0, progress / self.kl_warmup) if self.kl_warmup else 1.0

@@ -1,0 +1,281 @@
+"""The columns of a table: what kind each is, and the way from rows to numbers and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import narwhals.stable.v2 as nw
+import numpy as np
+
+# Larger integers are not all float64 numbers.
+LARGEST_INTEGER = 2**53
+
+
+def as_frame(X: Any) -> nw.DataFrame[Any] | None:
+    """View a DataFrame of any library that narwhals knows; None for anything else."""
+    frame = nw.from_native(X, eager_only=True, pass_through=True)
+    return frame if isinstance(frame, nw.DataFrame) else None
+
+
+class Columns:
+    """Kinds of the columns of a table, learned from it.
+
+    Parameters
+    ----------
+    X : DataFrame or array-like of shape (n, n_features)
+    categorical : "from_dtype", array-like of bool, int or str, or None
+        Which columns are categories.
+    integer : "from_dtype", array-like of bool, int or str, or None
+        Which columns are integers.
+    on_unknown : {"error", "missing"}
+        What is done with categories that X does not have.
+
+    Attributes
+    ----------
+    n_categories : ndarray of int of shape (n_features,)
+        0 for a column of numbers.
+    integer : ndarray of bool of shape (n_features,)
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a parameter names a column that X does not have, or a column is of no kind that can be
+        modelled.
+    """
+
+    def __init__(self, X: Any, categorical: Any, integer: Any, on_unknown: str) -> None:
+        frame = as_frame(X)
+        self.on_unknown = on_unknown
+        self.names: list[Any] | None = None if frame is None else list(frame.columns)
+        # An empty table, which keeps the library, the names, the dtypes and their categories.
+        self.template = None if frame is None else frame.head(0).to_native()
+        if frame is None:
+            self._is_object = np.asarray(X).dtype == object
+            n_features = np.shape(X)[1]
+            of_dtype = np.zeros((2, n_features), dtype=bool)
+        else:
+            n_features = len(frame.columns)
+            of_dtype = np.array([_kind(frame[name]) for name in frame.columns]).T
+        is_categorical = self._chosen(categorical, of_dtype[0], n_features, "categorical_features")
+        self.integer = self._chosen(integer, of_dtype[1], n_features, "integer_features")
+        both = np.flatnonzero(is_categorical & self.integer)
+        if len(both) and "from_dtype" not in (str(categorical), str(integer)):
+            raise ValueError(
+                f"categorical_features and integer_features both name {self.name(both[0])}."
+            )
+        # What is asked for goes before what a dtype suggests.
+        if isinstance(categorical, str):
+            is_categorical &= ~self.integer
+        else:
+            self.integer &= ~is_categorical
+        self.categories: list[list[Any] | None] = [
+            self._categories(X, frame, j) if is_categorical[j] else None for j in range(n_features)
+        ]
+        self.n_categories = np.array([len(c) if c else 0 for c in self.categories])
+
+    @property
+    def are_numbers(self) -> bool:
+        """Whether all columns are continuous."""
+        return not (self.n_categories.any() or self.integer.any())
+
+    def name(self, j: int) -> str:
+        """Name one column, for messages."""
+        return f"column {j}" if self.names is None else f"column {self.names[j]!r}"
+
+    def _chosen(
+        self, given: Any, of_dtype: np.ndarray, n_features: int, parameter: str
+    ) -> np.ndarray:
+        """Which columns a parameter names, as a mask."""
+        if isinstance(given, str):
+            return of_dtype
+        mask = np.zeros(n_features, dtype=bool)
+        if given is None:
+            return mask
+        for item in (chosen := np.asarray(given).ravel().tolist()):
+            if isinstance(item, str) and item not in (self.names or []):
+                raise ValueError(f"{parameter} names {item!r}, which X does not have.")
+        if all(isinstance(item, bool) for item in chosen) and chosen:
+            if len(chosen) != n_features:
+                raise ValueError(
+                    f"{parameter} is a mask of {len(chosen)} columns, but X has {n_features}."
+                )
+            return np.array(chosen)
+        for item in chosen:
+            index = (self.names or []).index(item) if isinstance(item, str) else item
+            if not isinstance(index, int) or not -n_features <= index < n_features:
+                raise ValueError(f"{parameter} holds {item!r}, but X has {n_features} columns.")
+            mask[index] = True
+        return mask
+
+    def _categories(self, X: Any, frame: nw.DataFrame[Any] | None, j: int) -> list[Any]:
+        """Categories of one column, in order."""
+        if frame is not None:
+            dtype = frame[frame.columns[j]].dtype
+            if isinstance(dtype, (nw.Categorical, nw.Enum)):
+                declared = frame[frame.columns[j]].cat.get_categories().to_list()
+                if declared:
+                    return declared
+        values = set(self._values(X, frame, j)) - {None}
+        try:
+            return sorted(values)
+        except TypeError as error:
+            raise TypeError(
+                f"{self.name(j)} mixes values that cannot be ordered ({error}). Convert it to "
+                "one type, for example to strings."
+            ) from error
+
+    def _values(self, X: Any, frame: nw.DataFrame[Any] | None, j: int) -> list[Any]:
+        """Values of one column, with None for missing ones."""
+        if frame is None:
+            values = np.asarray(X, dtype=object)[:, j].tolist()
+            return [None if v is None or v != v else v for v in values]
+        column = frame[frame.columns[j]]
+        missing = column.is_null().to_list()
+        values = column.to_list()
+        return [None if m or v != v else v for v, m in zip(values, missing, strict=True)]
+
+    def numbers(self, X: Any) -> np.ndarray:
+        """Turn rows into numbers: categories into 0, 1, ..., missing entries into nan.
+
+        Returns
+        -------
+        ndarray of shape (n, n_features)
+            float32 if all of X is, else float64.
+        """
+        frame = as_frame(X)
+        if frame is None and self.are_numbers:
+            return X
+        n_features = len(self.integer)
+        parts = [
+            self._codes(X, frame, j) if self.n_categories[j] else self._number(X, frame, j)
+            for j in range(n_features)
+        ]
+        single = all(part.dtype == np.float32 for part in parts)
+        rows = np.empty((len(parts[0]), n_features), np.float32 if single else np.float64)
+        for j, part in enumerate(parts):
+            rows[:, j] = part
+        return rows
+
+    def _codes(self, X: Any, frame: nw.DataFrame[Any] | None, j: int) -> np.ndarray:
+        categories = self.categories[j]
+        assert categories is not None
+        codes: dict[Any, float] = {value: float(k) for k, value in enumerate(categories)}
+        codes[None] = math.nan
+        values = self._values(X, frame, j)
+        for value in set(values) - codes.keys():
+            if self.on_unknown == "error":
+                raise ValueError(
+                    f"{self.name(j)} has the category {value!r}, which it did not have at fit. "
+                    "Use handle_unknown='missing' to treat unknown categories as missing."
+                )
+            codes[value] = math.nan
+        return np.array([codes[value] for value in values], dtype=float)
+
+    def _number(self, X: Any, frame: nw.DataFrame[Any] | None, j: int) -> np.ndarray:
+        if frame is None:
+            values = np.asarray(X)[:, j]
+        elif isinstance(frame[frame.columns[j]].dtype, nw.Object):
+            values = np.array(self._values(X, frame, j), dtype=float)
+        else:
+            column = frame[frame.columns[j]]
+            if not column.dtype.is_float():
+                try:
+                    column = column.cast(nw.Float64())
+                except Exception as error:
+                    raise TypeError(
+                        f"{self.name(j)} of dtype {column.dtype} cannot be read as numbers "
+                        f"({error})."
+                    ) from error
+            values = column.to_numpy()
+        values = np.asarray(values, dtype=np.float32 if values.dtype == np.float32 else np.float64)
+        if self.integer[j]:
+            self._check_integers(values, j)
+        return values
+
+    def _check_integers(self, values: np.ndarray, j: int) -> None:
+        present = values[np.isfinite(values)]
+        if (np.abs(present) > LARGEST_INTEGER).any():
+            raise ValueError(
+                f"{self.name(j)} has integers beyond 2^53, which float64 cannot tell apart. "
+                "Leave it out, or name it in neither categorical_features nor integer_features."
+            )
+        odd = present[present != np.rint(present)]
+        if len(odd):
+            raise ValueError(
+                f"{self.name(j)} is a column of integers, but has the value {odd[0]:g}. Change "
+                "integer_features to model it as continuous."
+            )
+
+    def rows(self, numbers: np.ndarray) -> Any:
+        """Turn numbers back into rows like those that the columns were learned from."""
+        if self.template is None:
+            if not self.n_categories.any():
+                return self._rounded(numbers)
+            return self._array(numbers)
+        data = {name: self._column(numbers[:, j], j) for j, name in enumerate(self.names or [])}
+        template = nw.from_native(self.template, eager_only=True)
+        if template.implementation.is_pandas_like():
+            frame = template.implementation.to_native_namespace().DataFrame(data)
+            return frame.astype(self._possible_dtypes(data))
+        return nw.from_dict(
+            data, schema=template.schema, backend=template.implementation
+        ).to_native()
+
+    def _possible_dtypes(self, data: dict[Any, list[Any]]) -> dict[Any, Any]:
+        """Dtypes of the template, but for columns of integers or booleans with holes."""
+        template = self.template
+        assert template is not None
+        dtypes = dict(template.dtypes)
+        return {
+            name: dtype
+            for name, dtype in dtypes.items()
+            if not (getattr(dtype, "kind", "O") in "iub" and None in data[name])
+        }
+
+    def _rounded(self, numbers: np.ndarray) -> np.ndarray:
+        numbers[:, self.integer] = np.rint(numbers[:, self.integer])
+        return numbers
+
+    def _array(self, numbers: np.ndarray) -> np.ndarray:
+        if not self._is_object:
+            dtype = numbers.dtype
+            columns = [self._column(numbers[:, j], j) for j in range(numbers.shape[1])]
+            return np.array(columns, dtype=dtype).T.copy()
+        return np.array(
+            [self._column(numbers[:, j], j) for j in range(numbers.shape[1])], dtype=object
+        ).T.copy()
+
+    def _column(self, values: np.ndarray, j: int) -> list[Any]:
+        categories = self.categories[j]
+        missing = np.isnan(values)
+        if categories is not None:
+            codes = np.where(missing, 0, values).astype(int)
+            return [None if m else categories[c] for c, m in zip(codes, missing, strict=True)]
+        if self.integer[j]:
+            whole = np.rint(np.where(missing, 0, values)).astype(np.int64)
+            return [None if m else int(v) for v, m in zip(whole, missing, strict=True)]
+        return values.tolist()
+
+
+def _kind(column: nw.Series[Any]) -> Sequence[bool]:
+    """Whether a column is categorical, and whether it holds integers, by its dtype."""
+    dtype = column.dtype
+    if isinstance(dtype, (nw.Categorical, nw.Enum, nw.String, nw.Boolean)):
+        return True, False
+    if isinstance(dtype, nw.Object):
+        present = [v for v in column.drop_nulls().to_list() if v == v]
+        return any(isinstance(v, (str, bytes, bool)) for v in present), False
+    if dtype.is_integer():
+        return False, True
+    if dtype.is_float():
+        return False, _holds_integers_with_holes(column.to_numpy())
+    return False, False
+
+
+def _holds_integers_with_holes(values: np.ndarray) -> bool:
+    """Whether floats are integers with missing entries, as which pandas reads such columns."""
+    missing = np.isnan(values)
+    present = values[~missing]
+    return bool(missing.any() and len(present) and (present == np.rint(present)).all())

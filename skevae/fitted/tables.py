@@ -1,0 +1,71 @@
+"""Tables in, tables out: rows of any container to numbers, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.utils import check_array
+from sklearn.utils.validation import validate_data
+
+from skevae.estimators.base import TorchDensityEstimator, refuse_dates
+from skevae.estimators.columns import Columns, as_frame
+
+NUMBERS: dict[str, Any] = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan"}
+
+
+class Tables(TorchDensityEstimator):
+    """An estimator of tables, whose columns may be categories or integers and may have holes."""
+
+    categorical_features: Any
+    integer_features: Any
+    handle_unknown: str
+    n_features_in_: int
+    _columns: Columns
+
+    def _check_rows(self, X: Any, *, reset: bool = False, min_samples: int = 1) -> np.ndarray:
+        """Turn X into numbers, nan where entries are missing: float32 or float64.
+
+        With ``reset`` the kinds of the columns are learned from X.
+        """
+        refuse_dates(X)
+        size = {"ensure_min_samples": min_samples}
+        if reset:
+            kinds = (self.categorical_features, self.integer_features)
+            named = any(kind is not None and not isinstance(kind, str) for kind in kinds)
+            if as_frame(X) is None and not named:
+                rows = validate_data(self, X, reset=True, **NUMBERS, **size)
+                self._columns = Columns(rows, None, None, self.handle_unknown)
+                self._check_columns_have_values(rows)
+                return rows
+            self._columns = Columns(_table(X), *kinds, self.handle_unknown)
+        if self._columns.are_numbers:
+            rows = validate_data(self, X, reset=reset, **NUMBERS, **size)
+        else:
+            table = _table(X)
+            validate_data(self, table, skip_check_array=True, reset=reset)
+            rows = self._columns.numbers(table)
+            rows = check_array(rows, estimator=self, input_name="X", **NUMBERS, **size)
+        if reset:
+            self._check_columns_have_values(rows)
+        return rows
+
+    def _check_columns_have_values(self, rows: np.ndarray) -> None:
+        empty = np.isnan(rows).all(axis=0)
+        if empty.any():
+            raise ValueError(
+                f"X has no value in {self._columns.name(int(empty.argmax()))}: all its entries "
+                "are missing. Leave it out."
+            )
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+
+def _table(X: Any) -> Any:
+    """Return a DataFrame as it is, anything else as a 2-D array of whatever it holds."""
+    if as_frame(X) is not None:
+        return X
+    return check_array(X, dtype=None, ensure_all_finite=False)

@@ -1,0 +1,67 @@
+"""The likelihood of the observed entries of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skevae.likelihoods.base import Likelihood
+
+
+class Observed(Likelihood):
+    """p(x_o | z), the product over the observed entries o of a row; nan marks the others.
+
+    Given z the entries are independent, so that the density of any subset of them has the same
+    factors, only fewer (Mattei & Frellsen 2019, "MIWAE").
+
+    Parameters
+    ----------
+    complete : Likelihood
+        Of rows without missing entries.
+    """
+
+    def __init__(self, complete: Likelihood) -> None:
+        super().__init__(complete.n_features, complete.n_outputs)
+        self.complete = complete
+
+    def feature_log_density(self, x: Tensor, outputs: Tensor) -> Tensor:
+        missing = x.isnan()
+        # Filled before and masked after, so that no nan reaches a gradient.
+        values = self.complete.feature_log_density(x.masked_fill(missing, 0), outputs)
+        return values.masked_fill(missing, 0)
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        return self.complete.mean(outputs)
+
+    def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        return self.complete.sample(outputs, generator)
+
+    def check_rows(self, X: np.ndarray) -> None:
+        self.complete.check_rows(X)
+
+    def prepare(self, X: np.ndarray) -> None:
+        self.complete.prepare(X)
+
+    def training_rows(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        return self._of_observed(self.complete.training_rows, x, generator)
+
+    def scored_rows(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        return self._of_observed(self.complete.scored_rows, x, generator)
+
+    @staticmethod
+    def _of_observed(
+        function: Callable[[Tensor, torch.Generator], Tensor],
+        x: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
+        missing = x.isnan()
+        return function(x.masked_fill(missing, 0), generator).masked_fill(missing, torch.nan)
+
+    def free(self, x: Tensor) -> Tensor:
+        return self.complete.free(x)
+
+    def bound(self, raw: Tensor) -> Tensor:
+        return self.complete.bound(raw)
