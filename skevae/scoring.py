@@ -137,6 +137,33 @@ class Scorer:
         jacobian = self.standardizer.row_log_jacobians(X).astype(X.dtype)
         return {**scores, "log_likelihood": scores["log_likelihood"] + jacobian}
 
+    def in_parts(
+        self,
+        X: np.ndarray,
+        function: Callable[[Tensor, slice, tuple[Tensor, int, Defence | None]], Tensor],
+        n_draws: int,
+    ) -> np.ndarray:
+        """Concatenate what a function makes of rows and the kept proposals of a score.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, n_features)
+        function : callable (x, rows, (noise, draws_at_once, defence)) -> Tensor
+            Of the tensor ``x`` of the ``rows``, a slice of X; returns (rows, ...).
+        n_draws : int
+            Draws of a proposal.
+        """
+        rows_at_once, draws_at_once = chunk_sizes(
+            len(X), n_draws, self.width, self.dtype.itemsize, memory_budget()
+        )
+        noise, defence = self._proposals("importance", [n_draws], None)[n_draws]
+        parts = []
+        for rows in row_slices(len(X), rows_at_once):
+            x = self.standardizer.tensor(X[rows], self.device, self.dtype)
+            x = self.model.likelihood.scored_rows(x, make_generator(self.seed))
+            parts.append(function(x, rows, (noise, draws_at_once, defence)).cpu().numpy())
+        return np.concatenate(parts)
+
     def _pilot(self, method: str, n_pilot: int, seed: int | None) -> Proposal:
         own = spawn(self.seed if seed is None else seed, 1)[0]
         return self._proposals(method, [n_pilot], own)[n_pilot]

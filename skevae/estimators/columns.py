@@ -58,8 +58,12 @@ class Columns:
         else:
             n_features = len(frame.columns)
             of_dtype = np.array([_kind(frame[name]) for name in frame.columns]).T
-        is_categorical = self._chosen(categorical, of_dtype[0], n_features, "categorical_features")
-        self.integer = self._chosen(integer, of_dtype[1], n_features, "integer_features")
+        self.n_columns = n_features
+        is_categorical, self.integer = of_dtype
+        if not isinstance(categorical, str):
+            is_categorical = self.chosen(categorical, "categorical_features")
+        if not isinstance(integer, str):
+            self.integer = self.chosen(integer, "integer_features")
         both = np.flatnonzero(is_categorical & self.integer)
         if len(both) and "from_dtype" not in (str(categorical), str(integer)):
             raise ValueError(
@@ -84,28 +88,31 @@ class Columns:
         """Name one column, for messages."""
         return f"column {j}" if self.names is None else f"column {self.names[j]!r}"
 
-    def _chosen(
-        self, given: Any, of_dtype: np.ndarray, n_features: int, parameter: str
-    ) -> np.ndarray:
-        """Which columns a parameter names, as a mask."""
-        if isinstance(given, str):
-            return of_dtype
-        mask = np.zeros(n_features, dtype=bool)
-        if given is None:
-            return mask
-        for item in (chosen := np.asarray(given).ravel().tolist()):
-            if isinstance(item, str) and item not in (self.names or []):
-                raise ValueError(f"{parameter} names {item!r}, which X does not have.")
-        if all(isinstance(item, bool) for item in chosen) and chosen:
-            if len(chosen) != n_features:
+    def chosen(self, given: Any, parameter: str) -> np.ndarray:
+        """Mask of the columns that a parameter names, by a mask, indices or names.
+
+        Raises
+        ------
+        ValueError
+            If there is no such column.
+        """
+        mask = np.zeros(self.n_columns, dtype=bool)
+        items = [] if given is None else np.asarray(given).ravel().tolist()
+        if items and all(isinstance(item, bool) for item in items):
+            if len(items) != self.n_columns:
                 raise ValueError(
-                    f"{parameter} is a mask of {len(chosen)} columns, but X has {n_features}."
+                    f"{parameter} is a mask of {len(items)} columns, but X has {self.n_columns}."
                 )
-            return np.array(chosen)
-        for item in chosen:
-            index = (self.names or []).index(item) if isinstance(item, str) else item
-            if not isinstance(index, int) or not -n_features <= index < n_features:
-                raise ValueError(f"{parameter} holds {item!r}, but X has {n_features} columns.")
+            return np.array(items)
+        positions = {name: j for j, name in enumerate(self.names or []) if isinstance(name, str)}
+        for item in items:
+            index = positions.get(item) if isinstance(item, str) else item
+            if not isinstance(index, int) or not -self.n_columns <= index < self.n_columns:
+                known = "" if self.names is None else f" ({', '.join(map(str, self.names))})"
+                raise ValueError(
+                    f"{parameter} names {item!r}, which is none of the {self.n_columns} columns "
+                    f"of X{known}."
+                )
             mask[index] = True
         return mask
 

@@ -1,9 +1,9 @@
 """What a trained `EnergyVAE` computes: a file for each group of calls."""
 
-from skevae.fitted.latents import Latents
+from skevae.fitted.conditionals import Conditionals
 from skevae.fitted.paths import Paths
 from skevae.fitted.scores import Scores
 
 
-class FittedVAE(Scores, Paths, Latents):
+class FittedVAE(Scores, Conditionals, Paths):
     """All calls on a trained model."""

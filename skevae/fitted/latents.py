@@ -13,8 +13,7 @@ from torch import Tensor
 from skevae.estimators.standardizer import as_tensor
 from skevae.fitted.base import FittedModel
 from skevae.scoring import Scorer, in_chunks
-from skevae.utils.device import own_context, resolve_device
-from skevae.utils.random import make_generator
+from skevae.utils.device import own_context
 from skevae.vae import VAE
 
 
@@ -87,33 +86,6 @@ class Latents(FittedModel):
             ``inverse_transform(transform(X))``.
         """
         return self.inverse_transform(self._encode(X))
-
-    def sample(self, n_samples=1, random_state=None):
-        """Draw rows from the model: z from its law, x from the decoder's distribution.
-
-        The law of the latents is the prior, or ``ex_post_`` if there is one.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-        random_state : int, RandomState instance or None, default=None
-            None uses the estimator's own ``random_state``, so that an estimator with an integer
-            seed returns the same rows each time.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_features)
-            float64, on the scale of X; zeros and ones for ``likelihood="bernoulli"``. For the
-            decoder's means instead of draws, decode ``prior_.sample`` by `inverse_transform`.
-        """
-        check_is_fitted(self, "module_")
-        n_samples = self._check_n_samples(n_samples)
-        device = resolve_device(self.device)
-        generator = make_generator(self._seed_for(random_state), device)
-        with own_context():
-            density = self._latent_density(device, torch.float64)
-            Z = density.sample(n_samples, generator).cpu().numpy()
-        return self._decode(Z, lambda model, outputs: model.likelihood.sample(outputs, generator))
 
     def _decode(self, Z: np.ndarray, read: Callable[[VAE, Tensor], Tensor]) -> np.ndarray:
         """Decode latents in bounded memory, ``read`` the outputs, and undo the standardisation."""

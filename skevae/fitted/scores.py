@@ -55,7 +55,16 @@ class Scores(FittedModel):
         """
         return self._score(X, "importance", (), None, 0.0, None)["log_likelihood"]
 
-    def log_likelihood(self, X, *, method="importance", n_draws=None, tol=0.0, random_state=None):
+    def log_likelihood(
+        self,
+        X,
+        *,
+        method="importance",
+        n_draws=None,
+        tol=0.0,
+        random_state=None,
+        given=None,
+    ):
         """Log-likelihood of each row, with the diagnostics of its estimate.
 
         Parameters
@@ -76,6 +85,11 @@ class Scores(FittedModel):
             Ignored by "self_normalized", whose value depends on the number of draws.
         random_state : int, RandomState instance or None, default=None
             None uses the noise that was fixed at `fit`.
+        given : array-like of bool, int or str, default=None
+            Columns, as a mask, indices or names. The result is then
+            ln p(other columns | these) = ln p(row) - ln p(these), a difference of two estimates
+            and so no lower bound. Its error is that of both together; the smaller effective sample
+            size and the larger k are reported.
 
         Returns
         -------
@@ -104,11 +118,29 @@ class Scores(FittedModel):
             {"method": method, "n_draws": n_draws, "tol": tol},
             caller_name=f"{type(self).__name__}.log_likelihood",
         )
-        return Bunch(**self._score(X, method, DIAGNOSTICS, n_draws, tol, random_state))
-
-    def _score(self, X, method, diagnostics, n_draws, tol, random_state) -> dict[str, np.ndarray]:
+        options = (method, DIAGNOSTICS, n_draws, tol, random_state)
+        if given is None:
+            return Bunch(**self._score(X, *options))
         check_is_fitted(self, "module_")
-        given, beyond = self._rows_in_reach(X)
+        rows, beyond = self._rows_in_reach(X)
+        chosen = self._columns.chosen(given, "given")
+        if chosen.all() or not chosen.any():
+            raise ValueError(f"given={given!r} must name some of the columns of X, but not all.")
+        joint = self._score_numbers(rows, beyond, *options)
+        part = np.where(chosen, rows, np.nan)
+        condition = self._score_numbers(part, beyond & chosen, *options)
+        return Bunch(
+            log_likelihood=difference(joint["log_likelihood"], condition["log_likelihood"]),
+            **{name: join(joint[name], condition[name]) for name, join in JOINED.items()},
+        )
+
+    def _score(self, X, *options) -> dict[str, np.ndarray]:
+        check_is_fitted(self, "module_")
+        return self._score_numbers(*self._rows_in_reach(X), *options)
+
+    def _score_numbers(
+        self, rows, beyond, method, diagnostics, n_draws, tol, random_state
+    ) -> dict[str, np.ndarray]:
         # It may have been set since fit.
         validate_parameter_constraints(
             {"n_score_draws": self._parameter_constraints["n_score_draws"]},
@@ -117,16 +149,30 @@ class Scores(FittedModel):
         )
         n_draws = self.n_score_draws if n_draws is None else n_draws
         seed = None if random_state is None else self._seed_for(random_state)
-        hopeless = beyond.any(axis=1)
+        hopeless, empty = beyond.any(axis=1), np.isnan(rows).all(axis=1)
         if hopeless.any():
-            given = np.where(beyond, self._standardizer.centre.astype(given.dtype), given)
+            rows = np.where(beyond, self._standardizer.centre.astype(rows.dtype), rows)
         result = self._by_holes(
-            given, lambda scorer, rows: scorer(rows, method, diagnostics, n_draws, tol, seed)
+            rows, lambda scorer, part: scorer(part, method, diagnostics, n_draws, tol, seed)
         )
-        empty = np.isnan(given).all(axis=1)
         for name, values in result.items():
             if name in HOPELESS:
                 values[hopeless] = HOPELESS[name]
             if name in CERTAIN:
                 values[empty] = CERTAIN[name]
         return result
+
+
+def difference(minuend: np.ndarray, subtrahend: np.ndarray) -> np.ndarray:
+    """Difference of log-likelihoods; minus infinity where both are."""
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isneginf(minuend), -np.inf, minuend - subtrahend)
+
+
+# How the diagnostics of two estimates become those of their difference.
+JOINED = {
+    "standard_error": np.hypot,
+    "effective_sample_size": np.minimum,
+    "pareto_k": np.maximum,
+    "n_draws": np.maximum,
+}

@@ -55,6 +55,13 @@ class Likelihood(nn.Module):
         """E[x | z]: (..., n_outputs) -> (..., n_features)."""
         raise NotImplementedError
 
+    def pooled_mean(self, outputs: Tensor) -> Tensor:
+        """E[x] over draws of z, which come first: (m, ..., n_outputs) -> (..., n_features).
+
+        Of categories it is the one that is most probable over all draws.
+        """
+        return self.mean(outputs).mean(0)
+
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         """Draw x given z: (..., n_outputs) -> (..., n_features)."""
         raise NotImplementedError

@@ -55,6 +55,10 @@ class Categorical(Likelihood):
         parts = [logits.argmax(-1).to(outputs.dtype) for _, logits in self._logits(outputs)]
         return self._in_order(parts)
 
+    def pooled_mean(self, outputs: Tensor) -> Tensor:
+        parts = [part.softmax(-1).mean(0).argmax(-1) for _, part in self._logits(outputs)]
+        return self._in_order(parts).to(outputs.dtype)
+
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         parts = []
         for _, logits in self._logits(outputs):

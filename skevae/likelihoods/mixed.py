@@ -54,6 +54,9 @@ class Mixed(Likelihood):
     def mean(self, outputs: Tensor) -> Tensor:
         return self._in_order([part.mean(piece) for _, part, piece in self._each(outputs)])
 
+    def pooled_mean(self, outputs: Tensor) -> Tensor:
+        return self._in_order([part.pooled_mean(piece) for _, part, piece in self._each(outputs)])
+
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         return self._in_order(
             [part.sample(piece, generator) for _, part, piece in self._each(outputs)]

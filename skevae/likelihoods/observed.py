@@ -36,6 +36,9 @@ class Observed(Likelihood):
     def mean(self, outputs: Tensor) -> Tensor:
         return self.complete.mean(outputs)
 
+    def pooled_mean(self, outputs: Tensor) -> Tensor:
+        return self.complete.pooled_mean(outputs)
+
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         return self.complete.sample(outputs, generator)
 

@@ -1,0 +1,224 @@
+"""One part of a row given another: imputation, conditional draws, and scores of single entries."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils._param_validation import StrOptions, validate_parameter_constraints
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from skevae.estimators.columns import as_frame
+from skevae.evaluation.conditional import feature_scores, resampled_latents
+from skevae.fitted.latents import Latents
+from skevae.likelihoods.base import Likelihood
+from skevae.scoring import Scorer
+from skevae.utils.device import own_context, resolve_device
+from skevae.utils.random import make_generator
+
+# Conditional draws over which an imputed value is averaged.
+N_IMPUTATION_DRAWS = 100
+
+# Fewer effective draws than this make conditional draws that repeat themselves.
+MIN_EFFECTIVE_DRAWS = 10
+
+
+def pooled_mean(likelihood: Likelihood, outputs: Tensor, generator: torch.Generator) -> Tensor:
+    """Mean over the draws; the most probable of categories."""
+    return likelihood.pooled_mean(outputs)
+
+
+def pooled_median(likelihood: Likelihood, outputs: Tensor, generator: torch.Generator) -> Tensor:
+    """Median of one draw of x for each of z."""
+    return likelihood.sample(outputs, generator).median(0).values
+
+
+def pooled_mode(likelihood: Likelihood, outputs: Tensor, generator: torch.Generator) -> Tensor:
+    """That of the draws of x, one for each z, at which its density over all z is highest."""
+    candidates = likelihood.sample(outputs, generator)
+    density = [likelihood.feature_log_density(x, outputs).logsumexp(0) for x in candidates]
+    return candidates.gather(0, torch.stack(density).argmax(0, keepdim=True))[0]
+
+
+def one_draw(likelihood: Likelihood, outputs: Tensor, generator: torch.Generator) -> Tensor:
+    """One draw of x for the first z."""
+    return likelihood.sample(outputs[0], generator)
+
+
+# How an imputed value is made of the decoder's outputs at draws of z, (m, n, n_outputs).
+IMPUTATIONS = {
+    "mean": (pooled_mean, N_IMPUTATION_DRAWS),
+    "median": (pooled_median, N_IMPUTATION_DRAWS),
+    "mode": (pooled_mode, N_IMPUTATION_DRAWS // 2),
+    "draw": (one_draw, 1),
+}
+
+
+class Conditionals(Latents):
+    """Calls that answer questions about one part of a row given another."""
+
+    def sample(self, n_samples=1, random_state=None, given=None):
+        """Draw rows from the model: z from its law, x from the decoder's distribution.
+
+        The law of the latents is the prior, or ``ex_post_`` if there is one.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+        random_state : int, RandomState instance or None, default=None
+            None uses the estimator's own ``random_state``, so that an estimator with an integer
+            seed returns the same rows each time.
+        given : array-like, Series or DataFrame of one row, default=None
+            Draws the missing entries (nan or None) of this row given its others, by importance
+            resampling of the latents.
+
+        Returns
+        -------
+        ndarray or DataFrame of shape (n_samples, n_features)
+            float64, on the scale of X; a DataFrame, with the columns, dtypes and categories of that
+            given to `fit`, if that was one; zeros and ones for ``likelihood="bernoulli"``. For the
+            decoder's means instead of draws, decode ``prior_.sample`` by `inverse_transform`.
+
+        Raises
+        ------
+        ValueError
+            If ``given`` is not one row with the columns of X, or has no missing entry.
+
+        Warns
+        -----
+        UserWarning
+            If draws given a row rest on fewer than 10 effective draws of the latents.
+        """
+        check_is_fitted(self, "module_")
+        n_samples = self._check_n_samples(n_samples)
+        if given is not None:
+            return self._sample_given(
+                n_samples, given, make_generator(self._seed_for(random_state))
+            )
+        device = resolve_device(self.device)
+        generator = make_generator(self._seed_for(random_state), device)
+        with own_context():
+            density = self._latent_density(device, torch.float64)
+            Z = density.sample(n_samples, generator).cpu().numpy()
+        return self._decode(Z, lambda model, outputs: model.likelihood.sample(outputs, generator))
+
+    def impute(self, X, *, method="mean", random_state=None):
+        """Fill the missing entries of rows, given their observed ones.
+
+        Draws of z are resampled by the weights of `score_samples`, so that they follow
+        p(z | observed entries), and decoded.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+        method : {"mean", "median", "mode", "draw"}, default="mean"
+            "mean" is the conditional mean, rounded for integers; of categories, the most probable.
+            "median" and "mode" are those of 100 and 50 conditional draws. "draw" is a single draw,
+            for multiple imputation.
+        random_state : int, RandomState instance or None, default=None
+            Of the draws. None uses the estimator's own. "mean" draws nothing at random.
+
+        Returns
+        -------
+        ndarray or DataFrame of shape (n_samples, n_features)
+            Like the X of `fit`, with observed entries as they are.
+
+        Raises
+        ------
+        ValueError
+            If X has other columns than that of `fit`, or ``method`` is none of these.
+        """
+        check_is_fitted(self, "module_")
+        validate_parameter_constraints(
+            {"method": [StrOptions(set(IMPUTATIONS))]},
+            {"method": method},
+            caller_name=f"{type(self).__name__}.impute",
+        )
+        rows, _ = self._rows_in_reach(X)
+        holes = np.isnan(rows).any(axis=1)
+        if holes.any():
+            rows = rows.copy()
+            generator = make_generator(self._seed_for(random_state))
+            rows[holes] = self._filled(rows[holes], method, generator)[0]
+        return self._columns.rows(rows)
+
+    def _filled(
+        self, rows: np.ndarray, method: str, generator: torch.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows whose missing entries are filled, and effective sample sizes."""
+        pool, n_kept = IMPUTATIONS[method]
+        scorer = self._scorer(rows.dtype, holes=True)
+        sizes = np.empty(len(rows))
+
+        def fill(x: Tensor, part: slice, proposal: Any) -> Tensor:
+            positions = self._positions(len(x), n_kept, method, generator)
+            z, size = resampled_latents(scorer.model, x, *proposal, positions=positions.to(x))
+            sizes[part] = size.cpu().numpy()
+            return pool(scorer.model.likelihood, scorer.model.decoder(z), generator)
+
+        with own_context(), torch.no_grad():
+            values = scorer.in_parts(rows, fill, self.n_score_draws)
+        values = self._standardizer.rows(torch.from_numpy(values))
+        return np.where(np.isnan(rows), values, rows), sizes
+
+    @staticmethod
+    def _positions(n: int, m: int, method: str, generator: torch.Generator) -> Tensor:
+        """Where cumulative weights are looked up: evenly spaced, so that a mean draws nothing."""
+        if method == "draw":
+            return torch.rand((n, m), generator=generator, dtype=torch.float64)
+        return ((torch.arange(m, dtype=torch.float64) + 0.5) / m).expand(n, m)
+
+    def _sample_given(self, n_samples: int, given: Any, generator: torch.Generator) -> Any:
+        """Rows that agree with the observed entries of one row."""
+        if as_frame(given) is None and np.ndim(given) == 1:
+            given = given.to_frame().T if hasattr(given, "to_frame") else [list(given)]
+            given = np.array(given, dtype=object) if isinstance(given, list) else given
+        row, _ = self._rows_in_reach(given)
+        if len(row) != 1:
+            raise ValueError(f"given must be one row, but it has {len(row)} of them.")
+        if not np.isnan(row).any():
+            raise ValueError("given has no missing entry to draw. Set those to be drawn to nan.")
+        filled, sizes = self._filled(np.repeat(row, n_samples, axis=0), "draw", generator)
+        if sizes[0] < MIN_EFFECTIVE_DRAWS:
+            warnings.warn(
+                f"Conditional draws rest on {sizes[0]:.1f} effective draws of the latents, so they "
+                "repeat themselves. Raise n_score_draws, or fit with mask_rate > 0.",
+                UserWarning,
+                stacklevel=3,
+            )
+        return self._columns.rows(filled)
+
+    def score_features(self, X):
+        """Log-likelihood of each entry given all other observed entries of its row.
+
+        The answer to "why is this row odd": the entries with the lowest values. From the draws of
+        `score_samples`. A ratio of two estimates is no lower bound.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            ln p(x_j | other entries) in nats, on the scale of X: a density for continuous columns,
+            a probability for categories and integers. nan for missing entries.
+        """
+        check_is_fitted(self, "module_")
+        rows, beyond = self._rows_in_reach(X)
+        centred = np.where(beyond, self._standardizer.centre.astype(rows.dtype), rows)
+
+        def score(scorer: Scorer, part: np.ndarray) -> dict[str, np.ndarray]:
+            def entries(x: Tensor, where: slice, proposal: Any) -> Tensor:
+                return feature_scores(scorer.model, x, *proposal)
+
+            return {"score": scorer.in_parts(part, entries, self.n_score_draws)}
+
+        scores = self._by_holes(centred, score)["score"]
+        scores -= self._standardizer.log_spread.astype(scores.dtype)
+        scores[beyond] = -np.inf
+        scores[np.isnan(rows)] = np.nan
+        return scores
