@@ -1,6 +1,8 @@
 """Variational autoencoders with energy-based priors, as scikit-learn estimators."""
 
 from skevae.energy_vae import EnergyVAE
+from skevae.meta.imputer import EnergyImputer
+from skevae.meta.outliers import EnergyOutlierDetector
 from skevae.priors.flow import FlowPrior
 from skevae.priors.gaussian_bernoulli import GaussianBernoulliRBMPrior
 from skevae.priors.mixture import GaussianMixturePrior
@@ -11,6 +13,8 @@ from skevae.priors.vamp import VampPrior
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "EnergyImputer",
+    "EnergyOutlierDetector",
     "EnergyVAE",
     "FlowPrior",
     "GaussianBernoulliRBMPrior",

@@ -23,6 +23,7 @@ FLOORS = [
     {"priors", "scoring"},
     {"vae_fit", "fitted"},
     {"energy_vae"},
+    {"meta"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 PACKAGE = Path(__file__).resolve().parents[1] / "skevae"

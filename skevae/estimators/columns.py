@@ -57,7 +57,7 @@ class Columns:
             of_dtype = np.zeros((2, n_features), dtype=bool)
         else:
             n_features = len(frame.columns)
-            of_dtype = np.array([_kind(frame[name]) for name in frame.columns]).T
+            of_dtype = np.array([_kind(column) for column in frame.iter_columns()]).T
         self.n_columns = n_features
         is_categorical, self.integer = of_dtype
         if not isinstance(categorical, str):
@@ -119,9 +119,9 @@ class Columns:
     def _categories(self, X: Any, frame: nw.DataFrame[Any] | None, j: int) -> list[Any]:
         """Categories of one column, in order."""
         if frame is not None:
-            dtype = frame[frame.columns[j]].dtype
+            dtype = frame[:, j].dtype
             if isinstance(dtype, (nw.Categorical, nw.Enum)):
-                declared = frame[frame.columns[j]].cat.get_categories().to_list()
+                declared = frame[:, j].cat.get_categories().to_list()
                 if declared:
                     return declared
         values = set(self._values(X, frame, j)) - {None}
@@ -138,7 +138,7 @@ class Columns:
         if frame is None:
             values = np.asarray(X, dtype=object)[:, j].tolist()
             return [None if v is None or v != v else v for v in values]
-        column = frame[frame.columns[j]]
+        column = frame[:, j]
         missing = column.is_null().to_list()
         values = column.to_list()
         return [None if m or v != v else v for v, m in zip(values, missing, strict=True)]
@@ -183,10 +183,10 @@ class Columns:
     def _number(self, X: Any, frame: nw.DataFrame[Any] | None, j: int) -> np.ndarray:
         if frame is None:
             values = np.asarray(X)[:, j]
-        elif isinstance(frame[frame.columns[j]].dtype, nw.Object):
+        elif isinstance(frame[:, j].dtype, nw.Object):
             values = np.array(self._values(X, frame, j), dtype=float)
         else:
-            column = frame[frame.columns[j]]
+            column = frame[:, j]
             if not column.dtype.is_float():
                 try:
                     column = column.cast(nw.Float64())
@@ -242,8 +242,9 @@ class Columns:
         }
 
     def _rounded(self, numbers: np.ndarray) -> np.ndarray:
-        numbers[:, self.integer] = np.rint(numbers[:, self.integer])
-        return numbers
+        if not self.integer.any():
+            return numbers
+        return np.where(self.integer, np.rint(numbers), numbers)
 
     def _array(self, numbers: np.ndarray) -> np.ndarray:
         if not self._is_object:
@@ -266,7 +267,7 @@ class Columns:
         return values.tolist()
 
 
-def _kind(column: nw.Series[Any]) -> Sequence[bool]:
+def _kind(column: Any) -> Sequence[bool]:
     """Whether a column is categorical, and whether it holds integers, by its dtype."""
     dtype = column.dtype
     if isinstance(dtype, (nw.Categorical, nw.Enum, nw.String, nw.Boolean)):

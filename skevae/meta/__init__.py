@@ -1,0 +1,1 @@
+"""Estimators that make use of a density: imputation and outlier detection."""

@@ -1,0 +1,31 @@
+"""What the estimators that make use of a density share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sklearn.base import BaseEstimator, clone
+
+
+class DensityMeta(BaseEstimator):
+    """Base of the estimators that fit a density and use it."""
+
+    estimator: Any
+    random_state: Any
+
+    def _fit_density(self, default: Any, X: Any) -> None:
+        """Fit a clone of ``estimator``, or the default where that is None."""
+        estimator = clone(default if self.estimator is None else self.estimator)
+        if estimator.get_params().get("random_state", 0) is None:
+            estimator.set_params(random_state=self.random_state)
+        self.estimator_ = estimator.fit(X)
+        self.n_features_in_ = self.estimator_.n_features_in_
+        if hasattr(self.estimator_, "feature_names_in_"):
+            self.feature_names_in_ = self.estimator_.feature_names_in_
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags

@@ -1,0 +1,122 @@
+"""EnergyOutlierDetector: rows of low density are outliers."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from sklearn.base import OutlierMixin, _fit_context
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import check_is_fitted
+
+from skevae.energy_vae import EnergyVAE
+from skevae.meta.base import DensityMeta
+from skevae.utils.constraints import InstanceWith
+
+
+class EnergyOutlierDetector(OutlierMixin, DensityMeta):
+    """Outlier detection by the density of the rows.
+
+    Parameters
+    ----------
+    estimator : density estimator, default=None
+        With ``fit`` and ``score_samples``. None is ``EnergyVAE()``.
+    contamination : float in (0, 0.5], default=0.1
+        Part of the training rows that are called outliers.
+    random_state : int, RandomState instance or None, default=None
+        Of the fit, where ``estimator`` has none.
+
+    Attributes
+    ----------
+    estimator_ : estimator
+        The fitted density.
+    offset_ : float
+        The log-likelihood, in nats, below which a row is an outlier.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Defined only when `X` has feature names that are all strings.
+
+    See Also
+    --------
+    sklearn.ensemble.IsolationForest : Outliers are what random splits isolate early.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skevae import EnergyOutlierDetector
+    >>> X = load_iris().data
+    >>> detector = EnergyOutlierDetector(random_state=0).fit(X)
+    >>> int((detector.predict(X) == -1).sum())
+    15
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "estimator": [InstanceWith("a density", ["fit", "score_samples"]), None],
+        "contamination": [Interval(Real, 0, 0.5, closed="right")],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(self, estimator=None, *, contamination=0.1, random_state=None):
+        self.estimator = estimator
+        self.contamination = contamination
+        self.random_state = random_state
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None):
+        """Fit the density, and find the score below which rows are outliers.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+        y : Ignored
+            For API consistency.
+
+        Returns
+        -------
+        self
+        """
+        self._fit_density(EnergyVAE(), X)
+        scores = self.estimator_.score_samples(X)
+        self.offset_ = float(np.percentile(scores, 100.0 * self.contamination))
+        return self
+
+    def score_samples(self, X):
+        """Log-likelihood of each row, in nats: the lower, the more of an outlier.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        check_is_fitted(self, "estimator_")
+        return self.estimator_.score_samples(X)
+
+    def decision_function(self, X):
+        """``score_samples(X) - offset_``: negative for outliers.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X):
+        """Label rows: -1 for outliers, 1 for others.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of int of shape (n_samples,)
+        """
+        return np.where(self.decision_function(X) < 0, -1, 1)

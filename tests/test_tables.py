@@ -1,0 +1,422 @@
+"""Real tables: holes, categories, integers, and one part of a row given another."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.stats import multivariate_normal, norm
+from sklearn.base import clone
+from sklearn.datasets import load_iris
+from sklearn.model_selection import cross_val_score
+from torch import nn
+
+from skevae import EnergyImputer, EnergyOutlierDetector, EnergyVAE
+
+X_IRIS = load_iris().data
+# Four standard errors of a score, and the part of it that scrambled points leave over.
+SIGMAS = 4
+
+
+def small(**params):
+    defaults = {"n_components": 3, "hidden_layer_sizes": (16,), "max_iter": 10, "random_state": 0}
+    return EnergyVAE(**{**defaults, **params})
+
+
+def table(n=300, seed=0):
+    """Mixed columns that depend on each other, a tenth of their entries missing."""
+    rng = np.random.RandomState(seed)
+    z = rng.randn(n)
+    frame = pd.DataFrame(
+        {
+            "height": 170 + 10 * z + rng.randn(n),
+            "kind": np.where(z + 0.3 * rng.randn(n) > 0, "tall", "short"),
+            "count": rng.poisson(np.exp(1 + 0.5 * z)),
+            "flag": z > 0.5,
+            "size": pd.Categorical.from_codes(
+                np.digitize(z, [-0.5, 0.5]), ["S", "M", "L"], ordered=True
+            ),
+            "rate": (z + rng.randn(n)).astype(np.float32),
+        }
+    )
+    for name in ("height", "kind", "size", "rate"):
+        frame.loc[rng.rand(n) < 0.1, name] = None
+    return frame
+
+
+TABLE = table()
+COMPLETE = TABLE.dropna()
+
+
+@pytest.fixture(scope="module")
+def on_table():
+    return small(max_iter=40, n_score_draws=4000).fit(TABLE)
+
+
+def linear(n_inputs, n_outputs, hidden_layer_sizes):
+    return nn.Linear(n_inputs, n_outputs)
+
+
+class JointNormal:
+    """The law of X of a model with a linear decoder, a normal prior and Gaussian noise."""
+
+    def __init__(self, model):
+        decoder, likelihood = model.module_.decoder, model.module_.likelihood
+        weight = decoder.weight.detach().double().numpy()
+        likelihood = getattr(likelihood, "complete", likelihood)
+        scale = likelihood._scale().detach().double().numpy()
+        spread, centre = model._standardizer.spread, model._standardizer.centre
+        covariance = weight @ weight.T + np.diag(scale**2)
+        self.mean = centre + spread * decoder.bias.detach().double().numpy()
+        self.covariance = covariance * np.outer(spread, spread)
+
+    def log_density(self, x):
+        """Marginal log-density of the observed entries of one row."""
+        o = ~np.isnan(x)
+        return multivariate_normal(self.mean[o], self.covariance[np.ix_(o, o)]).logpdf(x[o])
+
+    def conditional(self, x):
+        """Mean and covariance of the missing entries given the observed ones."""
+        m, o = np.isnan(x), ~np.isnan(x)
+        gain = np.linalg.solve(self.covariance[np.ix_(o, o)], self.covariance[np.ix_(o, m)]).T
+        mean = self.mean[m] + gain @ (x[o] - self.mean[o])
+        return mean, self.covariance[np.ix_(m, m)] - gain @ self.covariance[np.ix_(o, m)]
+
+
+@pytest.fixture(scope="module")
+def linear_model():
+    # The encoder sees holes in training, so that it proposes well for rows that have some.
+    model = EnergyVAE(
+        2,
+        prior="normal",
+        likelihood="gaussian",
+        network=linear,
+        mask_rate=0.3,
+        max_iter=60,
+        n_score_draws=20_000,
+        random_state=0,
+    ).fit(X_IRIS)
+    return model, JointNormal(model)
+
+
+@pytest.fixture(scope="module")
+def with_holes():
+    X = X_IRIS[::10].copy()
+    hidden = np.random.RandomState(1).rand(*X.shape) < 0.4
+    hidden[hidden.all(1), 0] = False
+    hidden[0] = [False, True, False, True]
+    X[hidden] = np.nan
+    return X
+
+
+# --- laws -----------------------------------------------------------------------------------------
+
+
+def test_marginals_are_those_of_the_joint_normal(linear_model, with_holes):
+    model, joint = linear_model
+    result = model.log_likelihood(with_holes)
+    expected = [joint.log_density(x) for x in with_holes]
+    error = np.maximum(result.standard_error, 1e-3)
+    assert (np.abs(result.log_likelihood - expected) < SIGMAS * error).all()
+
+
+def test_imputed_means_are_those_of_the_joint_normal(linear_model, with_holes):
+    model, joint = linear_model
+    filled = model.impute(with_holes)
+    sizes = model.log_likelihood(with_holes).effective_sample_size
+    for x, y, size in zip(with_holes, filled, sizes, strict=True):
+        missing = np.isnan(x)
+        assert_array_equal(y[~missing], x[~missing])
+        if missing.any():
+            mean, covariance = joint.conditional(x)
+            # Resampled at 100 evenly spaced places of the weights, whose draws are not sorted.
+            error = np.sqrt(np.diag(covariance)) * np.sqrt(1 / 100 + 1 / size)
+            assert (np.abs(y[missing] - mean) < SIGMAS * error).all()
+
+
+def test_conditional_draws_are_those_of_the_joint_normal(linear_model, with_holes):
+    model, joint = linear_model
+    row, n = with_holes[0], 4000
+    drawn = model.sample(n, given=row, random_state=0)
+    missing = np.isnan(row)
+    assert_array_equal(drawn[:, ~missing], np.tile(row[~missing], (n, 1)))
+    mean, covariance = joint.conditional(row)
+    size = min(n, model.log_likelihood(row[None]).effective_sample_size[0])
+    variance = np.diag(covariance)
+    error = drawn[:, missing].mean(0) - mean
+    assert (np.abs(error) < SIGMAS * np.sqrt(variance / size)).all()
+    ratio = drawn[:, missing].var(0) / variance
+    assert (np.abs(ratio - 1) < SIGMAS * np.sqrt(2 / size)).all()
+
+
+def test_feature_scores_are_those_of_the_joint_normal(linear_model):
+    model, joint = linear_model
+    rows = X_IRIS[::15]
+    scores = model.score_features(rows)
+    for x, score in zip(rows, scores, strict=True):
+        for j in range(4):
+            hidden = x.copy()
+            hidden[j] = np.nan
+            (mean,), ((variance,),) = joint.conditional(hidden)
+            expected = norm(mean, np.sqrt(variance)).logpdf(x[j])
+            assert abs(score[j] - expected) < 0.1
+
+
+def test_conditionals_obey_the_chain_rule(linear_model):
+    model, joint = linear_model
+    rows = X_IRIS[::15]
+    part = np.where([True, False, True, False], rows, np.nan)
+    result = model.log_likelihood(rows, given=[0, 2])
+    by_hand = model.score_samples(rows) - model.score_samples(part)
+    assert_allclose(result.log_likelihood, by_hand, rtol=1e-10)
+    expected = [
+        joint.log_density(x) - joint.log_density(p) for x, p in zip(rows, part, strict=True)
+    ]
+    assert (np.abs(by_hand - expected) < SIGMAS * np.maximum(result.standard_error, 1e-3)).all()
+
+
+def test_a_marginal_is_the_integral_of_the_joint():
+    rng = np.random.RandomState(0)
+    z = rng.randn(400)
+    X = np.c_[z + 0.3 * rng.randn(400), np.sin(2 * z) + 0.3 * rng.randn(400)]
+    model = small(mask_rate=0.3, n_score_draws=2000).fit(X)
+    grid = np.linspace(-8, 8, 801)
+    for value in (-1.0, 0.0, 1.5):
+        joint = model.score_samples(np.c_[np.full(801, value), grid])
+        total = np.log(np.trapezoid(np.exp(joint), grid))
+        (marginal,) = model.score_samples([[value, np.nan]])
+        assert abs(total - marginal) < 0.05
+
+
+def test_probabilities_of_categories_and_integers_sum_to_the_marginal(on_table):
+    rows = COMPLETE[:5]
+    columns = {"kind": ["short", "tall"], "flag": [False, True], "size": ["S", "M", "L"]}
+    columns["count"] = range(-20, 100)
+    for name, values in columns.items():
+        frames = [rows.assign(**{name: pd.Series([v] * 5, rows.index)}) for v in values]
+        if name == "size":
+            frames = [f.astype({"size": TABLE["size"].dtype}) for f in frames]
+        total = np.logaddexp.reduce([on_table.score_samples(f) for f in frames])
+        marginal = on_table.log_likelihood(rows.assign(**{name: None}))
+        error = SIGMAS * marginal.standard_error + 0.02
+        assert (np.abs(total - marginal.log_likelihood) < error).all(), name
+
+
+def test_a_mixed_table_has_total_mass_one():
+    frame = pd.DataFrame({"x": TABLE["height"], "kind": TABLE["kind"]}).dropna()
+    model = small(max_iter=20, n_score_draws=2000).fit(frame)
+    grid = np.linspace(100, 240, 1401)
+    total = sum(
+        np.trapezoid(np.exp(model.score_samples(pd.DataFrame({"x": grid, "kind": kind}))), grid)
+        for kind in ("short", "tall")
+    )
+    assert abs(total - 1) < 0.02
+
+
+def test_integers_have_total_mass_one():
+    frame = TABLE[["count"]]
+    model = small(max_iter=20, n_score_draws=2000).fit(frame)
+    scores = model.score_samples(pd.DataFrame({"count": np.arange(-60, 200)}))
+    assert abs(np.exp(scores).sum() - 1) < 0.01
+
+
+# --- what holes and labels may not change ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("params", [{}, {"mask_rate": 0.2}])
+def test_a_row_does_not_see_the_holes_of_others(params):
+    model = small(**params).fit(X_IRIS)
+    X = X_IRIS[:20].copy()
+    X[::3, 1] = np.nan
+    alone = np.concatenate([model.score_samples(x[None]) for x in X])
+    assert_allclose(model.score_samples(X), alone, rtol=1e-9)
+    complete = ~np.isnan(X).any(1)
+    assert_allclose(model.score_samples(X)[complete], model.score_samples(X_IRIS[:20])[complete])
+    assert_allclose(model.transform(X), np.concatenate([model.transform(x[None]) for x in X]))
+
+
+def test_a_row_without_entries_has_probability_one(on_table):
+    empty = TABLE[:2].astype(object)
+    empty[:] = None
+    assert_array_equal(on_table.score_samples(empty), 0)
+    result = on_table.log_likelihood(empty)
+    assert_array_equal(result.standard_error, 0)
+
+
+def test_labels_do_not_matter():
+    one = small().fit(TABLE)
+    renamed = TABLE.assign(kind=TABLE["kind"].map({"short": "A", "tall": "B"}))
+    two = small().fit(renamed)
+    assert_array_equal(one.score_samples(TABLE), two.score_samples(renamed))
+
+
+def test_indices_masks_and_names_name_the_same_columns():
+    codes = np.c_[X_IRIS, load_iris().target]
+    frame = pd.DataFrame(codes, columns=list("abcde"))
+    expected = small(categorical_features=[4]).fit(codes).score_samples(codes)
+    for given, X in (
+        ([False] * 4 + [True], codes),
+        ([-1], codes),
+        (["e"], frame),
+    ):
+        assert_array_equal(small(categorical_features=given).fit(X).score_samples(X), expected)
+
+
+def test_standardisation_shifts_only_densities():
+    """Scaling a continuous column shifts the score by minus ln of the factor, where it is there."""
+    scaled = TABLE.assign(height=TABLE["height"] * 1000)
+    shift = small().fit(scaled).score_samples(scaled) - small().fit(TABLE).score_samples(TABLE)
+    expected = np.where(TABLE["height"].isna(), 0, -np.log(1000))
+    assert_allclose(shift, expected, atol=1e-2)
+
+
+# --- rows out look like rows in -------------------------------------------------------------------
+
+
+def test_frames_come_back_as_they_were(on_table):
+    for rows in (
+        on_table.sample(50),
+        on_table.impute(TABLE),
+        on_table.reconstruct(TABLE[:10]),
+        on_table.inverse_transform(on_table.transform(TABLE[:10])),
+        on_table.sample(5, given=TABLE[:1].assign(height=np.nan)),
+    ):
+        assert isinstance(rows, pd.DataFrame)
+        assert rows.dtypes.to_dict() == TABLE.dtypes.to_dict()
+        assert set(rows["kind"]) <= {"tall", "short"}
+        assert not rows.isna().any().any()
+    filled = on_table.impute(TABLE).reset_index(drop=True)
+    for name in TABLE:
+        seen = TABLE[name].notna()
+        assert_array_equal(filled[name][seen].to_numpy(), TABLE[name][seen].to_numpy())
+
+
+def test_polars_comes_back_as_polars(on_table):
+    polars = pytest.importorskip("polars")
+    frame = polars.DataFrame(
+        {name: TABLE[name].astype(object).where(TABLE[name].notna(), None) for name in TABLE}
+    )
+    model = small().fit(frame)
+    assert model.sample(5).schema == frame.schema
+    assert model.impute(frame).null_count().sum_horizontal().item() == 0
+
+
+def test_arrays_come_back_as_arrays():
+    codes = np.c_[X_IRIS, load_iris().target]
+    rows = small(categorical_features=[4]).fit(codes).sample(30)
+    assert rows.dtype == np.float64
+    assert set(rows[:, 4]) <= {0.0, 1.0, 2.0}
+    words = np.c_[X_IRIS.astype(object), load_iris().target_names[load_iris().target]]
+    rows = small(categorical_features=[4]).fit(words).sample(30)
+    assert set(rows[:, 4]) <= set(load_iris().target_names)
+
+
+@pytest.mark.parametrize("method", ["mean", "median", "mode", "draw"])
+def test_imputation_beats_the_marginal(on_table, method):
+    truth = table(200, seed=1).dropna()
+    hidden = truth.assign(kind=None, height=np.nan)
+    filled = on_table.impute(hidden, method=method)
+    assert (filled["kind"].to_numpy() == truth["kind"].to_numpy()).mean() > 0.7
+    error = filled["height"].to_numpy() - truth["height"].to_numpy()
+    assert np.sqrt(np.mean(error**2)) < truth["height"].std() * (1.2 if method == "draw" else 0.9)
+
+
+def test_an_odd_entry_is_found(on_table):
+    row = COMPLETE[COMPLETE["height"] > 180][:1].assign(kind="short")
+    scores = on_table.score_features(row)[0]
+    assert scores[list(TABLE).index("kind")] < np.log(0.2)
+    assert np.isnan(on_table.score_features(row.assign(rate=np.nan))[0, -1])
+
+
+def test_posteriors_priors_and_likelihoods_take_tables():
+    for params in (
+        {"prior": "vamp"},
+        {"prior": "mixture", "posterior": "iaf"},
+        {"likelihood": "gaussian", "objective": "elbo"},
+        {"likelihood": "gaussian-rowwise", "posterior": "fixed", "partition": "aggregate"},
+        {"standardize": False},
+    ):
+        model = small(max_iter=3, n_score_draws=50, **params).fit(TABLE)
+        assert np.isfinite(model.score_samples(TABLE)).all(), params
+    bits = pd.DataFrame((X_IRIS > X_IRIS.mean(0)).astype(int), columns=list("abcd"))
+    model = small(max_iter=3, likelihood="bernoulli").fit(bits)
+    assert (model.score_samples(bits.astype(float).assign(a=np.nan)) < 0).all()
+    assert model.sample(3).dtypes.to_dict() == bits.dtypes.to_dict()
+
+
+def test_passes_may_meet_the_first_hole_late():
+    model = small().partial_fit(X_IRIS)
+    X = X_IRIS.copy()
+    X[::2, 0] = np.nan
+    assert np.isfinite(model.partial_fit(X).score_samples(X)).all()
+    assert np.isfinite(cross_val_score(small(max_iter=2), X, cv=3)).all()
+
+
+# --- thin estimators ------------------------------------------------------------------------------
+
+
+def test_imputer():
+    X = X_IRIS.copy()
+    X[::5, 2] = np.nan
+    imputer = EnergyImputer(small(mask_rate=0.2, max_iter=40)).fit(X)
+    filled = imputer.transform(X)
+    error = np.sqrt(np.mean((filled[::5, 2] - X_IRIS[::5, 2]) ** 2))
+    assert error < 0.5 * X_IRIS[:, 2].std()
+    draws = clone(imputer).set_params(sample_posterior=True).fit(X).transform(X)
+    assert (draws[::5, 2] != filled[::5, 2]).all()
+    assert set(EnergyImputer(small()).fit(TABLE).transform(TABLE).columns) == set(TABLE)
+
+
+def test_outlier_detector():
+    X = np.r_[X_IRIS, [[20.0, 20, 20, 20]]]
+    detector = EnergyOutlierDetector(small(max_iter=30), contamination=0.05).fit(X)
+    assert detector.predict(X)[-1] == -1
+    assert abs((detector.predict(X) == -1).mean() - 0.05) < 0.02
+    assert_allclose(detector.decision_function(X), detector.score_samples(X) - detector.offset_)
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+
+def test_bad_tables_are_refused():
+    mixed = TABLE.assign(kind=[1, "a", None] * 100)
+    dates = TABLE.assign(day=pd.Timestamp("2020-01-01"))
+    huge = TABLE.assign(count=2**60)
+    for X, message in (
+        (mixed, "'kind' mixes"),
+        (dates, "dates"),
+        (huge, "2\\^53"),
+        (TABLE.assign(rate=np.nan), "'rate'"),
+        (TABLE.assign(height=np.inf), "infinity"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            small().fit(X)
+    for params, message in (
+        ({"categorical_features": ["no such"]}, "'no such'"),
+        ({"categorical_features": [17]}, "17"),
+        ({"integer_features": [True]}, "mask of 1"),
+        ({"integer_features": ["height"]}, "'height'"),
+        ({"categorical_features": ["count"], "integer_features": ["count"]}, "both"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            small(**params).fit(TABLE)
+
+
+def test_bad_calls_are_refused(on_table):
+    odd = TABLE.assign(kind="huge")
+    with pytest.raises(ValueError, match=r"'kind'.*'huge'.*handle_unknown"):
+        on_table.score_samples(odd)
+    known = small(handle_unknown="missing").fit(TABLE)
+    assert_array_equal(known.score_samples(odd), known.score_samples(TABLE.assign(kind=None)))
+    with pytest.raises(ValueError, match="2.5"):
+        on_table.score_samples(TABLE.assign(count=2.5))
+    for given, message in ((["nope"], "'nope'"), (list(TABLE), "not all"), ([], "not all")):
+        with pytest.raises(ValueError, match=message):
+            on_table.log_likelihood(TABLE, given=given)
+    with pytest.raises(ValueError, match="one row"):
+        on_table.sample(2, given=TABLE[:3])
+    with pytest.raises(ValueError, match="no missing entry"):
+        on_table.sample(2, given=COMPLETE[:1])
+    with pytest.raises(ValueError, match="method"):
+        on_table.impute(TABLE, method="nonsense")
+    with pytest.raises(ValueError, match="missing"):
+        on_table.interpolate(TABLE[TABLE["height"].isna()][:1], COMPLETE[:1])
