@@ -74,13 +74,12 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
         An object of `skevae.likelihoods` has parameters of its own, such as
         ``GaussianMixtureLikelihood(min_scale=0.05)``, which grid-search as
         ``likelihood__min_scale``. That bound of the scales bounds the density of discrete columns.
-    categorical_features : "from_dtype", array-like of bool, int or str, or None, \
-            default="from_dtype"
+    categorical_features : "from_dtype", array-like or None, default="from_dtype"
         Which columns are categories: a mask, indices, or names of columns of a DataFrame.
         "from_dtype" takes the columns of a DataFrame that hold strings, booleans or categories, and
         none of an array. The decoder gives each category a probability (a softmax); the score
         counts its logarithm.
-    integer_features : "from_dtype", array-like of bool, int or str, or None, default="from_dtype"
+    integer_features : "from_dtype", array-like or None, default="from_dtype"
         Which columns are integers, likewise. "from_dtype" takes the columns of a DataFrame with an
         integer dtype, and columns of floats that are integers with missing entries, as which
         pandas reads them. The score counts the probability of the unit interval around the value

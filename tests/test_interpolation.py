@@ -216,7 +216,7 @@ def test_a_log_concave_law_has_nothing_to_correct(generator):
         ({"x0": X[:2]}, "x0 must be one row, but it has 2"),
         ({"x1": X[:2]}, "x1 must be one row, but it has 2"),
         ({"x0": 1.0}, "scalar"),
-        ({"x1": [np.nan, 0.0, 0.0]}, "x1 contains NaN"),
+        ({"x1": [np.nan, 0.0, 0.0]}, "x1 has missing entries"),
         ({"x0": [np.inf, 0.0, 0.0]}, "x0 contains inf"),
         ({"x0": [1.0, 2.0]}, "2 features"),
         ({"x1": ["a", "b", "c"]}, "could not convert"),

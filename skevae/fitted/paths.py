@@ -100,7 +100,9 @@ class Paths(Latents):
         if np.ndim(x) == 1:
             x = x.to_frame().T if hasattr(x, "to_frame") else np.asarray(x)[None]
         if as_frame(x) is None:
-            check_array(x, dtype=None, ensure_all_finite=False, input_name=name, estimator=self)
+            check_array(
+                x, dtype=None, ensure_all_finite="allow-nan", input_name=name, estimator=self
+            )
         rows = self._check_rows(x)
         if np.isnan(rows).any():
             raise ValueError(f"{name} has missing entries; fill them first, for example by impute.")

@@ -45,7 +45,7 @@ class TrainingLoss:
         *,
         n_draws: int,
         kl_warmup: float,
-        mask_rate: float,
+        mask_rate: float = 0.0,
         generator: torch.Generator,
         precision: torch.dtype | None = None,
     ) -> None:
