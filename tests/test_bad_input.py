@@ -226,7 +226,7 @@ def test_taken(maker, case):
             assert np.isfinite(model.transform(X)).all()
         assert np.isfinite(np.asarray(model.sample(20), dtype=float)).all()
         if maker == "vae":
-            assert np.isfinite(model.reconstruct(X)).all()
+            assert np.isfinite(np.asarray(model.reconstruct(X), dtype=float)).all()
             result = model.log_likelihood(X, n_draws=100)
             assert np.isfinite(result.standard_error).all()
             assert not np.isnan(result.pareto_k).any()

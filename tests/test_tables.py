@@ -293,7 +293,10 @@ def test_frames_come_back_as_they_were(on_table):
 def test_polars_comes_back_as_polars(on_table):
     polars = pytest.importorskip("polars")
     frame = polars.DataFrame(
-        {name: TABLE[name].astype(object).where(TABLE[name].notna(), None) for name in TABLE}
+        {
+            name: TABLE[name].astype(object).where(TABLE[name].notna(), None).tolist()
+            for name in TABLE
+        }
     )
     model = small().fit(frame)
     assert model.sample(5).schema == frame.schema

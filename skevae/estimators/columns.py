@@ -110,8 +110,8 @@ class Columns:
             if not isinstance(index, int) or not -self.n_columns <= index < self.n_columns:
                 known = "" if self.names is None else f" ({', '.join(map(str, self.names))})"
                 raise ValueError(
-                    f"{parameter} names {item!r}, which is none of the {self.n_columns} columns "
-                    f"of X{known}."
+                    f"{parameter}={given!r} names {item!r}, which is none of the "
+                    f"{self.n_columns} columns of X{known}."
                 )
             mask[index] = True
         return mask
