@@ -350,7 +350,7 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
     # --- fitting ------------------------------------------------------------------------------
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None):
+    def fit(self, X, y=None, sample_weight=None):
         """Fit the model.
 
         Parameters
@@ -359,6 +359,9 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
             At least 2 rows; in [0, 1] for ``likelihood="bernoulli"``.
         y : Ignored
             For API consistency.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows in the bound, not negative. A weight of 2 counts a row twice, and a
+            weight of 0 leaves it out. None weights all rows alike.
 
         Returns
         -------
@@ -386,11 +389,11 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
         UserWarning
             If ``prior`` is an estimator with training parameters of its own, which are ignored.
         """
-        VAEFit(self, X, y, Mode.of(self, one_pass=False)).run()
+        VAEFit(self, X, y, sample_weight, Mode.of(self, one_pass=False)).run()
         return self
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def partial_fit(self, X, y=None):
+    def partial_fit(self, X, y=None, sample_weight=None):
         """Make one pass over X, going on from the present state.
 
         The first call initialises the model, standardisation included, so its rows should be
@@ -402,10 +405,13 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
             At least 2 rows at the first call.
         y : Ignored
             For API consistency.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows in the bound, not negative. A weight of 2 counts a row twice, and a
+            weight of 0 leaves it out. None weights all rows alike.
 
         Returns
         -------
         self
         """
-        VAEFit(self, X, y, Mode.of(self, one_pass=True)).run()
+        VAEFit(self, X, y, sample_weight, Mode.of(self, one_pass=True)).run()
         return self

@@ -37,6 +37,7 @@ from skevae.training.loss import TrainingLoss
 from skevae.training.step import Loss, RecordedStep, Step
 from skevae.utils.device import graph_recorder
 from skevae.utils.random import make_generator, spawn
+from skevae.utils.weights import unpacked
 from skevae.vae import VAE, accepting_holes
 
 # An ex-post density is fitted to at least so many draws, the same number for each row: with fewer
@@ -93,7 +94,9 @@ class VAEFit(Fit):
         scaled = np.full(len(numbers), self.estimator.standardize) & numbers
         if not family.make_likelihood(1).standardizes:
             scaled &= binned
-        standardizer = Standardizer(self.X, scaled, continuous=numbers & ~binned)
+        standardizer = Standardizer(
+            self.X, scaled, continuous=numbers & ~binned, sample_weight=self.weights
+        )
         half_units = np.where(binned, 0.5 / standardizer.spread, np.nan)
         likelihood = make_table_likelihood(family, columns.n_categories, half_units)
         likelihood.check_rows(self.X)
@@ -195,6 +198,7 @@ class VAEFit(Fit):
             n_draws=self.estimator.n_draws,
             kl_warmup=self.warmup,
             mask_rate=self.estimator.mask_rate,
+            weighted=self.weights is not None,
             generator=self.draws,
             precision=PRECISIONS[self.estimator.precision],
         )
@@ -219,14 +223,16 @@ class VAEFit(Fit):
         )
         self.partition.note(log_partition)
         rows_at_once, draws_at_once = self._chunk_sizes(self.estimator.n_draws)
+        x, weight = unpacked(held_out, self.weights is not None)
         return held_out_bound(
             self.module,
-            held_out,
+            x,
             n_draws=self.estimator.n_draws,
             rows_at_once=rows_at_once,
             draws_at_once=draws_at_once,
             seed=self.seeds.validate,
             log_partition=log_partition,
+            weight=weight,
         )
 
     def _chunk_sizes(self, n_draws: int) -> tuple[int, int]:
@@ -259,6 +265,9 @@ class VAEFit(Fit):
                 prior.normalize()
             return {}
         generator = make_generator(self.seeds.ex_post, self.device)
+        if self.weights is not None:
+            weights = torch.from_numpy(self.weights).to(rows.device)
+            rows = rows[weights.multinomial(len(rows), replacement=True, generator=generator)]
         draws = aggregated_draws(
             self.module,
             rows,

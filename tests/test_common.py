@@ -102,13 +102,24 @@ def array_api(monkeypatch):
     monkeypatch.setenv("SCIPY_ARRAY_API", "1")  # one check skips itself otherwise
 
 
-@parametrize_with_checks(ESTIMATORS)
+def stochastic_weights(estimator):
+    """The one check that expects a training by minibatches to be the same to nine digits.
+
+    Rows of weight 2 and rows that stand there twice fall into other minibatches. That the fits are
+    equal in law is tested beside the other laws of tables.
+    """
+    if isinstance(estimator, NormalPrior | EnergyImputer):
+        return {}
+    return {"check_sample_weight_equivalence_on_dense_data": "minibatches differ: equal in law"}
+
+
+@parametrize_with_checks(ESTIMATORS, expected_failed_checks=stochastic_weights)
 def test_scikit_learn(estimator, check, array_api):
     check(estimator)
 
 
 @pytest.mark.slow
-@parametrize_with_checks(VARIANTS)
+@parametrize_with_checks(VARIANTS, expected_failed_checks=stochastic_weights)
 def test_scikit_learn_with_other_settings(estimator, check, array_api):
     check(estimator)
 

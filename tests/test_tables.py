@@ -5,12 +5,16 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import multivariate_normal, norm
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import load_iris
+from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from skevae import EnergyImputer, EnergyOutlierDetector, EnergyVAE
+from skevae import EnergyImputer, EnergyOutlierDetector, EnergyVAE, GaussianBernoulliRBMPrior
 
 X_IRIS = load_iris().data
 # Four standard errors of a score, and the part of it that scrambled points leave over.
@@ -423,3 +427,51 @@ def test_bad_calls_are_refused(on_table):
         on_table.impute(TABLE, method="nonsense")
     with pytest.raises(ValueError, match="missing"):
         on_table.interpolate(TABLE[TABLE["height"].isna()][:1], COMPLETE[:1])
+
+
+# --- weights --------------------------------------------------------------------------------------
+
+
+def test_weights_are_repetitions_in_law():
+    """Rows of weight 3 and 0 move the fit as thrice the rows, and none, would."""
+    rng = np.random.RandomState(0)
+    X = np.r_[rng.randn(200, 1) - 3, rng.randn(200, 1) + 3, rng.randn(50, 1) + 50]
+    weights = np.r_[np.full(200, 3.0), np.full(200, 1.0), np.zeros(50)]
+    repeated = np.repeat(X, weights.astype(int), axis=0)
+    for model in (
+        small(max_iter=60),
+        GaussianBernoulliRBMPrior(6, max_iter=200, learning_rate=1e-2, random_state=0),
+    ):
+        weighted = clone(model).fit(X, sample_weight=weights)
+        by_hand = clone(model).fit(repeated)
+        assert_allclose(weighted._standardizer.centre, repeated.mean(0))
+        assert_allclose(weighted._standardizer.spread, repeated.std(0))
+        left = [(m.sample(4000) < 0).mean() for m in (weighted, by_hand)]
+        assert_allclose(left, 0.75, atol=0.06)
+        score = weighted.score(X, sample_weight=weights)
+        assert_allclose(score, weighted.score(repeated), rtol=1e-6)
+        assert abs(score - by_hand.score(repeated)) < 0.1
+
+
+def test_equal_weights_change_nothing_but_rounding():
+    one = small().fit(X_IRIS)
+    same = small().fit(X_IRIS, sample_weight=np.full(len(X_IRIS), 7.0))
+    assert_allclose(same.score_samples(X_IRIS), one.score_samples(X_IRIS), rtol=1e-2, atol=1e-2)
+
+
+def test_weights_are_routed_and_checked():
+    weights = np.ones(len(X_IRIS))
+    with config_context(enable_metadata_routing=True):
+        pipe = make_pipeline(
+            StandardScaler().set_fit_request(sample_weight=False),
+            small(max_iter=2).set_fit_request(sample_weight=True),
+        )
+        pipe.fit(X_IRIS, sample_weight=weights)
+    for model in (small(), EnergyImputer(small()), EnergyOutlierDetector(small())):
+        for bad, message in ((-weights, "[Nn]egative"), (0 * weights, "non-zero"), ([1.0], "")):
+            with pytest.raises(ValueError, match=message):
+                model.fit(X_IRIS, sample_weight=bad)
+    model = small(max_iter=2).partial_fit(X_IRIS, sample_weight=weights)
+    assert np.isfinite(model.score(X_IRIS, sample_weight=weights))
+    ex_post = small(ex_post=GaussianMixture(2), max_iter=2).fit(X_IRIS, sample_weight=weights)
+    assert np.isfinite(ex_post.score(X_IRIS))

@@ -16,6 +16,7 @@ from sklearn.utils.validation import validate_data
 from skevae.estimators.standardizer import Standardizer
 from skevae.utils.device import ModuleT, copy_to
 from skevae.utils.random import draw_seed
+from skevae.utils.weights import checked_weights
 
 TORCH_DTYPES = {np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
 
@@ -105,7 +106,7 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
             return min(256, max(16, n_rows // 32))
         return self.batch_size
 
-    def score(self, X, y=None):
+    def score(self, X, y=None, sample_weight=None):
         """Mean log-likelihood of the rows of X.
 
         Parameters
@@ -113,13 +114,17 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
         X : array-like of shape (n_samples, n_features)
         y : Ignored
             For API consistency.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows in the mean.
 
         Returns
         -------
         float
             Mean of `score_samples`, in nats, on the scale of X.
         """
-        return float(np.mean(self.score_samples(X)))
+        scores = self.score_samples(X)
+        weights = checked_weights(sample_weight, scores[:, None])
+        return float(np.average(scores, weights=weights))
 
     def _seed_for(self, random_state: int | np.random.RandomState | None) -> int:
         """Seed of a call: from its own random_state, else from the estimator's."""

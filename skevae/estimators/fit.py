@@ -13,12 +13,13 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from skevae.estimators.callbacks import EpochCallbacks
+from skevae.estimators.checkpoints import open_checkpoint
 from skevae.estimators.history import joined_history, kept_state
 from skevae.estimators.mode import Mode, unchanged_on_failure
 from skevae.estimators.standardizer import Standardizer
 from skevae.networks.build import draws_globally
 from skevae.partitions.base import PartitionEstimate
-from skevae.training.checkpoint import TrainingFile, fingerprint, source, structure
+from skevae.training.checkpoint import TrainingFile
 from skevae.training.loop import Loop, Run, Schedule
 from skevae.training.parameters import (
     ParameterVector,
@@ -30,20 +31,10 @@ from skevae.training.parameters import (
 from skevae.training.step import Loss, RecordedStep, Step
 from skevae.utils.device import copy_to, own_context, resolve_device
 from skevae.utils.random import draw_seed, lent_globals, make_generator, seed_of_pass
+from skevae.utils.weights import checked_weights, packed, unpacked
 
 # Gradients of larger norm are scaled down: one odd minibatch must not throw a run off.
 MAX_GRADIENT_NORM = 10.0
-
-# Parameters that do not change what a training arrives at.
-NOT_OF_THE_RUN = {
-    "checkpoint_dir",
-    "cuda_graph",
-    "device",
-    "ex_post",
-    "n_score_draws",
-    "verbose",
-    "warm_start",
-}
 
 
 class Model(NamedTuple):
@@ -63,7 +54,7 @@ class Fit(ABC):
     ----------
     estimator : TorchDensityEstimator
         Its parameters are read; its attributes are not changed before `run` succeeds.
-    X, y : the arguments of ``fit``
+    X, y, sample_weight : the arguments of ``fit``
     mode : Mode
 
     Attributes
@@ -83,15 +74,17 @@ class Fit(ABC):
 
     seeds: Any  # a NamedTuple of the subclass, a name for each use
     X: np.ndarray
+    weights: np.ndarray | None  # of mean 1
     device: torch.device
     module: Any
     standardizer: Standardizer
     draws: torch.Generator
     partition: PartitionEstimate
 
-    def __init__(self, estimator: Any, X: Any, y: Any, mode: Mode) -> None:
+    def __init__(self, estimator: Any, X: Any, y: Any, sample_weight: Any, mode: Mode) -> None:
         self.estimator, self.mode = estimator, mode
         self.given, self.y = X, y  # with feature names, for scoring callbacks
+        self.sample_weight = sample_weight
 
     # --- what a subclass says ------------------------------------------------------------------
 
@@ -117,11 +110,11 @@ class Fit(ABC):
 
     @abstractmethod
     def make_loss(self) -> Loss:
-        """Return the loss of a minibatch."""
+        """Return the loss of a minibatch; rows have their weights, if any, in a last column."""
 
     @abstractmethod
     def validate(self, held_out: Tensor) -> float:
-        """Score held-out rows, greater is better."""
+        """Score held-out rows, with their weights, greater is better."""
 
     @abstractmethod
     def attributes(self) -> dict[str, Any]:
@@ -157,9 +150,10 @@ class Fit(ABC):
             with unchanged_on_failure(self.estimator):
                 checkpoint = self._begin()
                 rows = self.finite_rows()
-                train, held_out = (rows, None) if self.mode.one_pass else self._split(rows)
+                weighted = packed(rows, self.weights)
+                train, held_out = (weighted, None) if self.mode.one_pass else self._split(weighted)
                 if not self.mode.continues:
-                    self.prepare(rows, train)
+                    self.prepare(rows, unpacked(train, self.weights is not None)[0])
                 result, callbacks = self._train(train, held_out, checkpoint)
                 self.conclude(rows)
                 self._set_attributes(result)
@@ -176,6 +170,14 @@ class Fit(ABC):
         estimator, continues = self.estimator, self.mode.continues
         min_samples = 1 if continues else 2
         self.X = estimator._check_rows(self.given, reset=not continues, min_samples=min_samples)
+        self.weights = checked_weights(self.sample_weight, self.X)
+        if self.weights is not None:
+            present = self.weights > 0
+            self.X, self.weights = self.X[present], self.weights[present]
+            if len(self.X) < min_samples:
+                raise ValueError(
+                    "sample_weight is above 0 for 1 row, and a minimum of 2 is required."
+                )
         self.device = resolve_device(estimator.device)
         fresh = seed_of_pass(draw_seed(estimator.random_state), self._n_passes())
         self.seeds = self.make_seeds(fresh)
@@ -183,7 +185,7 @@ class Fit(ABC):
         checkpoint = None
         if self.mode is Mode.FIT and estimator.checkpoint_dir is not None:
             # A file is found by parameters, X and what they build; it holds the seed of the run.
-            checkpoint = self._open_checkpoint(model.module)
+            checkpoint = open_checkpoint(estimator, self.device, model.module, self.X, self.weights)
             if (seed := checkpoint.seed(fresh)) != fresh:
                 self.seeds = self.make_seeds(seed)
                 model = self.start()
@@ -194,15 +196,6 @@ class Fit(ABC):
     def _n_passes(self) -> int:
         """Fits and passes that the present model has behind it."""
         return getattr(self.estimator, "_n_passes", 1) if self.mode.continues else 0
-
-    def _open_checkpoint(self, module: nn.Module) -> TrainingFile:
-        params = self.estimator.get_params(deep=False)
-        relevant = {k: v for k, v in params.items() if k not in NOT_OF_THE_RUN}
-        sources = [source(value) for value in relevant.values()]
-        # The states of generators differ from one type of device to another.
-        kind = (type(self.estimator).__name__, self.device.type)
-        name = fingerprint(*kind, relevant, sources, structure(module), self.X)
-        return TrainingFile(self.estimator.checkpoint_dir, name)
 
     def finite_rows(self) -> Tensor:
         """Rows to train on, in float32, whose range is smaller than that of float64."""

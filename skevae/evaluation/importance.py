@@ -135,6 +135,7 @@ def held_out_bound(
     draws_at_once: int,
     seed: int,
     log_partition: float,
+    weight: Tensor | None = None,
 ) -> float:
     """Mean importance-weighted bound of rows with ln Z as good as it can be had, in nats.
 
@@ -143,9 +144,10 @@ def held_out_bound(
     """
     generator = make_generator(seed, x.device)
     total = x.new_zeros(())
-    for rows in x.split(rows_at_once):
+    weights = x.new_ones(len(x)) if weight is None else weight
+    for rows, of_rows in zip(x.split(rows_at_once), weights.split(rows_at_once), strict=True):
         rows = model.likelihood.training_rows(rows, generator)
         noise = standard_normal((n_draws, rows.shape[0], model.density.n_latent), generator, x)
         log_likelihood, log_ratio = log_weights(model, rows, noise, draws_at_once)
-        total += log_mean_exp(log_likelihood + log_ratio).sum()
-    return total.item() / x.shape[0] - log_partition
+        total += (log_mean_exp(log_likelihood + log_ratio) * of_rows).sum()
+    return total.item() / weights.sum().item() - log_partition

@@ -13,12 +13,13 @@ class DensityMeta(BaseEstimator):
     estimator: Any
     random_state: Any
 
-    def _fit_density(self, default: Any, X: Any) -> None:
+    def _fit_density(self, default: Any, X: Any, sample_weight: Any) -> None:
         """Fit a clone of ``estimator``, or the default where that is None."""
         estimator = clone(default if self.estimator is None else self.estimator)
         if estimator.get_params().get("random_state", 0) is None:
             estimator.set_params(random_state=self.random_state)
-        self.estimator_ = estimator.fit(X)
+        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+        self.estimator_ = estimator.fit(X, **weights)
         self.n_features_in_ = self.estimator_.n_features_in_
         if hasattr(self.estimator_, "feature_names_in_"):
             self.feature_names_in_ = self.estimator_.feature_names_in_

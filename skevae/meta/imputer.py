@@ -79,7 +79,7 @@ class EnergyImputer(OneToOneFeatureMixin, TransformerMixin, DensityMeta):
         return tags
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None):
+    def fit(self, X, y=None, sample_weight=None):
         """Fit the density to the observed entries.
 
         Parameters
@@ -88,12 +88,14 @@ class EnergyImputer(OneToOneFeatureMixin, TransformerMixin, DensityMeta):
             At least 2 rows; no column without a value.
         y : Ignored
             For API consistency.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows in the fit.
 
         Returns
         -------
         self
         """
-        self._fit_density(EnergyVAE(mask_rate=MASK_RATE), X)
+        self._fit_density(EnergyVAE(mask_rate=MASK_RATE), X, sample_weight)
         return self
 
     def transform(self, X):

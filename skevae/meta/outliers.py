@@ -63,7 +63,7 @@ class EnergyOutlierDetector(OutlierMixin, DensityMeta):
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None):
+    def fit(self, X, y=None, sample_weight=None):
         """Fit the density, and find the score below which rows are outliers.
 
         Parameters
@@ -71,12 +71,14 @@ class EnergyOutlierDetector(OutlierMixin, DensityMeta):
         X : array-like or DataFrame of shape (n_samples, n_features)
         y : Ignored
             For API consistency.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows in the fit.
 
         Returns
         -------
         self
         """
-        self._fit_density(EnergyVAE(), X)
+        self._fit_density(EnergyVAE(), X, sample_weight)
         scores = self.estimator_.score_samples(X)
         self.offset_ = float(np.percentile(scores, 100.0 * self.contamination))
         return self

@@ -63,13 +63,13 @@ class DensityPrior(TorchDensityEstimator):
         """
         raise NotImplementedError
 
-    def fit(self, X, y=None):
+    def fit(self, X, y=None, sample_weight=None):
         """Fit to rows, where a subclass can; others are only trained inside an `EnergyVAE`.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-        y : Ignored
+        y, sample_weight : Ignored
 
         Raises
         ------
@@ -268,7 +268,7 @@ class TrainedDensityPrior(CallbackSupportMixin, DensityPrior):
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None):
+    def fit(self, X, y=None, sample_weight=None):
         """Fit by maximum likelihood.
 
         Parameters
@@ -276,6 +276,9 @@ class TrainedDensityPrior(CallbackSupportMixin, DensityPrior):
         X : array-like of shape (n_samples, n_features)
             At least 2 rows.
         y : Ignored
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows in the likelihood, not negative. A weight of 2 counts a row twice,
+            and a weight of 0 leaves it out. None weights all rows alike.
 
         Returns
         -------
@@ -293,11 +296,11 @@ class TrainedDensityPrior(CallbackSupportMixin, DensityPrior):
             If training diverged (the best state is kept), or ln Z is only known to an interval
             wider than 0.1 nats.
         """
-        PriorFit(self, X, y, Mode.of(self, one_pass=False)).run()
+        PriorFit(self, X, y, sample_weight, Mode.of(self, one_pass=False)).run()
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y=None):
+    def partial_fit(self, X, y=None, sample_weight=None):
         """Make one pass over X, going on from the present state.
 
         The first call initialises the model, standardisation included, so its rows should be
@@ -308,10 +311,13 @@ class TrainedDensityPrior(CallbackSupportMixin, DensityPrior):
         X : array-like of shape (n_samples, n_features)
             At least 2 rows at the first call.
         y : Ignored
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows in the likelihood, not negative. A weight of 2 counts a row twice,
+            and a weight of 0 leaves it out. None weights all rows alike.
 
         Returns
         -------
         self
         """
-        PriorFit(self, X, y, Mode.of(self, one_pass=True)).run()
+        PriorFit(self, X, y, sample_weight, Mode.of(self, one_pass=True)).run()
         return self

@@ -15,6 +15,7 @@ from skevae.partitions import DENSITY_PARTITIONS, resolve_partition
 from skevae.partitions.base import MIN_BASE_VARIANCE, DensityPartition
 from skevae.training.step import Loss
 from skevae.utils.random import make_generator, spawn
+from skevae.utils.weights import unpacked, weighted_average, weighted_mean
 
 
 class Seeds(NamedTuple):
@@ -48,7 +49,7 @@ class PriorFit(Fit):
         return Seeds(*spawn(seed, len(Seeds._fields)))
 
     def start(self) -> Model:
-        standardizer = Standardizer(self.X, self.estimator.standardize)
+        standardizer = Standardizer(self.X, self.estimator.standardize, sample_weight=self.weights)
         generator = make_generator(self.seeds.initialise)
         return Model(self.estimator.make_density(self.X.shape[1], generator), standardizer)
 
@@ -65,8 +66,13 @@ class PriorFit(Fit):
 
     def make_loss(self) -> Loss:
         def loss(x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-            energy = self.module.mean_energy(x)
+            x, weight = unpacked(x, self.weights is not None)
             log_partition = self.partition.evaluate(x)
+            if weight is None:
+                energy = self.module.mean_energy(x)
+            else:
+                energy = weighted_mean(self.module.energy(x), weight)
+                log_partition = log_partition * weight.mean()
             terms = {"objective": -energy - log_partition, "energy": energy}
             terms["log_partition"] = log_partition
             return energy + log_partition, {name: term.detach() for name, term in terms.items()}
@@ -78,7 +84,8 @@ class PriorFit(Fit):
         generator = make_generator(self.seeds.validate, self.device)
         log_partition = self.module.quick_log_partition(generator)
         self.partition.note(log_partition)
-        return -self.module.energy(held_out).mean().item() - log_partition
+        x, weight = unpacked(held_out, self.weights is not None)
+        return -weighted_average(self.module.energy(x), weight) - log_partition
 
     def attributes(self) -> dict[str, Any]:
         seed = self.seeds.log_partition

@@ -12,6 +12,7 @@ from skevae.densities.normal import StandardNormalDensity
 from skevae.estimators.standardizer import Standardizer
 from skevae.priors.base import DensityPrior
 from skevae.utils.device import resolve_device
+from skevae.utils.weights import checked_weights
 
 
 class NormalPrior(DensityPrior):
@@ -62,19 +63,22 @@ class NormalPrior(DensityPrior):
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None):
+    def fit(self, X, y=None, sample_weight=None):
         """Note the number of features; there is nothing else to learn.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
         y : Ignored
+        sample_weight : array-like of shape (n_samples,), default=None
+            Validated, but of no effect.
 
         Returns
         -------
         self
         """
         X = self._check_rows(X, reset=True)
+        checked_weights(sample_weight, X)
         resolve_device(self.device)
         density, identity = StandardNormalDensity(X.shape[1]), Standardizer(X, enabled=False)
         self._set_fitted(self._attributes(density, identity, seed=0))

@@ -8,6 +8,7 @@ from torch import Tensor
 from skevae.partitions.base import PartitionEstimate
 from skevae.training.objectives import Objective, negative_bound
 from skevae.utils.random import standard_normal
+from skevae.utils.weights import unpacked
 from skevae.vae import VAE
 
 
@@ -27,6 +28,8 @@ class TrainingLoss:
         linearly from 0 to 1.
     mask_rate : float
         Part of the entries that is hidden at random at each visit.
+    weighted : bool
+        Whether rows have their weights in a last column.
     generator : torch.Generator
     precision : torch.dtype, optional
         Of the matrix products of encoder and decoder; None is the dtype of the rows.
@@ -46,6 +49,7 @@ class TrainingLoss:
         n_draws: int,
         kl_warmup: float,
         mask_rate: float = 0.0,
+        weighted: bool = False,
         generator: torch.Generator,
         precision: torch.dtype | None = None,
     ) -> None:
@@ -56,11 +60,13 @@ class TrainingLoss:
         self.n_draws = n_draws
         self.kl_warmup = kl_warmup
         self.mask_rate = mask_rate
+        self.weighted = weighted
         self.precision = precision
         self.generator = generator
 
     def __call__(self, x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Evaluate the loss and its terms at rows ``x``, ``progress`` of the way (0 to 1)."""
+        x, weight = unpacked(x, self.weighted)
         x = self.model.likelihood.training_rows(x, self.generator)
         if self.mask_rate:
             uniform = torch.rand(x.shape, generator=self.generator, device=x.device)
@@ -71,4 +77,4 @@ class TrainingLoss:
         log_weights = self.objective.draw_weights(draws, kl_weight)
         log_partition = self.partition(draws, self.model.posterior, log_weights)
         draws = self.objective.reparametrize(draws, self.model.posterior, kl_weight)
-        return negative_bound(draws, log_partition, self.objective, kl_weight)
+        return negative_bound(draws, log_partition, self.objective, kl_weight, weight)

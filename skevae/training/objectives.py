@@ -18,6 +18,7 @@ from skevae.partitions.base import PartitionEstimate
 from skevae.posteriors.base import Posterior
 from skevae.posteriors.draws import LatentDraws
 from skevae.utils.log_mean import log_mean_exp
+from skevae.utils.weights import weighted_mean
 
 
 class Objective:
@@ -103,7 +104,11 @@ class DoublyReparametrizedBound(ImportanceWeightedBound):
 
 
 def negative_bound(
-    draws: LatentDraws, log_partition: Tensor, objective: Objective, kl_weight: float = 1.0
+    draws: LatentDraws,
+    log_partition: Tensor,
+    objective: Objective,
+    kl_weight: float = 1.0,
+    weight: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss of a minibatch and its named terms.
 
@@ -115,6 +120,8 @@ def negative_bound(
     objective : Objective
     kl_weight : float
         Weight of all terms but the reconstruction, below 1 while warming up.
+    weight : Tensor of shape (n,), optional
+        Weights of the rows.
 
     Returns
     -------
@@ -131,9 +138,9 @@ def negative_bound(
         weighted = objective(draws.log_likelihood + kl_weight * log_ratio)
         weighted = weighted - kl_weight * log_partition
     terms = {
-        "objective": bound.mean(),
-        "reconstruction": draws.log_likelihood.mean(),
-        "energy": draws.energy.mean(),
+        "objective": weighted_mean(bound, weight),
+        "reconstruction": weighted_mean(draws.log_likelihood, weight),
+        "energy": weighted_mean(draws.energy, weight),
         "log_partition": log_partition.mean(),
     }
-    return -weighted.mean(), {name: term.detach() for name, term in terms.items()}
+    return -weighted_mean(weighted, weight), {name: term.detach() for name, term in terms.items()}

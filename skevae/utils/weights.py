@@ -1,0 +1,52 @@
+"""Weights of rows, which travel beside them in a last column while a model is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils.validation import _check_sample_weight
+from torch import Tensor
+
+
+def checked_weights(sample_weight: Any, X: np.ndarray) -> np.ndarray | None:
+    """Validate the weights of rows: (n,) float64 of mean 1 over those above 0, or None.
+
+    Raises
+    ------
+    ValueError
+        If weights are negative or not finite, all are 0, or there is not one for each row.
+    """
+    if sample_weight is None:
+        return None
+    weights = _check_sample_weight(
+        sample_weight, X, dtype=np.float64, ensure_non_negative=True, copy=True
+    )
+    # In two steps, so that the sum of large weights does not overflow.
+    weights /= weights.max()
+    return weights / weights[weights > 0].mean()
+
+
+def packed(rows: Tensor, weights: np.ndarray | None) -> Tensor:
+    """Rows with their weights, if there are any, in a last column: (n, d) -> (n, d + 1)."""
+    if weights is None:
+        return rows
+    return torch.cat([rows, torch.from_numpy(weights).to(rows)[:, None]], 1)
+
+
+def unpacked(rows: Tensor, weighted: bool) -> tuple[Tensor, Tensor | None]:
+    """Take rows and weights apart."""
+    return (rows[:, :-1], rows[:, -1]) if weighted else (rows, None)
+
+
+def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean of values, (..., n), whose weights, (n,), have mean 1 over all rows: scalar."""
+    return values.mean() if weight is None else (values * weight).mean()
+
+
+def weighted_average(values: Tensor, weight: Tensor | None) -> float:
+    """Average of values, (n,), by weights that need not have mean 1."""
+    if weight is None:
+        return values.mean().item()
+    return ((values * weight).sum() / weight.sum()).item()
