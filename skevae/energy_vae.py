@@ -119,8 +119,8 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
         the latents in `score_samples`, `log_likelihood` and `sample`. Its parameters grid-search
         as ``ex_post__n_components`` and so on. Scores call its ``score_samples`` for each of
         ``n_score_draws`` draws of each row, which takes long for a `KernelDensity` on many rows,
-        and for an `EnergyVAE` with many ``n_score_draws`` of its own. They err low if what it
-        scores is the density of what it samples, or less.
+        and for an `EnergyVAE` with many ``n_score_draws`` of its own. The score is
+        a lower bound in expectation if what it scores is at most the density of what it samples.
     standardize : bool, default=True
         Whether X is standardised inside (not with "bernoulli"). Scores are on the scale of X
         all the same.
@@ -196,8 +196,9 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
         the flattering number), "reconstruction" E[ln p(x|z)], "energy" E[E(z)], "log_partition",
         and with early stopping "validation" (the held-out bound with the right ln Z; nan for
         passes of `partial_fit`). Densities of x are on the scale of X. Where the prior's ln Z has
-        no exact value, short annealing runs stand for it, which err low (and in training may be
-        as old as 1000 steps): "objective" and "validation" then **err high**. `score` does not.
+        no exact value, short annealing runs stand for it, whose values are usually too low (and in
+        training may be as old as 1000 steps): "objective" and "validation" are then usually **too
+        high**. `score` is not.
     n_iter_ : int
         Epochs run.
     n_features_in_ : int

@@ -37,11 +37,12 @@ from timing import (
 )
 from torch import nn
 
-from skevae import EnergyVAE, GaussianBernoulliRBMPrior
+from skevae import EnergyVAE
 from skevae.densities.gaussian_bernoulli import GaussianBernoulliDensity
 from skevae.energies import AnnealingPath
 from skevae.log_partition.annealing import anneal_forward
 from skevae.log_partition.exact import exact_log_partition
+from skevae.networks import MLP, GaussianBernoulliRBMPrior
 from skevae.samplers.gibbs import block_gibbs
 from skevae.utils.log_mean import log_mean_exp, log_mean_exp_error
 from skevae.utils.random import make_generator
@@ -66,7 +67,7 @@ def model(n_components=64, hidden=(256,), likelihood="bernoulli", n_draws=1, epo
     return EnergyVAE(
         n_components,
         hidden_layer_sizes=hidden,
-        activation="relu",
+        network=MLP(activation="relu"),
         likelihood=likelihood,
         n_draws=n_draws,
         max_iter=epochs,

@@ -59,7 +59,6 @@ SHARED = {
     "n_draws": 1,
     "batch_size": 128,
     "learning_rate": 1e-3,
-    "averaging": 0.999,
     "kl_warmup": 0.1,
     "early_stopping": False,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import narwhals.stable.v2 as nw
@@ -164,6 +164,23 @@ class Columns:
         for j, part in enumerate(parts):
             rows[:, j] = part
         return rows
+
+    def row(self, given: Mapping[Any, Any]) -> np.ndarray:
+        """Turn a few entries of a row, by name or index, into numbers: (1, n_features).
+
+        Raises
+        ------
+        ValueError
+            If it names a column that X does not have, or a category that is not known.
+        """
+        values: np.ndarray = np.full((1, self.n_columns), None, dtype=object)
+        for name, value in given.items():
+            values[0, self.chosen([name], "given")] = value
+        parts = [
+            self._codes(values, None, j) if self.n_categories[j] else self._number(values, None, j)
+            for j in range(self.n_columns)
+        ]
+        return np.array(parts).T
 
     def _codes(self, X: Any, frame: nw.DataFrame[Any] | None, j: int) -> np.ndarray:
         categories = self.categories[j]

@@ -4,8 +4,8 @@ r"""Log-likelihood by importance sampling from the posterior, with diagnostics.
     \ln p(x) \approx \ln \frac1n \sum_{k=1}^n
         \frac{p(x \mid z_k) \exp(-E(z_k))}{q(z_k \mid x)} - \ln Z, \qquad z_k \sim q(z \mid x)
 
-The mean of the weights is unbiased, so by Jensen's inequality its logarithm errs low; with ln Z
-exact, or the upper end of its interval, so does the whole. It never flatters.
+The mean of the weights is unbiased, so by Jensen's inequality its logarithm is a
+lower bound in expectation. With ln Z exact, or the upper end of its interval, so is the estimate.
 
 Where the law of the latents (the prior, or what is fitted in its place ex post) can be sampled
 exactly, a tenth of the draws come from it and all are weighted against the mixture of both laws
@@ -101,12 +101,12 @@ def log_weights(
 
 
 def importance_estimate(log_likelihood: Tensor, log_ratio: Tensor, log_z: float) -> Tensor:
-    """Normalised importance sampling: (n_draws, n) twice -> (n,). Errs low."""
+    """Normalised importance sampling: (n_draws, n) twice -> (n,)."""
     return log_mean_exp(log_likelihood + log_ratio) - log_z
 
 
 def self_normalized_estimate(log_likelihood: Tensor, log_ratio: Tensor, log_z: float) -> Tensor:
-    """Eq. 5 of the paper, without ln Z: (n_draws, n) twice -> (n,). As a rule it errs high."""
+    """Eq. 5 of the paper, without ln Z: (n_draws, n) twice -> (n,). Usually too high."""
     return (log_likelihood + log_ratio).logsumexp(0) - log_ratio.logsumexp(0)
 
 

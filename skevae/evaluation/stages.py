@@ -23,12 +23,12 @@ def draws_needed(error: Tensor, n_pilot: int, stages: Sequence[int], tol: float)
 
     The pilot's own draws may not be those of the estimate. Of weights that are bounded, as those of
     a posterior that is too wide, a few that happen to be large have a small spread: to end there is
-    to end on luck, and a score that errs low in expectation would err high.
+    to end on luck, and a score whose expectation is too low would come out too high.
 
     Parameters
     ----------
     error : Tensor of shape (n,)
-        Standard errors of ``n_pilot`` draws. What is not a number takes all.
+        Standard errors of ``n_pilot`` draws. Rows with NaN get all draws.
     n_pilot : int
     stages : sequence of int
         Numbers of draws to choose from, ascending.

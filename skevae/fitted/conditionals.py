@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -71,9 +72,9 @@ class Conditionals(Latents):
         random_state : int, RandomState instance or None, default=None
             None uses the estimator's own ``random_state``, so that an estimator with an integer
             seed returns the same rows each time.
-        given : array-like, Series or DataFrame of one row, default=None
-            Draws the missing entries (nan or None) of this row given its others, by importance
-            resampling of the latents.
+        given : dict, array-like, Series or DataFrame of one row, default=None
+            Draws the missing entries of this row (nan or None; of a dict of names or indices, those
+            that it does not have) given its others, by importance resampling of the latents.
 
         Returns
         -------
@@ -142,27 +143,23 @@ class Conditionals(Latents):
         if holes.any():
             rows = rows.copy()
             generator = make_generator(self._seed_for(random_state))
-            rows[holes] = self._filled(rows[holes], method, generator)[0]
+            rows[holes] = self._filled(rows[holes], method, generator)
         return self._columns.rows(rows)
 
-    def _filled(
-        self, rows: np.ndarray, method: str, generator: torch.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows whose missing entries are filled, and effective sample sizes."""
+    def _filled(self, rows: np.ndarray, method: str, generator: torch.Generator) -> np.ndarray:
+        """Rows whose missing entries are filled."""
         pool, n_kept = IMPUTATIONS[method]
         scorer = self._scorer(rows.dtype, holes=True)
-        sizes = np.empty(len(rows))
 
         def fill(x: Tensor, part: slice, proposal: Any) -> Tensor:
             positions = self._positions(len(x), n_kept, method, generator)
-            z, size = resampled_latents(scorer.model, x, *proposal, positions=positions.to(x))
-            sizes[part] = size.cpu().numpy()
+            z, _ = resampled_latents(scorer.model, x, *proposal, positions=positions.to(x))
             return pool(scorer.model.likelihood, scorer.model.decoder(z), generator)
 
         with own_context(), torch.no_grad():
             values = scorer.in_parts(rows, fill, self.n_score_draws)
         values = self._standardizer.rows(torch.from_numpy(values))
-        return np.where(np.isnan(rows), values, rows), sizes
+        return np.where(np.isnan(rows), values, rows)
 
     @staticmethod
     def _positions(n: int, m: int, method: str, generator: torch.Generator) -> Tensor:
@@ -173,15 +170,29 @@ class Conditionals(Latents):
 
     def _sample_given(self, n_samples: int, given: Any, generator: torch.Generator) -> Any:
         """Rows that agree with the observed entries of one row."""
-        if as_frame(given) is None and np.ndim(given) == 1:
-            given = given.to_frame().T if hasattr(given, "to_frame") else [list(given)]
-            given = np.array(given, dtype=object) if isinstance(given, list) else given
-        row, _ = self._rows_in_reach(given)
+        if isinstance(given, Mapping):
+            row = self._columns.row(given)
+            self.module_.likelihood.check_rows(row)
+        else:
+            if as_frame(given) is None and np.ndim(given) == 1:
+                given = given.to_frame().T if hasattr(given, "to_frame") else [list(given)]
+            row, _ = self._rows_in_reach(given)
         if len(row) != 1:
             raise ValueError(f"given must be one row, but it has {len(row)} of them.")
         if not np.isnan(row).any():
             raise ValueError("given has no missing entry to draw. Set those to be drawn to nan.")
-        filled, sizes = self._filled(np.repeat(row, n_samples, axis=0), "draw", generator)
+        scorer = self._scorer(row.dtype, holes=True)
+        sizes: list[float] = []
+
+        def draw(x: Tensor, part: slice, proposal: Any) -> Tensor:
+            positions = torch.rand((1, n_samples), generator=generator, dtype=torch.float64)
+            z, size = resampled_latents(scorer.model, x, *proposal, positions=positions.to(x))
+            sizes.extend(size.tolist())
+            return z[:, 0]
+
+        with own_context(), torch.no_grad():
+            z = scorer.in_parts(row, draw, self.n_score_draws)
+        drawn = self._decoded(z, lambda model, outputs: model.likelihood.sample(outputs, generator))
         if sizes[0] < MIN_EFFECTIVE_DRAWS:
             warnings.warn(
                 f"Conditional draws rest on {sizes[0]:.1f} effective draws of the latents, so they "
@@ -189,7 +200,7 @@ class Conditionals(Latents):
                 UserWarning,
                 stacklevel=3,
             )
-        return self._columns.rows(filled)
+        return self._columns.rows(np.where(np.isnan(row), drawn, row))
 
     def score_features(self, X):
         """Log-likelihood of each entry given all other observed entries of its row.

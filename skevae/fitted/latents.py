@@ -87,8 +87,12 @@ class Latents(FittedModel):
         """
         return self.inverse_transform(self._encode(X))
 
-    def _decode(self, Z: np.ndarray, read: Callable[[VAE, Tensor], Tensor]) -> np.ndarray:
-        """Decode latents in bounded memory, ``read`` the outputs, and undo the standardisation."""
+    def _decode(self, Z: np.ndarray, read: Callable[[VAE, Tensor], Tensor]) -> Any:
+        """Decode latents in bounded memory, ``read`` the outputs, and make rows like those of X."""
+        return self._columns.rows(self._decoded(Z, read))
+
+    def _decoded(self, Z: np.ndarray, read: Callable[[VAE, Tensor], Tensor]) -> np.ndarray:
+        """Rows that latents decode to, as numbers on the scale of X."""
         scorer = self._scorer(Z.dtype)
 
         def decode(part: slice) -> np.ndarray:
@@ -96,5 +100,4 @@ class Latents(FittedModel):
             return self._standardizer.rows(read(scorer.model, outputs))
 
         with own_context(), torch.no_grad():
-            rows = in_chunks(decode, len(Z), scorer.width, Z.itemsize)
-        return self._columns.rows(rows)
+            return in_chunks(decode, len(Z), scorer.width, Z.itemsize)

@@ -64,7 +64,8 @@ def anneal_forward(
 ) -> tuple[Tensor, Tensor]:
     r"""Annealed importance sampling from the base to the target (Neal 2001).
 
-    The mean of exp(log-weight) is an unbiased estimate of Z, so its logarithm errs low.
+    The mean of exp(log-weight) is an unbiased estimate of Z, so its logarithm is a lower
+    bound of ln Z in expectation.
 
     Returns
     -------
@@ -96,7 +97,8 @@ def anneal_reverse(
     -------
     Tensor of shape (n_chains,)
         Each minus an estimate of ln Z: the mean of exp is an unbiased estimate of 1 / Z if the
-        draws are exact, so minus its logarithm errs high (Grosse, Ancha & Roy 2016).
+        draws are exact, so minus its logarithm is an upper bound in expectation (Grosse, Ancha &
+        Roy 2016).
     """
     log_weights = (-path.log_base_partition()).expand(z.shape[0]).clone()
     for step in range(n_betas, 0, -1):
@@ -163,7 +165,7 @@ def annealed_interval(
     Returns
     -------
     LogPartitionInterval
-        In nats. ``low`` errs low in expectation, ``high`` high.
+        In nats. ``low`` is a lower bound in expectation, ``high`` an upper one.
     """
     forward, ends = anneal_forward(path, sweep, generator, n_chains=n_chains, n_betas=n_betas)
     reverse = anneal_reverse(path, sweep, generator, start(n_chains, ends), n_betas=n_betas)

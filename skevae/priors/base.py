@@ -152,7 +152,7 @@ class DensityPrior(TorchDensityEstimator):
         if not width <= WIDE_INTERVAL:
             warnings.warn(
                 f"ln Z is only known to lie in [{interval.low:.3f}, {interval.high:.3f}] nats. "
-                f"Scores use the upper end and so may err low by {width:.2f} nats. A smaller "
+                f"Scores use the upper end, so they may be too low by {width:.2f} nats. A smaller "
                 "prior, or one trained with a smaller learning rate, is easier to normalise.",
                 ConvergenceWarning,
                 stacklevel=4,
@@ -199,7 +199,7 @@ class DensityPrior(TorchDensityEstimator):
         -------
         ndarray of shape (n_samples,)
             -E(x) - ln Z in nats. Where ln Z is an interval its upper end is subtracted, so that
-            the number errs low.
+            the number is not too high.
         """
         energy = self.energy(X)
         return -energy - energy.dtype.type(self.log_partition_)
