@@ -7,7 +7,14 @@ from torch import Tensor, nn
 
 from skevae.densities.base import AnnealedDensity
 from skevae.energies import AnnealingPath, GaussianBernoulliEnergy
-from skevae.log_partition.annealing import LogPartitionInterval, anneal_forward, annealed_interval
+from skevae.log_partition.annealing import (
+    EstimatedInterval,
+    LogPartitionInterval,
+    anneal_forward,
+    anneal_population,
+    annealed_interval,
+)
+from skevae.log_partition.envelope import certified_interval
 from skevae.log_partition.exact import exact_log_partition, is_far_from_underflow
 from skevae.samplers import resolve_sampler
 from skevae.samplers.base import Sampler
@@ -22,6 +29,12 @@ EXACT_EVALUATION_UNITS = 36
 EXACT_SAMPLING_UNITS = 32
 EXACT_WATCHING_UNITS = 28
 EXACT_TRAINING_UNITS = 24
+
+# Width at which an interval of ln Z that is proven is narrow enough, in nats.
+CERTIFIED_WIDTH = 0.1
+
+# Independent annealed intervals where it is not.
+N_ANNEALED_INTERVALS = 3
 
 # Steps of the chains that replace independent draws where these are too expensive.
 BURN_IN_STEPS = 1000
@@ -121,12 +134,30 @@ class GaussianBernoulliDensity(AnnealedDensity):
         if self.has_exact_log_partition:
             value = exact_log_partition(energy).item()
             return LogPartitionInterval(value, value)
+        interval = certified_interval(
+            energy, generator, n_exact=EXACT_TRAINING_UNITS, width=CERTIFIED_WIDTH
+        )
+        if interval.high - interval.low <= CERTIFIED_WIDTH:
+            return interval
+        runs = [self._annealed_interval(energy, generator) for _ in range(N_ANNEALED_INTERVALS)]
+        # What independent runs disagree by is a part of their error.
+        low, high = min(run.low for run in runs), max(run.high for run in runs)
+        high = min(max(high, interval.low), interval.high)
+        return EstimatedInterval(min(max(low, interval.low), high), high)
+
+    def _annealed_interval(
+        self, energy: GaussianBernoulliEnergy, generator: torch.Generator
+    ) -> EstimatedInterval:
+        """Interval of annealing, whose reverse runs start from a population that is resampled."""
         path = self._annealing_path(energy)
 
-        def long_chains(n_chains: int, ends: Tensor) -> Tensor:
-            return block_gibbs(energy, ends, generator, BURN_IN_STEPS)
+        def draws(n_chains: int, ends: Tensor) -> Tensor:
+            z = anneal_population(
+                path, block_gibbs, generator, n_chains=n_chains, n_betas=BURN_IN_STEPS
+            )
+            return block_gibbs(energy, z, generator, BURN_IN_STEPS // 10)
 
-        return annealed_interval(path, block_gibbs, generator, long_chains)
+        return annealed_interval(path, block_gibbs, generator, draws)
 
     @torch.no_grad()
     def quick_log_partition(self, generator: torch.Generator) -> float:

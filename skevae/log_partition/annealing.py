@@ -41,10 +41,27 @@ class Path(Protocol):
 
 
 class LogPartitionInterval(NamedTuple):
-    """Bounds of ln Z in nats; equal where ln Z is exact."""
+    """Bounds of ln Z in nats; equal where ln Z is exact.
+
+    They are proven: exact, or right with a probability of at least 0.999.
+    """
 
     low: float
     high: float
+
+    @property
+    def is_certified(self) -> bool:
+        """Whether the bounds are proven, or come from Markov chains that may have missed a mode."""
+        return True
+
+
+class EstimatedInterval(LogPartitionInterval):
+    """Bounds of ln Z from Markov chains: right if the chains have found all of the mass."""
+
+    @property
+    def is_certified(self) -> bool:
+        """False: the bounds are estimates."""
+        return False
 
 
 def draw_base(path: Path, n_chains: int, generator: torch.Generator) -> Tensor:
@@ -149,7 +166,7 @@ def annealed_interval(
     *,
     n_chains: int = 100,
     n_betas: int = 1000,
-) -> LogPartitionInterval:
+) -> EstimatedInterval:
     """Bracket ln Z between forward and reverse annealing, each widened by two standard errors.
 
     Parameters
@@ -164,7 +181,7 @@ def annealed_interval(
 
     Returns
     -------
-    LogPartitionInterval
+    EstimatedInterval
         In nats. ``low`` is a lower bound in expectation, ``high`` an upper one.
     """
     forward, ends = anneal_forward(path, sweep, generator, n_chains=n_chains, n_betas=n_betas)
@@ -172,4 +189,4 @@ def annealed_interval(
     low = log_mean_exp(forward) - 2 * log_mean_exp_error(forward)
     high = -log_mean_exp(reverse) + 2 * log_mean_exp_error(reverse)
     # Two unlucky runs can cross; the wider reading is the honest one.
-    return LogPartitionInterval(min(low.item(), high.item()), max(low.item(), high.item()))
+    return EstimatedInterval(min(low.item(), high.item()), max(low.item(), high.item()))

@@ -138,7 +138,7 @@ class DensityPrior(TorchDensityEstimator):
             interval = density.log_partition_interval(make_generator(self._partition_seed, device))
             # exp(-E) in the coordinates of X integrates to Z times the volume of the scaling.
             low, high = (bound - self._standardizer.log_jacobian for bound in interval)
-            self._interval = known = LogPartitionInterval(low, high)
+            self._interval = known = type(interval)(low, high)
             self._warn_if_wide(known)
         return known
 
@@ -151,7 +151,8 @@ class DensityPrior(TorchDensityEstimator):
         width = interval.high - interval.low
         if not width <= WIDE_INTERVAL:
             warnings.warn(
-                f"ln Z is only known to lie in [{interval.low:.3f}, {interval.high:.3f}] nats. "
+                f"ln Z is only known to lie in [{interval.low:.3f}, {interval.high:.3f}] nats"
+                f"{'' if interval.is_certified else ', as far as Markov chains can tell'}. "
                 f"Scores use the upper end, so they may be too low by {width:.2f} nats. A smaller "
                 "prior, or one trained with a smaller learning rate, is easier to normalise.",
                 ConvergenceWarning,
