@@ -13,8 +13,8 @@ A softplus lies below a parabola that touches it at plus and minus xi (Jaakkola 
 
 With that in the place of all hidden units but a few, the rest is a mixture of Gaussians whose
 weights form a small Boltzmann machine: its integral M, an upper bound of Z, is exact, and so are
-draws from it. The weight of a draw, the ratio of the density to its envelope, is between 0 and 1 and has mean
-Z / M. So the mean has confidence bounds without any assumption (Maurer & Pontil 2009).
+draws from it. The weight of a draw, the ratio of the density to its envelope, is between 0 and 1
+and has mean Z / M. So the mean has confidence bounds without any assumption (Maurer & Pontil 2009).
 """
 
 from __future__ import annotations
