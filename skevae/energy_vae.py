@@ -20,7 +20,7 @@ from skevae.partitions import PARTITIONS
 from skevae.posteriors import POSTERIORS
 from skevae.priors import PRIORS
 from skevae.training import OBJECTIVES
-from skevae.utils.constraints import InstanceWith
+from skevae.utils.constraints import InstanceWith, KeyOf
 from skevae.vae_fit import VAEFit
 
 
@@ -241,25 +241,25 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
         **TRAINING_CONSTRAINTS,
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "network": [StrOptions(set(NETWORKS)), callable],
+        "network": [KeyOf(NETWORKS), callable],
         "prior": [
-            StrOptions(set(PRIORS)),
+            KeyOf(PRIORS),
             InstanceWith("a prior", ["make_density", "with_density"]),
         ],
-        "posterior": [StrOptions(set(POSTERIORS))],
+        "posterior": [KeyOf(POSTERIORS)],
         "likelihood": [
-            StrOptions(set(LIKELIHOODS)),
+            KeyOf(LIKELIHOODS),
             InstanceWith("a likelihood", ["make_likelihood"]),
         ],
         "categorical_features": [StrOptions({"from_dtype"}), "array-like", None],
         "integer_features": [StrOptions({"from_dtype"}), "array-like", None],
         "handle_unknown": [StrOptions({"error", "missing"})],
         "mask_rate": [Interval(Real, 0, 1, closed="left")],
-        "objective": [StrOptions(set(OBJECTIVES))],
-        "partition": [StrOptions({"auto", *PARTITIONS})],
+        "objective": [KeyOf(OBJECTIVES)],
+        "partition": [KeyOf(PARTITIONS, "auto")],
         "n_draws": [Interval(Integral, 1, None, closed="left")],
         "ex_post": [DensityEstimatorInstance(), None],
-        "precision": [StrOptions(set(PRECISIONS))],
+        "precision": [KeyOf(PRECISIONS)],
         "cuda_graph": ["boolean"],
         "kl_warmup": [Interval(Real, 0, 1, closed="both")],
         "n_score_draws": [Interval(Integral, 1, None, closed="left")],

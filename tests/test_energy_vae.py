@@ -25,6 +25,7 @@ from skevae.networks import NETWORKS
 from skevae.networks.layers import ACTIVATIONS
 from skevae.networks.precision import PRECISIONS
 from skevae.partitions import PARTITIONS
+from skevae.partitions.exact import ExactPartition
 from skevae.posteriors import POSTERIORS
 from skevae.priors import PRIORS
 from skevae.training import OBJECTIVES
@@ -67,7 +68,8 @@ def assert_works(model, X):
 
 def is_refused(objective, partition, posterior):
     """Whether a doubly reparametrised gradient is asked for where there is none."""
-    refused = posterior.startswith("iaf") or partition in ("posterior", "aggregate")
+    flow = not POSTERIORS[posterior].has_log_density
+    refused = flow or PARTITIONS.get(partition, ExactPartition).needs_posterior
     return objective == "iwae-dreg" and refused
 
 

@@ -52,10 +52,11 @@ class EnergyImputer(OneToOneFeatureMixin, TransformerMixin, DensityMeta):
     --------
     >>> import numpy as np
     >>> from sklearn.datasets import load_iris
-    >>> from skevae import EnergyImputer
+    >>> from skevae import EnergyImputer, EnergyVAE
     >>> X = load_iris().data
     >>> X[::10, 2] = np.nan
-    >>> filled = EnergyImputer(random_state=0).fit_transform(X)
+    >>> estimator = EnergyVAE(4, mask_rate=0.2, max_iter=20, random_state=0)
+    >>> filled = EnergyImputer(estimator).fit_transform(X)
     >>> bool(np.isnan(filled).any())
     False
     """

@@ -44,9 +44,10 @@ class EnergyOutlierDetector(OutlierMixin, DensityMeta):
     Examples
     --------
     >>> from sklearn.datasets import load_iris
-    >>> from skevae import EnergyOutlierDetector
+    >>> from skevae import EnergyOutlierDetector, EnergyVAE
     >>> X = load_iris().data
-    >>> detector = EnergyOutlierDetector(random_state=0).fit(X)
+    >>> estimator = EnergyVAE(4, max_iter=20, random_state=0)
+    >>> detector = EnergyOutlierDetector(estimator).fit(X)
     >>> int((detector.predict(X) == -1).sum())
     15
     """

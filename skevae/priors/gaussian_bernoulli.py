@@ -20,6 +20,7 @@ from skevae.priors.chains import MarkovPrior
 from skevae.samplers import SAMPLERS
 from skevae.samplers.base import Sampler
 from skevae.samplers.gibbs import block_gibbs
+from skevae.utils.constraints import KeyOf
 from skevae.utils.device import copy_to, resolve_device
 from skevae.utils.random import make_generator
 
@@ -108,7 +109,9 @@ class GaussianBernoulliRBMPrior(ClassNamePrefixFeaturesOutMixin, TransformerMixi
     log_partition_ : float
         ln Z in nats; the upper end of the interval where it is not exact.
     log_partition_interval_ : tuple (low, high)
-        Bounds of ln Z; equal where it is exact.
+        Bounds of ln Z; equal where it is exact. Beyond 36 hidden units they contain ln Z with a
+        probability of 0.999, if ``log_partition_interval_.is_certified``; otherwise the prior is so
+        hard to normalise that they are estimates from Markov chains.
     history_ : dict of str to ndarray of shape (`n_iter_`,)
         "objective" (mean log-likelihood of the training minibatches), "energy", "log_partition"
         and "validation", one entry an epoch, in nats. Where ln Z has no exact value, it is
@@ -147,7 +150,7 @@ class GaussianBernoulliRBMPrior(ClassNamePrefixFeaturesOutMixin, TransformerMixi
     _parameter_constraints: dict[str, list[Any]] = {
         **TRAINING_CONSTRAINTS,
         "n_components": [Interval(Integral, 1, None, closed="left")],
-        "sampler": [StrOptions(set(SAMPLERS)), Sampler],
+        "sampler": [KeyOf(SAMPLERS), Sampler],
         "n_gibbs_steps": [Interval(Integral, 1, None, closed="left")],
         "partition": [StrOptions({"auto", *DENSITY_PARTITIONS})],
         "n_chains": [Interval(Integral, 1, None, closed="left")],

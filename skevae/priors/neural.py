@@ -16,6 +16,7 @@ from skevae.partitions import DENSITY_PARTITIONS
 from skevae.priors.chains import MarkovPrior
 from skevae.samplers import GRADIENT_SAMPLERS
 from skevae.samplers.base import Sampler
+from skevae.utils.constraints import KeyOf
 from skevae.utils.random import SEED_BOUND, make_generator
 
 
@@ -101,7 +102,8 @@ class NeuralPrior(MarkovPrior):
     log_partition_ : float
         ln Z in nats; the upper end of the interval.
     log_partition_interval_ : tuple (low, high)
-        Bounds of ln Z, by annealed importance sampling forwards and backwards.
+        Estimates of bounds of ln Z, by annealed importance sampling forwards and backwards;
+        ``log_partition_interval_.is_certified`` is False.
     history_ : dict of str to ndarray of shape (`n_iter_`,)
         "objective" (mean log-likelihood of the training minibatches), "energy", "log_partition"
         and "validation", one entry an epoch, in nats. Where ln Z has no exact value, it is
@@ -141,7 +143,7 @@ class NeuralPrior(MarkovPrior):
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "network": [StrOptions(set(NETWORKS)), callable],
         "bound": [Interval(Real, 0, None, closed="neither")],
-        "sampler": [StrOptions(set(GRADIENT_SAMPLERS)), Sampler],
+        "sampler": [KeyOf(GRADIENT_SAMPLERS), Sampler],
         "n_langevin_steps": [Interval(Integral, 1, None, closed="left")],
         "step_size": [Interval(Real, 0, None, closed="neither")],
         "partition": [StrOptions({"auto", *DENSITY_PARTITIONS})],

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sklearn.utils._param_validation import HasMethods
+from sklearn.utils._param_validation import HasMethods, StrOptions
 
 
 class InstanceWith(HasMethods):
@@ -23,3 +23,22 @@ class InstanceWith(HasMethods):
         named = [repr(method) for method in self.methods]
         listed = ", ".join(named[:-1]) + f" and {named[-1]}" if len(named) > 1 else named[0]
         return f"an instance of {self.kind}, not a class, with {listed}"
+
+
+class KeyOf(StrOptions):
+    """A key of a registry, as it is when it is asked: members can be added from outside.
+
+    Parameters
+    ----------
+    registry : mapping of str to anything
+    others : str
+        Allowed besides.
+    """
+
+    def __init__(self, registry: Mapping[str, Any], *others: str) -> None:
+        self.registry, self.others = registry, others
+        super().__init__({*registry, *others})
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        self.options = {*self.registry, *self.others}
+        return super().is_satisfied_by(val)

@@ -116,7 +116,7 @@ def test_a_density_too_large_for_exactness_is_certified():
 
 
 def test_what_cannot_be_certified_is_said_to_be_an_estimate():
-    energy = GaussianBernoulliDensity(6, 60, generator=make_generator(0), initial_scale=3.0)
+    energy = GaussianBernoulliDensity(6, 40, generator=make_generator(0), initial_scale=3.0)
     interval = energy.double().log_partition_interval(make_generator(0))
     certified = certified_interval(
         energy.as_energy().to(torch.float64), make_generator(0), n_exact=20, width=0.1
