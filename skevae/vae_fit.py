@@ -14,7 +14,7 @@ from sklearn.base import clone
 from torch import Tensor
 
 from skevae.densities.ex_post import check_can_sample, fit_density
-from skevae.estimators.base import TRAINING_CONSTRAINTS, kept, layer_sizes
+from skevae.estimators.base import TRAINING_CONSTRAINTS, is_positive_integer, kept, layer_sizes
 from skevae.estimators.fit import Fit, Model
 from skevae.estimators.standardizer import Standardizer
 from skevae.evaluation.aggregate import aggregated_draws, aggregated_moments
@@ -36,7 +36,7 @@ from skevae.training import OBJECTIVES
 from skevae.training.loss import TrainingLoss
 from skevae.training.step import Loss, RecordedStep, Step
 from skevae.utils.device import graph_recorder
-from skevae.utils.random import make_generator, spawn
+from skevae.utils.random import MAX_DIMENSIONS, make_generator, spawn
 from skevae.utils.weights import unpacked
 from skevae.vae import VAE, accepting_holes
 
@@ -89,6 +89,11 @@ class VAEFit(Fit):
             self.seeds.initialise, 5
         )
         self.decided = Decided(self._prior(prior_seed), partition_seed, score_seed)
+        n_components = self.estimator.n_components
+        if not is_positive_integer(n_components) or n_components > MAX_DIMENSIONS:
+            raise ValueError(
+                f"n_components must be an integer from 1 to {MAX_DIMENSIONS}, got {n_components!r}."
+            )
         family, columns = self._likelihood_family(), self.estimator._columns
         numbers, binned = columns.n_categories == 0, columns.integer & family.bins_integers
         scaled = np.full(len(numbers), self.estimator.standardize) & numbers
@@ -291,8 +296,8 @@ def warn_of_ignored_parameters(prior: Any) -> None:
     names = sorted(ignored_parameters(prior))
     if names:
         warnings.warn(
-            f"{', '.join(names)} of prior={prior!r} are ignored: EnergyVAE trains its prior "
-            "together with its networks. Set these parameters on EnergyVAE instead.",
+            f"The parameters {', '.join(names)} of prior={prior!r} are ignored: EnergyVAE trains "
+            "it together with its networks. Set these parameters on EnergyVAE instead.",
             UserWarning,
             stacklevel=2,
         )

@@ -178,6 +178,37 @@ def test_values_whose_squares_overflow(maker, scale):
             MAKERS[maker]().fit(X_IRIS * scale)
 
 
+@pytest.mark.parametrize("maker", TRAINED)
+def test_columns_whose_variance_underflows_are_told(maker):
+    for scale in (1e-170, 1e-310):
+        with pytest.warns(UserWarning, match="column 0 .* counts as constant"):
+            model = MAKERS[maker]().fit(X_IRIS * scale)
+        assert np.isfinite(model.score(X_IRIS * scale))
+
+
+def test_odd_containers_and_sizes():
+    masked = np.ma.masked_array(X_IRIS, mask=X_IRIS > 6)
+    expected = vae().fit(np.where(X_IRIS > 6, np.nan, X_IRIS))
+    assert vae().fit(masked).score(masked) == expected.score(masked)
+    with pytest.raises(ValueError, match="NaN"):
+        rbm().fit(masked)
+    assert np.isfinite(vae().fit(torch.tensor(X_IRIS, dtype=torch.bfloat16)).score(X_IRIS))
+    with pytest.raises(ValueError, match="same name"):
+        vae().fit(pd.DataFrame(X_IRIS, columns=list("aabc")))
+    for params in (
+        {"n_components": True},
+        {"n_components": 30_000},
+        {"hidden_layer_sizes": {8, 9}},
+        {"hidden_layer_sizes": {8: 1}},
+        {"hidden_layer_sizes": True},
+    ):
+        (name,) = params
+        with pytest.raises((ValueError, TypeError), match=name):
+            vae(**params).fit(X_IRIS)
+    with pytest.raises(ValueError, match="X"):
+        vae().fit(np.array([[10**400, 1], [2, 3]], dtype=object))
+
+
 # --- X that is taken -----------------------------------------------------------------------------
 
 TAKEN = {
@@ -200,7 +231,6 @@ TAKEN = {
     "a nearly constant column": np.c_[X_IRIS, 1 + 1e-12 * X_IRIS[:, 0]],
     "equal columns": np.c_[X_IRIS, X_IRIS],
     "tiny": X_IRIS * 1e-30,
-    "denormal": X_IRIS * 1e-310,
     "large": X_IRIS * 1e30,
     "large in float32": (X_IRIS * 1e30).astype(np.float32),
     "far off": X_IRIS + 1e9,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
@@ -42,10 +43,16 @@ def kept(module: ModuleT) -> ModuleT:
     return copy_to(module, "cpu", torch.float32).eval()
 
 
+def is_positive_integer(value: Any) -> bool:
+    """Whether a value is an integer of at least 1; True is not."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+
+
 def layer_sizes(sizes: Any) -> list[int]:
     """Widths of hidden layers, from the parameter ``hidden_layer_sizes``: a number or several."""
+    ordered = isinstance(sizes, Integral | Sequence | np.ndarray)
     widths = [sizes] if isinstance(sizes, Integral) else list(sizes)
-    if not all(isinstance(width, Integral) and int(width) >= 1 for width in widths):
+    if not ordered or not all(is_positive_integer(width) for width in widths):
         raise ValueError(f"hidden_layer_sizes must hold integers of at least 1, got {sizes!r}.")
     return [int(width) for width in widths]
 
@@ -64,6 +71,15 @@ def refuse_dates(X: Any) -> None:
                 f"X holds dates or durations ({place} has dtype {dtype}). Convert them to numbers "
                 "first, for example to days since the earliest date."
             )
+
+
+def with_missing_as_nan(X: Any) -> Any:
+    """Replace masked entries by nan, and tensors that NumPy has no dtype for by float32 ones."""
+    if isinstance(X, np.ma.MaskedArray):
+        return np.ma.filled(X.astype(np.float64), np.nan)
+    if isinstance(X, torch.Tensor) and X.dtype == torch.bfloat16:
+        return X.float()
+    return X
 
 
 class TorchDensityEstimator(DensityMixin, BaseEstimator):
@@ -96,9 +112,16 @@ class TorchDensityEstimator(DensityMixin, BaseEstimator):
     def _check_rows(self, X: Any, *, reset: bool = False, min_samples: int = 1) -> np.ndarray:
         """Validate X as float32 or float64; other numbers become float64."""
         refuse_dates(X)
-        return validate_data(
-            self, X, dtype=[np.float64, np.float32], reset=reset, ensure_min_samples=min_samples
-        )
+        X = with_missing_as_nan(X)
+        return self._validated(X, reset=reset, ensure_min_samples=min_samples)
+
+    def _validated(self, X: Any, **checks: Any) -> np.ndarray:
+        try:
+            return validate_data(self, X, dtype=[np.float64, np.float32], **checks)
+        except OverflowError as error:
+            raise ValueError(
+                f"X has integers beyond the range of floating-point numbers ({error})."
+            ) from error
 
     def _resolve_batch_size(self, n_rows: int) -> int:
         """Few rows need small batches, or an epoch has no steps; many need no larger than 256."""

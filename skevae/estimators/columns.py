@@ -15,8 +15,16 @@ LARGEST_INTEGER = 2**53
 
 def as_frame(X: Any) -> nw.DataFrame[Any] | None:
     """View a DataFrame of any library that narwhals knows; None for anything else."""
-    frame = nw.from_native(X, eager_only=True, pass_through=True)
+    try:
+        frame = nw.from_native(X, eager_only=True, pass_through=True)
+    except nw.exceptions.DuplicateError as error:
+        raise ValueError(f"X has columns of the same name ({error}). Rename them.") from error
     return frame if isinstance(frame, nw.DataFrame) else None
+
+
+def as_row(x: Any) -> Any:
+    """Turn a row, with its feature names if it is a pandas Series, into a table of one."""
+    return x.to_frame().T if hasattr(x, "index") and hasattr(x, "to_frame") else [list(x)]
 
 
 class Columns:

@@ -204,7 +204,7 @@ class Fit(ABC):
             largest = np.nanmax(np.abs(self.X))
             raise ValueError(
                 f"X has values as large as {largest:g}, beyond the range of float32 "
-                "in which training computes. Scale X down, or use standardize=True."
+                "in which training computes. Scale X down first."
             )
         return rows
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from sklearn.preprocessing import StandardScaler
@@ -71,6 +73,7 @@ class Standardizer:
             self.spread = np.where(scaled, scaler.scale_, 1.0)
         if not scaled.all():
             self.fill[~scaled] = np.nanmean(X[:, ~scaled], axis=0, dtype=np.float64)
+        self._warn_of_underflow(X, scaled & (self.spread == 1))
         extreme = ~(np.isfinite(self.centre) & np.isfinite(self.spread))
         if extreme.any():
             raise ValueError(
@@ -81,6 +84,21 @@ class Standardizer:
         if continuous is not None:
             self.log_spread[~continuous] = 0.0
         self.log_jacobian = -float((self.log_spread * (~np.isnan(X)).mean(0)).sum())
+
+    @staticmethod
+    def _warn_of_underflow(X: np.ndarray, unscaled: np.ndarray) -> None:
+        """Warn of columns that count as constant because their variance underflows."""
+        chosen = np.flatnonzero(unscaled)
+        low, high = np.fmin.reduce(X[:, chosen]), np.fmax.reduce(X[:, chosen])
+        # Smaller squares are no normal numbers.
+        tiny = chosen[(low < high) & (high - low < np.sqrt(np.finfo(np.float64).tiny))]
+        if len(tiny):
+            warnings.warn(
+                f"The variance of column {tiny[0]} of X underflows, so it counts as constant. "
+                "Scale X up first.",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def row_log_jacobians(self, X: np.ndarray) -> np.ndarray:
         """Minus the sum of ``log_spread`` over the observed entries of each row: (n,)."""

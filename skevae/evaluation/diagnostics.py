@@ -65,9 +65,18 @@ def pareto_k(weights: Tensor) -> Tensor:
     return torch.where(has_tail.squeeze(1), k, torch.full_like(k, -math.inf)).to(dtype)
 
 
+def standard_error(weights: Tensor) -> Tensor:
+    """Error of the log of the mean weight, by the delta method: (n_draws, n) -> (n,).
+
+    Infinite where fewer than two effective draws carry the estimate: their spread says nothing.
+    """
+    error = log_mean_exp_error(weights)
+    return error.masked_fill(effective_sample_size(weights) < 2, math.inf)
+
+
 # What importance weights say about their own estimate: log-weights (n_draws, n) -> (n,).
 DIAGNOSTICS: dict[str, Callable[[Tensor], Tensor]] = {
-    "standard_error": log_mean_exp_error,
+    "standard_error": standard_error,
     "effective_sample_size": effective_sample_size,
     "pareto_k": pareto_k,
 }

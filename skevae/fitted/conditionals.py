@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import StrOptions, validate_parameter_const
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skevae.estimators.columns import as_frame
+from skevae.estimators.columns import as_frame, as_row
 from skevae.evaluation.conditional import feature_scores, resampled_latents
 from skevae.fitted.latents import Latents
 from skevae.likelihoods.base import Likelihood
@@ -175,7 +175,7 @@ class Conditionals(Latents):
             self.module_.likelihood.check_rows(row)
         else:
             if as_frame(given) is None and np.ndim(given) == 1:
-                given = given.to_frame().T if hasattr(given, "to_frame") else [list(given)]
+                given = as_row(given)
             row, _ = self._rows_in_reach(given)
         if len(row) != 1:
             raise ValueError(f"given must be one row, but it has {len(row)} of them.")

@@ -15,7 +15,7 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils.validation import check_is_fitted
 
-from skevae.estimators.columns import as_frame
+from skevae.estimators.columns import as_frame, as_row
 from skevae.estimators.standardizer import as_tensor
 from skevae.fitted.latents import Latents
 from skevae.interpolation import raise_low_points, straight_path
@@ -98,7 +98,7 @@ class Paths(Latents):
     def _one_row(self, x: Any, name: str) -> Any:
         """Turn a row, with its feature names if it has any, into a table of one."""
         if np.ndim(x) == 1:
-            x = x.to_frame().T if hasattr(x, "to_frame") else np.asarray(x)[None]
+            x = as_row(x)
         if as_frame(x) is None:
             check_array(
                 x, dtype=None, ensure_all_finite="allow-nan", input_name=name, estimator=self

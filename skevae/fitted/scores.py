@@ -97,7 +97,8 @@ class Scores(FittedModel):
             log_likelihood
                 In nats, on the scale of X.
             standard_error
-                Of ``log_likelihood``, by the delta method, in nats; infinite for one draw. It is
+                Of ``log_likelihood``, by the delta method, in nats; infinite where fewer than two
+                effective draws carry the estimate. It is
                 that of independent draws, which those in use (scrambled Sobol points) mostly
                 improve on, and speaks of the importance sampling alone, not of ln Z. Rows share
                 their noise, so errors of different rows are correlated.

@@ -8,7 +8,11 @@ import numpy as np
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
-from skevae.estimators.base import TorchDensityEstimator, refuse_dates
+from skevae.estimators.base import (
+    TorchDensityEstimator,
+    refuse_dates,
+    with_missing_as_nan,
+)
 from skevae.estimators.columns import Columns, as_frame
 
 NUMBERS: dict[str, Any] = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan"}
@@ -29,18 +33,19 @@ class Tables(TorchDensityEstimator):
         With ``reset`` the kinds of the columns are learned from X.
         """
         refuse_dates(X)
+        X = with_missing_as_nan(X)
         size = {"ensure_min_samples": min_samples}
         if reset:
             kinds = (self.categorical_features, self.integer_features)
             named = any(kind is not None and not isinstance(kind, str) for kind in kinds)
             if as_frame(X) is None and not named:
-                rows = validate_data(self, X, reset=True, **NUMBERS, **size)
+                rows = self._validated(X, reset=True, ensure_all_finite="allow-nan", **size)
                 self._columns = Columns(rows, None, None, self.handle_unknown)
                 self._check_columns_have_values(rows)
                 return rows
             self._columns = Columns(_table(X), *kinds, self.handle_unknown)
         if self._columns.are_numbers:
-            rows = validate_data(self, X, reset=reset, **NUMBERS, **size)
+            rows = self._validated(X, reset=reset, ensure_all_finite="allow-nan", **size)
         else:
             table = _table(X)
             validate_data(self, table, skip_check_array=True, reset=reset)

@@ -20,6 +20,9 @@ from sklearn.utils import check_random_state
 
 SEED_BOUND = 2**31 - 1
 
+# The most dimensions that Sobol points are known for.
+MAX_DIMENSIONS = 21201
+
 
 def draw_seed(random_state: int | np.random.RandomState | None) -> int:
     """Turn scikit-learn's ``random_state`` into one integer seed.
