@@ -87,6 +87,10 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
         With ``likelihood="bernoulli"``, such columns are Bernoulli features.
     handle_unknown : {"error", "missing"}, default="error"
         What is done with a category that was not in the rows of `fit`.
+    bounds : dict of column to (low, high), default=None
+        Open intervals that continuous columns lie in, by name or index; None or infinity leaves a
+        side open. Such a column is mapped to the real line by a logarithm or a logit, with the
+        exact Jacobian in the score, so that no density is spent, and no row drawn, outside.
     mask_rate : float in [0, 1), default=0.0
         Part of the entries hidden at random at each visit in training. It trains the encoder for
         rows with more missing entries than X has. Scores of rows with missing entries are right in
@@ -254,6 +258,7 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
         "categorical_features": [StrOptions({"from_dtype"}), "array-like", None],
         "integer_features": [StrOptions({"from_dtype"}), "array-like", None],
         "handle_unknown": [StrOptions({"error", "missing"})],
+        "bounds": [dict, None],
         "mask_rate": [Interval(Real, 0, 1, closed="left")],
         "objective": [KeyOf(OBJECTIVES)],
         "partition": [KeyOf(PARTITIONS, "auto")],
@@ -277,6 +282,7 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
         categorical_features="from_dtype",
         integer_features="from_dtype",
         handle_unknown="error",
+        bounds=None,
         mask_rate=0.0,
         objective="iwae",
         partition="auto",
@@ -309,6 +315,7 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
         self.categorical_features = categorical_features
         self.integer_features = integer_features
         self.handle_unknown = handle_unknown
+        self.bounds = bounds
         self.mask_rate = mask_rate
         self.objective = objective
         self.partition = partition

@@ -102,6 +102,8 @@ class VAEFit(Fit):
         standardizer = Standardizer(
             self.X, scaled, continuous=numbers & ~binned, sample_weight=self.weights
         )
+        # For the history, which is on the scale of X.
+        standardizer.log_jacobian += self.estimator._bounds.log_derivatives(self.X).sum(1).mean()
         half_units = np.where(binned, 0.5 / standardizer.spread, np.nan)
         likelihood = make_table_likelihood(family, columns.n_categories, half_units)
         likelihood.check_rows(self.X)

@@ -360,6 +360,7 @@ BAD = {
     "categorical_features": ["no such", 3, [9]],
     "integer_features": ["no such", 3, [9]],
     "handle_unknown": ["no such", None],
+    "bounds": ["no such", 3, [1, 2]],
     "mask_rate": [-0.1, 1, "a", None],
     "objective": ["no such", None],
     "partition": ["no such", None],

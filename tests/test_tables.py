@@ -479,3 +479,61 @@ def test_weights_are_routed_and_checked():
     assert np.isfinite(model.score(X_IRIS, sample_weight=weights))
     ex_post = small(ex_post=GaussianMixture(2), max_iter=2).fit(X_IRIS, sample_weight=weights)
     assert np.isfinite(ex_post.score(X_IRIS))
+
+
+# --- bounds ---------------------------------------------------------------------------------------
+
+
+def test_bounded_columns_have_mass_one_inside_and_none_outside():
+    rng = np.random.RandomState(0)
+    X = np.c_[rng.gamma(1, size=400), rng.beta(0.7, 0.7, 400), -rng.gamma(2, size=400)]
+    bounds = [(0, None), (0, 1), (None, 0)]
+    for j, (low, high) in enumerate(bounds):
+        x = X[:, [j]]
+        model = small(bounds={0: (low, high)}, n_score_draws=1000).fit(x)
+        drawn = model.sample(2000, random_state=0)
+        assert (drawn > (-np.inf if low is None else low)).all()
+        assert (drawn < (np.inf if high is None else high)).all()
+        # By quadrature over the mapped axis, where the density has no poles.
+        u = np.linspace(-25, 25, 4001)
+        grid = model._bounds.backward(u[:, None])
+        slope = np.exp(-model._bounds.log_derivatives(u[:, None])[:, 0])
+        inside = (grid > np.nan_to_num(model._bounds.low, neginf=-1e300)) & (
+            grid < np.nan_to_num(model._bounds.high, posinf=1e300)
+        )
+        keep = inside[:, 0]
+        mass = np.exp(model.score_samples(grid[keep])) * slope[keep]
+        assert abs(np.trapezoid(mass, u[keep]) - 1) < 0.02
+        assert_allclose(model._bounds.backward(model._bounds.forward(x)), x, rtol=1e-9)
+
+
+def test_bounds_are_those_of_a_transformed_column():
+    x = np.random.RandomState(0).gamma(1, size=(300, 2))
+    model = small(bounds={0: (0, None)}).fit(x)
+    by_hand = np.c_[np.log(x[:, 0]), x[:, 1]]
+    plain = small().fit(by_hand)
+    expected = plain.score_samples(by_hand) - np.log(x[:, 0])
+    assert_allclose(model.score_samples(x), expected, rtol=1e-9)
+    by_feature = plain.score_features(by_hand) - np.c_[np.log(x[:, 0]), np.zeros(300)]
+    assert_allclose(model.score_features(x), by_feature, rtol=1e-9)
+    shift = model.history_["validation"] - plain.history_["validation"]
+    assert_allclose(shift, -np.log(x[:, 0]).mean(), rtol=1e-6)
+    holes = x.copy()
+    holes[::2, 0] = np.nan
+    filled = model.impute(holes)
+    assert (filled > 0).all()
+    assert_allclose(filled[1::2], x[1::2], rtol=1e-12)
+
+
+def test_bad_bounds_are_refused():
+    x = np.abs(X_IRIS) + 0.1
+    for bounds, message in (
+        ({9: (0, 1)}, "9"),
+        ({0: 3}, "column 0"),
+        ({0: (1, 1)}, "ascend"),
+        ({0: (5, None)}, r"X\[.*column 0.*strictly inside"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            small(bounds=bounds).fit(x)
+    with pytest.raises(ValueError, match="'count', which is not continuous"):
+        small(bounds={"count": (0, None)}).fit(TABLE)

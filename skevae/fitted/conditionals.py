@@ -125,7 +125,8 @@ class Conditionals(Latents):
         Returns
         -------
         ndarray or DataFrame of shape (n_samples, n_features)
-            Like the X of `fit`, with observed entries as they are.
+            Like the X of `fit`, with observed entries as they are (of bounded columns,
+            to rounding).
 
         Raises
         ------
@@ -144,7 +145,7 @@ class Conditionals(Latents):
             rows = rows.copy()
             generator = make_generator(self._seed_for(random_state))
             rows[holes] = self._filled(rows[holes], method, generator)
-        return self._columns.rows(rows)
+        return self._like_x(rows)
 
     def _filled(self, rows: np.ndarray, method: str, generator: torch.Generator) -> np.ndarray:
         """Rows whose missing entries are filled."""
@@ -171,7 +172,7 @@ class Conditionals(Latents):
     def _sample_given(self, n_samples: int, given: Any, generator: torch.Generator) -> Any:
         """Rows that agree with the observed entries of one row."""
         if isinstance(given, Mapping):
-            row = self._columns.row(given)
+            row = self._bounds.forward(self._columns.row(given))
             self.module_.likelihood.check_rows(row)
         else:
             if as_frame(given) is None and np.ndim(given) == 1:
@@ -200,7 +201,7 @@ class Conditionals(Latents):
                 UserWarning,
                 stacklevel=3,
             )
-        return self._columns.rows(np.where(np.isnan(row), drawn, row))
+        return self._like_x(np.where(np.isnan(row), drawn, row))
 
     def score_features(self, X):
         """Log-likelihood of each entry given all other observed entries of its row.
@@ -230,6 +231,7 @@ class Conditionals(Latents):
 
         scores = self._by_holes(centred, score)["score"]
         scores -= self._standardizer.log_spread.astype(scores.dtype)
+        scores += self._bounds.log_derivatives(rows)
         scores[beyond] = -np.inf
         scores[np.isnan(rows)] = np.nan
         return scores

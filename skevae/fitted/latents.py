@@ -89,7 +89,7 @@ class Latents(FittedModel):
 
     def _decode(self, Z: np.ndarray, read: Callable[[VAE, Tensor], Tensor]) -> Any:
         """Decode latents in bounded memory, ``read`` the outputs, and make rows like those of X."""
-        return self._columns.rows(self._decoded(Z, read))
+        return self._like_x(self._decoded(Z, read))
 
     def _decoded(self, Z: np.ndarray, read: Callable[[VAE, Tensor], Tensor]) -> np.ndarray:
         """Rows that latents decode to, as numbers on the scale of X."""

@@ -156,6 +156,8 @@ class Scores(FittedModel):
         result = self._by_holes(
             rows, lambda scorer, part: scorer(part, method, diagnostics, n_draws, tol, seed)
         )
+        if not self._bounds.are_open:
+            result["log_likelihood"] += self._bounds.log_derivatives(rows).sum(1)
         for name, values in result.items():
             if name in HOPELESS:
                 values[hopeless] = HOPELESS[name]

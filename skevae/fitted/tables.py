@@ -13,6 +13,7 @@ from skevae.estimators.base import (
     refuse_dates,
     with_missing_as_nan,
 )
+from skevae.estimators.bounds import Bounds
 from skevae.estimators.columns import Columns, as_frame
 
 NUMBERS: dict[str, Any] = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan"}
@@ -24,14 +25,29 @@ class Tables(TorchDensityEstimator):
     categorical_features: Any
     integer_features: Any
     handle_unknown: str
+    bounds: Any
+    _bounds: Bounds
     n_features_in_: int
     _columns: Columns
 
     def _check_rows(self, X: Any, *, reset: bool = False, min_samples: int = 1) -> np.ndarray:
         """Turn X into numbers, nan where entries are missing: float32 or float64.
 
-        With ``reset`` the kinds of the columns are learned from X.
+        Bounded columns are mapped to the real line. With ``reset`` the kinds of the columns are
+        learned from X.
         """
+        rows = self._numbers(X, reset, min_samples)
+        if reset:
+            self._check_columns_have_values(rows)
+            self._bounds = Bounds(self.bounds, self._columns)
+        return self._bounds.forward(rows)
+
+    def _like_x(self, rows: np.ndarray) -> Any:
+        """Turn numbers, bounded columns mapped, into rows like those of `fit`."""
+        return self._columns.rows(self._bounds.backward(rows))
+
+    def _numbers(self, X: Any, reset: bool, min_samples: int) -> np.ndarray:
+        """Turn X into numbers on its own scale."""
         refuse_dates(X)
         X = with_missing_as_nan(X)
         size = {"ensure_min_samples": min_samples}
@@ -41,7 +57,6 @@ class Tables(TorchDensityEstimator):
             if as_frame(X) is None and not named:
                 rows = self._validated(X, reset=True, ensure_all_finite="allow-nan", **size)
                 self._columns = Columns(rows, None, None, self.handle_unknown)
-                self._check_columns_have_values(rows)
                 return rows
             self._columns = Columns(_table(X), *kinds, self.handle_unknown)
         if self._columns.are_numbers:
@@ -51,8 +66,6 @@ class Tables(TorchDensityEstimator):
             validate_data(self, table, skip_check_array=True, reset=reset)
             rows = self._columns.numbers(table)
             rows = check_array(rows, estimator=self, input_name="X", **NUMBERS, **size)
-        if reset:
-            self._check_columns_have_values(rows)
         return rows
 
     def _check_columns_have_values(self, rows: np.ndarray) -> None:
