@@ -206,6 +206,7 @@ def test_precision_is_that_of_the_networks_in_training_alone(precision, monkeypa
     assert {dtype for _, dtype in PrecisionWatcher.seen} == {torch.float64}
 
 
+@pytest.mark.slow
 def test_half_the_digits_in_training_reach_nearly_the_same_likelihood():
     X = (load_digits().data > 8).astype(np.float32)
     settings = {"likelihood": "bernoulli", "hidden_layer_sizes": (64,), "n_components": 8}

@@ -439,8 +439,8 @@ def test_weights_are_repetitions_in_law():
     weights = np.r_[np.full(200, 3.0), np.full(200, 1.0), np.zeros(50)]
     repeated = np.repeat(X, weights.astype(int), axis=0)
     for model in (
-        small(max_iter=40),
-        GaussianBernoulliRBMPrior(6, max_iter=100, learning_rate=2e-2, random_state=0),
+        small(max_iter=30),
+        GaussianBernoulliRBMPrior(6, max_iter=60, learning_rate=3e-2, random_state=0),
     ):
         weighted = clone(model).fit(X, sample_weight=weights)
         by_hand = clone(model).fit(repeated)

@@ -24,6 +24,8 @@ def as_frame(X: Any) -> nw.DataFrame[Any] | None:
 
 def as_row(x: Any) -> Any:
     """Turn a row, with its feature names if it is a pandas Series, into a table of one."""
+    if isinstance(x, np.ndarray):
+        return x[None]
     return x.to_frame().T if hasattr(x, "index") and hasattr(x, "to_frame") else [list(x)]
 
 

@@ -1,8 +1,11 @@
 """What a sampler remembers survives checkpoints and passes of `partial_fit`."""
 
+from itertools import product
+
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from pairs import quick_and_slow
 from sklearn.base import clone
 from sklearn.datasets import load_iris
 
@@ -99,8 +102,11 @@ def vae(partition, **params):
     )
 
 
-@pytest.mark.parametrize("partition", CHAINS)
-@pytest.mark.parametrize("make", [rbm, vae])
+@quick_and_slow(
+    "make, partition",
+    [(rbm, "persistent"), (vae, "persistent")],
+    product([rbm, vae], CHAINS),
+)
 def test_a_fit_with_tempering_goes_on_as_if_it_had_not_been_cut_off(
     make, partition, tmp_path, monkeypatch
 ):
