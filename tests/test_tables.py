@@ -17,7 +17,7 @@ from torch import nn
 from skevae import EnergyImputer, EnergyOutlierDetector, EnergyVAE, GaussianBernoulliRBMPrior
 
 X_IRIS = load_iris().data
-# Four standard errors of a score, and the part of it that scrambled points leave over.
+# Standard errors within which an estimate has to lie.
 SIGMAS = 4
 
 

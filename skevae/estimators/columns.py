@@ -274,13 +274,8 @@ class Columns:
         return np.where(self.integer, np.rint(numbers), numbers)
 
     def _array(self, numbers: np.ndarray) -> np.ndarray:
-        if not self._is_object:
-            dtype = numbers.dtype
-            columns = [self._column(numbers[:, j], j) for j in range(numbers.shape[1])]
-            return np.array(columns, dtype=dtype).T.copy()
-        return np.array(
-            [self._column(numbers[:, j], j) for j in range(numbers.shape[1])], dtype=object
-        ).T.copy()
+        columns = [self._column(numbers[:, j], j) for j in range(numbers.shape[1])]
+        return np.array(columns, dtype=object if self._is_object else numbers.dtype).T.copy()
 
     def _column(self, values: np.ndarray, j: int) -> list[Any]:
         categories = self.categories[j]

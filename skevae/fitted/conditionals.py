@@ -49,12 +49,23 @@ def one_draw(likelihood: Likelihood, outputs: Tensor, generator: torch.Generator
     return likelihood.sample(outputs[0], generator)
 
 
-# How an imputed value is made of the decoder's outputs at draws of z, (m, n, n_outputs).
+def evenly(n: int, m: int, generator: torch.Generator) -> Tensor:
+    """Evenly spaced positions in the cumulative weights, so that z is not drawn at random."""
+    return ((torch.arange(m, dtype=torch.float64) + 0.5) / m).expand(n, m)
+
+
+def at_random(n: int, m: int, generator: torch.Generator) -> Tensor:
+    """Positions in the cumulative weights that make each z a draw: (n, m)."""
+    return torch.rand((n, m), generator=generator, dtype=torch.float64)
+
+
+# How an imputed value is made of the decoder's outputs at draws of z, (m, n, n_outputs); how many
+# these are; and where in the cumulative weights they are looked up.
 IMPUTATIONS = {
-    "mean": (pooled_mean, N_IMPUTATION_DRAWS),
-    "median": (pooled_median, N_IMPUTATION_DRAWS),
-    "mode": (pooled_mode, N_IMPUTATION_DRAWS // 2),
-    "draw": (one_draw, 1),
+    "mean": (pooled_mean, N_IMPUTATION_DRAWS, evenly),
+    "median": (pooled_median, N_IMPUTATION_DRAWS, evenly),
+    "mode": (pooled_mode, N_IMPUTATION_DRAWS // 2, evenly),
+    "draw": (one_draw, 1, at_random),
 }
 
 
@@ -149,11 +160,11 @@ class Conditionals(Latents):
 
     def _filled(self, rows: np.ndarray, method: str, generator: torch.Generator) -> np.ndarray:
         """Rows whose missing entries are filled."""
-        pool, n_kept = IMPUTATIONS[method]
+        pool, n_kept, place = IMPUTATIONS[method]
         scorer = self._scorer(rows.dtype, holes=True)
 
         def fill(x: Tensor, part: slice, proposal: Any) -> Tensor:
-            positions = self._positions(len(x), n_kept, method, generator)
+            positions = place(len(x), n_kept, generator)
             z, _ = resampled_latents(scorer.model, x, *proposal, positions=positions.to(x))
             return pool(scorer.model.likelihood, scorer.model.decoder(z), generator)
 
@@ -161,13 +172,6 @@ class Conditionals(Latents):
             values = scorer.in_parts(rows, fill, self.n_score_draws)
         values = self._standardizer.rows(torch.from_numpy(values))
         return np.where(np.isnan(rows), values, rows)
-
-    @staticmethod
-    def _positions(n: int, m: int, method: str, generator: torch.Generator) -> Tensor:
-        """Where cumulative weights are looked up: evenly spaced, so that a mean draws nothing."""
-        if method == "draw":
-            return torch.rand((n, m), generator=generator, dtype=torch.float64)
-        return ((torch.arange(m, dtype=torch.float64) + 0.5) / m).expand(n, m)
 
     def _sample_given(self, n_samples: int, given: Any, generator: torch.Generator) -> Any:
         """Rows that agree with the observed entries of one row."""
@@ -186,7 +190,7 @@ class Conditionals(Latents):
         sizes: list[float] = []
 
         def draw(x: Tensor, part: slice, proposal: Any) -> Tensor:
-            positions = torch.rand((1, n_samples), generator=generator, dtype=torch.float64)
+            positions = at_random(1, n_samples, generator)
             z, size = resampled_latents(scorer.model, x, *proposal, positions=positions.to(x))
             sizes.extend(size.tolist())
             return z[:, 0]
