@@ -161,7 +161,7 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
         Ignored on a CPU, by `partial_fit`, and for minibatches that are not full. A step that
         cannot be recorded (persistent chains of ``sampler="exact"``, networks that read values)
         is made without it, with a warning.
-    n_score_draws : int, default=1000
+    n_score_draws : int, default=500
         Importance draws for each row in `score_samples`. More draws reduce the downward bias.
     warm_start : bool, default=False
         Whether `fit` goes on from the fitted state, for another ``max_iter`` epochs, warm-up
@@ -299,7 +299,7 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
         tol=1e-4,
         precision="float32",
         cuda_graph=False,
-        n_score_draws=1000,
+        n_score_draws=500,
         warm_start=False,
         checkpoint_dir=None,
         device="auto",

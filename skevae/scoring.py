@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -15,11 +15,14 @@ from skevae.evaluation.diagnostics import DIAGNOSTICS
 from skevae.evaluation.importance import (
     DEFENSIVE_SHARE,
     METHODS,
+    OWN_SHARE,
     PROPOSAL_FREE_METHODS,
-    Defence,
+    EncodedRows,
+    Noise,
     log_weights,
     make_defence,
 )
+from skevae.evaluation.refinement import make_directions, refine
 from skevae.evaluation.stages import (
     MIN_PILOT_DRAWS,
     PILOT,
@@ -30,14 +33,19 @@ from skevae.evaluation.stages import (
 from skevae.utils.random import make_generator, quasi_normal, spawn
 from skevae.vae import VAE
 
-# Noise of the posteriors' draws, and draws from the law of the latents that all rows share.
-Proposal = tuple[Tensor, Defence | None]
+# The noise of scores by their numbers of draws, and the directions in which posteriors are refined.
+Proposals = tuple[dict[int, Noise], Tensor]
+
+
+# Refining costs as much as some hundreds of draws. For fewer than these, posteriors are left as
+# they are.
+MIN_REFINED_DRAWS = 100
 
 
 class Scorer:
     """Importance-sampled log-likelihoods of rows under one model, in one dtype on one device.
 
-    Proposals do not depend on the rows, so those of the fixed seed are made once and kept.
+    The noise of draws does not depend on the rows, so that of the fixed seed is made once and kept.
 
     Parameters
     ----------
@@ -46,6 +54,8 @@ class Scorer:
     standardizer : Standardizer
     law : Density
         The same law in float64 on the CPU, for draws that do not depend on the device.
+    guide : Density
+        A law of the latents whose energy has a gradient, by which posteriors are refined.
     log_partition : float
         ln Z of the law of the latents; the upper end of its interval where it is not exact.
     seed : int
@@ -57,18 +67,20 @@ class Scorer:
         model: VAE,
         standardizer: Standardizer,
         law: Density,
+        guide: Density,
         log_partition: float,
         seed: int,
     ) -> None:
         self.model = model
         self.standardizer = standardizer
         self.law = law
+        self.guide = guide
         self.log_partition = log_partition
         self.seed = seed
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
         self.width = model_width(model, standardizer.centre.size)
-        self._kept: dict[tuple[bool, tuple[int, ...]], dict[int, Proposal]] = {}
+        self._kept: dict[tuple[bool, tuple[int, ...]], Proposals] = {}
 
     def __call__(
         self,
@@ -94,16 +106,13 @@ class Scorer:
         tol : float
             Standard error that is small enough, in nats; 0 gives all draws to every row.
         seed : int or None
-            Of the noise; None uses the kept proposals.
+            Of the noise; None uses the kept one.
 
         Returns
         -------
         dict of ndarray of shape (n,)
             "log_likelihood" in nats on the scale of X, "n_draws", and the diagnostics.
         """
-        rows_at_once, draws_at_once = chunk_sizes(
-            len(X), n_draws, self.width, self.dtype.itemsize, memory_budget()
-        )
         n_pilot = int(PILOT * n_draws)
         staged = tol > 0 and method in PROPOSAL_FREE_METHODS and n_pilot >= MIN_PILOT_DRAWS
         stages = [int(part * n_draws) for part in STAGES] if staged else [n_draws]
@@ -111,93 +120,105 @@ class Scorer:
         # Of draws that have no part in the score.
         pilot = self._pilot(method, n_pilot, seed) if staged else None
 
-        def weights(x: Tensor, proposal: Proposal) -> tuple[Tensor, Tensor]:
-            return log_weights(self.model, x, proposal[0], draws_at_once, proposal[1])
+        def score(rows: EncodedRows, draws_at_once: int) -> dict[str, Tensor]:
+            def weights(chosen: EncodedRows, noise: Noise) -> tuple[Tensor, Tensor]:
+                return log_weights(self.model, chosen, noise, draws_at_once)
 
-        def evaluate(x: Tensor, n: int) -> dict[str, Tensor]:
-            pair = weights(x, proposals[n])
-            value = METHODS[method](*pair, self.log_partition)
-            told = {name: DIAGNOSTICS[name](torch.add(*pair)) for name in diagnostics}
-            return {"log_likelihood": value, **told}
+            def evaluate(chosen: Tensor, n: int) -> dict[str, Tensor]:
+                pair = weights(rows.at(chosen), proposals[0][n])
+                value = METHODS[method](*pair, self.log_partition)
+                told = {name: DIAGNOSTICS[name](torch.add(*pair)) for name in diagnostics}
+                return {"log_likelihood": value, **told}
 
-        def needed(x: Tensor) -> Tensor:
-            if pilot is None:
-                return torch.full((len(x),), n_draws, device=self.device)
-            error = DIAGNOSTICS["standard_error"](torch.add(*weights(x, pilot)))
-            return draws_needed(error, n_pilot, stages, tol)
+            n_given = torch.full((len(rows.x),), n_draws, device=self.device)
+            if pilot is not None:
+                error = DIAGNOSTICS["standard_error"](torch.add(*weights(rows, pilot)))
+                n_given = draws_needed(error, n_pilot, stages, tol)
+            return {**by_number_of_draws(evaluate, n_given), "n_draws": n_given}
 
-        parts: list[dict[str, Tensor]] = []
-        for rows in row_slices(len(X), rows_at_once):
-            x = self.standardizer.tensor(X[rows], self.device, self.dtype)
-            x = self.model.likelihood.scored_rows(x, make_generator(self.seed))
-            n_given = needed(x)
-            values = by_number_of_draws(evaluate, x, n_given)
-            parts.append({k: v.cpu() for k, v in {**values, "n_draws": n_given}.items()})
+        parts = [
+            {name: values.cpu() for name, values in score(rows, draws_at_once).items()}
+            for rows, draws_at_once in self._encoded(X, n_draws, proposals)
+        ]
         scores = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
         jacobian = self.standardizer.row_log_jacobians(X).astype(X.dtype)
         return {**scores, "log_likelihood": scores["log_likelihood"] + jacobian}
 
     def in_parts(
-        self,
-        X: np.ndarray,
-        function: Callable[[Tensor, slice, tuple[Tensor, int, Defence | None]], Tensor],
-        n_draws: int,
+        self, X: np.ndarray, function: Callable[[EncodedRows, Noise, int], Tensor], n_draws: int
     ) -> np.ndarray:
-        """Concatenate what a function makes of rows and the kept proposals of a score.
+        """Concatenate what a function makes of rows and the kept draws of a score.
 
         Parameters
         ----------
         X : ndarray of shape (n, n_features)
-        function : callable (x, rows, (noise, draws_at_once, defence)) -> Tensor
-            Of the tensor ``x`` of the ``rows``, a slice of X; returns (rows, ...).
+        function : callable (rows, noise, draws_at_once) -> Tensor of shape (rows, ...)
         n_draws : int
-            Draws of a proposal.
         """
+        proposals = self._proposals("importance", [n_draws], None)
+        return np.concatenate(
+            [
+                function(rows, proposals[0][n_draws], draws_at_once).cpu().numpy()
+                for rows, draws_at_once in self._encoded(X, n_draws, proposals)
+            ]
+        )
+
+    def _encoded(
+        self, X: np.ndarray, n_draws: int, proposals: Proposals
+    ) -> Iterator[tuple[EncodedRows, int]]:
+        """Rows in parts that fit into the memory granted, as encoded and refined."""
+        noise, directions = proposals
         rows_at_once, draws_at_once = chunk_sizes(
             len(X), n_draws, self.width, self.dtype.itemsize, memory_budget()
         )
-        noise, defence = self._proposals("importance", [n_draws], None)[n_draws]
-        parts = []
-        for rows in row_slices(len(X), rows_at_once):
-            x = self.standardizer.tensor(X[rows], self.device, self.dtype)
+        for part in row_slices(len(X), rows_at_once):
+            x = self.standardizer.tensor(X[part], self.device, self.dtype)
             x = self.model.likelihood.scored_rows(x, make_generator(self.seed))
-            parts.append(function(x, rows, (noise, draws_at_once, defence)).cpu().numpy())
-        return np.concatenate(parts)
+            with torch.no_grad():
+                outputs = self.model.encoder(x)
+                gaussians = None
+                if any(len(n.refined) for n in noise.values()):
+                    gaussians = refine(
+                        self.model, self.guide.energy, x, outputs, directions, draws_at_once
+                    )
+            yield EncodedRows(x, outputs, gaussians), draws_at_once
 
-    def _pilot(self, method: str, n_pilot: int, seed: int | None) -> Proposal:
+    def _pilot(self, method: str, n_pilot: int, seed: int | None) -> Noise:
         own = spawn(self.seed if seed is None else seed, 1)[0]
-        return self._proposals(method, [n_pilot], own)[n_pilot]
+        return self._proposals(method, [n_pilot], own)[0][n_pilot]
 
-    def _proposals(
-        self, method: str, stages: Sequence[int], seed: int | None
-    ) -> dict[int, Proposal]:
-        """Proposals for each number of draws; those of the fixed seed are kept."""
-        share = 0.0
-        if method in PROPOSAL_FREE_METHODS and self.model.density.samples_exactly:
-            share = DEFENSIVE_SHARE
+    def _proposals(self, method: str, stages: Sequence[int], seed: int | None) -> Proposals:
+        """Noise for each number of draws; that of the fixed seed is kept."""
+        free = method in PROPOSAL_FREE_METHODS
         if seed is not None:
-            return self._make_proposals(share, stages, seed)
-        key = (share > 0, tuple(stages))
+            return self._make_proposals(free, stages, seed)
+        key = (free, tuple(stages))
         if key not in self._kept:
-            self._kept = {key: self._make_proposals(share, stages, self.seed)}
+            self._kept = {key: self._make_proposals(free, stages, self.seed)}
         return self._kept[key]
 
-    def _make_proposals(
-        self, share: float, stages: Sequence[int], seed: int
-    ) -> dict[int, Proposal]:
-        n_defence = {n: int(share * n) for n in stages}
-        most, n_defending = max(stages), max(n_defence.values())
+    def _make_proposals(self, free: bool, stages: Sequence[int], seed: int) -> Proposals:
+        """Noise of scores that are ``free`` to draw from other laws than the encoder's."""
+        n_latent = self.model.density.n_latent
+        like = next(self.model.parameters())
+        share = DEFENSIVE_SHARE if free and self.model.density.samples_exactly else 0.0
+        directions = make_directions(n_latent, spawn(seed, 2)[1]).to(self.device)
+        refines = free and len(directions) > 0 and max(stages) >= MIN_REFINED_DRAWS
+        own_share = OWN_SHARE if refines else 1.0
         # On the CPU whatever the device, so that a score does not depend on where it is made.
-        noise = quasi_normal(most - n_defending, self.model.density.n_latent, seed)
-        noise = noise[:, None].to(self.device, self.dtype)
-        z = noise.new_empty((0, noise.shape[-1]))
-        if n_defending:
-            z = self.law.sample(n_defending, make_generator(seed)).to(noise)
+        z = self.law.sample(n, make_generator(seed)) if (n := int(share * max(stages))) else None
 
-        def defence(m: int) -> Defence | None:
-            return make_defence(self.model, z[:m], self.log_partition) if m else None
+        def noise(n_draws: int) -> Noise:
+            m = int(share * n_draws)
+            n_own = min(int(own_share * n_draws), n_draws - m)
+            standard = quasi_normal(n_draws - m, n_latent, seed).to(like)
+            refined, own = standard.tensor_split([n_draws - m - n_own])
+            defence = None
+            if z is not None and m:
+                defence = make_defence(self.model, z[:m].to(like), self.log_partition)
+            return Noise(refined, own[:, None], defence)
 
-        return {n: (noise[: n - m], defence(m)) for n, m in n_defence.items()}
+        return {n: noise(n) for n in stages}, directions
 
 
 @torch.no_grad()

@@ -9,29 +9,25 @@ their weights they are draws from it (Rubin 1987), and since the entries are ind
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from skevae.evaluation.diagnostics import DIAGNOSTICS
-from skevae.evaluation.importance import Defence, log_weights
+from skevae.evaluation.importance import EncodedRows, Noise, log_weights, posterior_noise
 from skevae.vae import VAE
 
 
 @torch.no_grad()
 def resampled_latents(
-    model: VAE,
-    x: Tensor,
-    noise: Tensor,
-    draws_at_once: int,
-    defence: Defence | None,
-    *,
-    positions: Tensor,
+    model: VAE, rows: EncodedRows, noise: Noise, draws_at_once: int, *, positions: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Draw z from p(z | x_o) by importance resampling.
 
     Parameters
     ----------
-    model, x, noise, draws_at_once, defence
+    model, rows, noise, draws_at_once
         See `skevae.evaluation.importance.log_weights`; the noise is shared among rows.
     positions : Tensor of shape (n, m)
         In [0, 1): where the cumulative weights of each row are looked up.
@@ -41,36 +37,39 @@ def resampled_latents(
     z : Tensor of shape (m, n, D)
     effective_sample_size : Tensor of shape (n,)
     """
-    total = torch.add(*log_weights(model, x, noise, draws_at_once, defence))
+    total = torch.add(*log_weights(model, rows, noise, draws_at_once))
     cumulative = total.softmax(0).cumsum(0).mT.contiguous()
     chosen = torch.searchsorted(cumulative, positions.contiguous()).clamp(max=len(total) - 1).mT
-    n_posterior = noise.shape[0]
-    own = noise[chosen.clamp(max=n_posterior - 1), 0]
-    z, _ = model.posterior.draw(model.encoder(x), own)
-    if defence is not None:
-        from_law = defence.z[(chosen - n_posterior).clamp(min=0)]
-        z = torch.where((chosen >= n_posterior)[..., None], from_law, z)
+    standard = torch.cat([noise.refined, noise.own[:, 0]])
+    own = standard[chosen.clamp(max=len(standard) - 1)]
+    if rows.gaussians is not None:
+        fitted = rows.gaussians.locate_each(own)
+        own = torch.where((chosen < len(noise.refined))[..., None], fitted, own)
+    z, _ = model.posterior.draw(rows.outputs, own)
+    if noise.defence is not None:
+        from_law = noise.defence.z[(chosen - len(standard)).clamp(min=0)]
+        z = torch.where((chosen >= len(standard))[..., None], from_law, z)
     return z, DIAGNOSTICS["effective_sample_size"](total)
 
 
 @torch.no_grad()
-def feature_scores(
-    model: VAE, x: Tensor, noise: Tensor, draws_at_once: int, defence: Defence | None
-) -> Tensor:
+def feature_scores(model: VAE, rows: EncodedRows, noise: Noise, draws_at_once: int) -> Tensor:
     """ln p(x_j | x_o without j) of each entry, in nats; 0 for missing ones: (n, n_features)."""
-    total = torch.add(*log_weights(model, x, noise, draws_at_once, defence))
-    outputs = model.encoder(x)
+    x = rows.x
+    total = torch.add(*log_weights(model, rows, noise, draws_at_once))
     without = x.new_full(x.shape, -torch.inf)
-    n_posterior = noise.shape[0]
-    for part in torch.arange(len(total), device=x.device).split(draws_at_once):
-        pieces = []
-        if len(own := part[part < n_posterior]):
-            z, _ = model.posterior.draw(outputs, noise[own])
-            pieces.append(model.decoder(z))
-        if defence is not None and len(shared := part[part >= n_posterior] - n_posterior):
-            pieces.append(defence.outputs[shared, None].expand(-1, len(x), -1))
-        values = model.likelihood.feature_log_density(x, torch.cat(pieces))
-        log_weight = total[part, :, None]
+
+    def decoded() -> Iterator[Tensor]:
+        for part in posterior_noise(rows, noise, draws_at_once):
+            yield model.decoder(model.posterior.draw(rows.outputs, part)[0])
+        if noise.defence is not None:
+            for outputs in noise.defence.outputs.split(draws_at_once):
+                yield outputs[:, None]
+
+    start = 0
+    for outputs in decoded():
+        log_weight = total[start : (start := start + len(outputs)), :, None]
+        values = model.likelihood.feature_log_density(x, outputs)
         # A draw of no weight has none without one of the entries either.
         rest = torch.where(log_weight == -torch.inf, log_weight, log_weight - values)
         without = torch.logaddexp(without, rest.logsumexp(0))

@@ -7,25 +7,36 @@ r"""Log-likelihood by importance sampling from the posterior, with diagnostics.
 The mean of the weights is unbiased, so by Jensen's inequality its logarithm is a
 lower bound in expectation. With ln Z exact, or the upper end of its interval, so is the estimate.
 
-Where the law of the latents (the prior, or what is fitted in its place ex post) can be sampled
-exactly, a tenth of the draws come from it and all are weighted against the mixture of both laws
-(defensive importance sampling; Hesterberg 1995). A posterior that
-is too narrow would else give weights without a variance, of which a rare huge one, seen by all rows
-at once, flatters; against the mixture no weight exceeds ten times p(x | z).
+The draws come from a mixture of up to three laws, and all are weighted against that mixture, the
+balance heuristic (Veach & Guibas 1995):
+
+- the Gaussian fitted to the row's own posterior (`skevae.evaluation.refinement`), most of them;
+- the encoder's posterior, a tenth, for rows whose fit has gone astray;
+- the law of the latents itself (the prior, or what is fitted in its place ex post), a tenth, where
+  it can be sampled exactly (defensive importance sampling; Hesterberg 1995). A proposal that is too
+  narrow would else give weights without a variance, of which a rare huge one, seen by all rows at
+  once, flatters; against the mixture no weight exceeds ten times p(x | z).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from skevae.energies import LOG_2PI
+from skevae.evaluation.refinement import RowGaussians
 from skevae.utils.log_mean import log_mean_exp
 from skevae.utils.random import make_generator, standard_normal
 from skevae.vae import VAE
+
+# The parts of the draws that come from the latents' own law, and from the encoder's posterior
+# beside a fitted Gaussian.
+DEFENSIVE_SHARE = 0.1
+OWN_SHARE = 0.1
 
 
 class Defence(NamedTuple):
@@ -43,60 +54,132 @@ def make_defence(model: VAE, z: Tensor, log_partition: float) -> Defence:
     return Defence(z, model.decoder(z), model.density.energy(z), log_partition)
 
 
+class Noise(NamedTuple):
+    """What the draws of a score are made of, the same for all rows.
+
+    So a row's score does not depend on the rows beside it.
+    """
+
+    refined: Tensor  # (k, D), standard normal, for the Gaussians fitted to the rows
+    own: Tensor  # (m, 1, D), or (m, n, D), standard normal, for the encoder's posteriors
+    defence: Defence | None
+
+    def __len__(self) -> int:
+        n_defence = 0 if self.defence is None else len(self.defence.z)
+        return len(self.refined) + len(self.own) + n_defence
+
+
+class EncodedRows(NamedTuple):
+    """Rows, what the encoder makes of them, and the Gaussian fitted to each."""
+
+    x: Tensor  # (n, n_features)
+    outputs: Tensor  # (n, k D)
+    gaussians: RowGaussians | None  # of the noise; None where no draws come from them
+
+    def at(self, rows: Tensor) -> EncodedRows:
+        """Select rows."""
+        gaussians = None if self.gaussians is None else self.gaussians.at(rows)
+        return EncodedRows(self.x[rows], self.outputs[rows], gaussians)
+
+
+def posterior_noise(rows: EncodedRows, noise: Noise, draws_at_once: int) -> Iterator[Tensor]:
+    """Noise of all draws but those from the latents' own law, in parts: (m, 1 or n, D) each."""
+    if rows.gaussians is not None and len(noise.refined):
+        for standard in noise.refined.split(draws_at_once):
+            yield rows.gaussians.locate(standard)
+    if len(noise.own):
+        yield from noise.own.split(draws_at_once)
+
+
+class Mixture:
+    """The mixture of laws that the draws of some rows come from.
+
+    Parameters
+    ----------
+    rows : EncodedRows
+    noise : Noise
+    """
+
+    def __init__(self, rows: EncodedRows, noise: Noise) -> None:
+        self.gaussians, self.defence = rows.gaussians, noise.defence
+        n_defence = 0 if noise.defence is None else len(noise.defence.z)
+        counts = (len(noise.refined), len(noise.own), n_defence)
+        total = sum(counts)
+        self.log_shares = [math.log(n / total) if n else -math.inf for n in counts]
+
+    def log_density(self, noise: Tensor, log_posterior: Tensor, energy: Tensor) -> Tensor:
+        """Log-density of draws, in nats.
+
+        Parameters
+        ----------
+        noise : Tensor of shape (m, 1 or n, D)
+            By which the posterior would draw them.
+        log_posterior, energy : Tensor of shape (m, n)
+            ln q(z | x) of the encoder's posterior, and E(z).
+
+        Returns
+        -------
+        Tensor of shape (m, n)
+        """
+        refined, own, law = self.log_shares
+        total = own + log_posterior
+        if self.gaussians is not None:
+            # The same change of variables leads from either law of the noise to that of z.
+            standard = -0.5 * (noise.square() + LOG_2PI).sum(-1)
+            gain = self.gaussians.log_density(noise) - standard
+            total = torch.logaddexp(total, refined + log_posterior + gain)
+        if self.defence is not None:
+            total = torch.logaddexp(total, law - energy - self.defence.log_partition)
+        return total
+
+    def log_ratio(self, noise: Tensor, log_posterior: Tensor, energy: Tensor) -> Tensor:
+        """-E(z) less the log-density of draws: (m, n)."""
+        value = -energy - self.log_density(noise, log_posterior, energy)
+        # A draw where the latents have no density weighs nothing, even if nothing proposes it.
+        return value.masked_fill(energy == math.inf, -math.inf)
+
+
 @torch.no_grad()
 def log_weights(
-    model: VAE, x: Tensor, noise: Tensor, draws_at_once: int, defence: Defence | None = None
+    model: VAE, rows: EncodedRows, noise: Noise, draws_at_once: int
 ) -> tuple[Tensor, Tensor]:
     """Evaluate the importance weights of rows, some draws at a time.
 
     Parameters
     ----------
     model : VAE
-    x : Tensor of shape (n, n_features)
-    noise : Tensor of shape (n_draws, 1, D), or (n_draws, n, D)
-        Shared among rows, so that a row's score does not depend on the rows beside it.
+    rows : EncodedRows
+        n of them.
+    noise : Noise
+        Of m draws.
     draws_at_once : int
-    defence : Defence, optional
-        Adds its m draws to those of the posterior; all are weighted against the mixture.
 
     Returns
     -------
-    log_likelihood : Tensor of shape (n_draws + m, n)
+    log_likelihood : Tensor of shape (m, n)
         ln p(x | z_k).
-    log_ratio : Tensor of shape (n_draws + m, n)
-        -E(z_k) - ln q(z_k), q the posterior or the mixture.
+    log_ratio : Tensor of shape (m, n)
+        -E(z_k) - ln q(z_k), q the mixture of laws that the draws come from.
     """
-    n_draws = noise.shape[0]
-    n_defence = 0 if defence is None else defence.z.shape[0]
-    outputs = model.encoder(x)
-    log_likelihood, log_ratio = x.new_empty((2, n_draws + n_defence, x.shape[0]))
-
-    def log_proposal(log_posterior: Tensor, energy: Tensor) -> Tensor:
-        if defence is None:
-            return log_posterior
-        share = n_defence / (n_draws + n_defence)
-        log_prior = -energy - defence.log_partition
-        return torch.logaddexp(math.log1p(-share) + log_posterior, math.log(share) + log_prior)
-
-    def ratio(log_posterior: Tensor, energy: Tensor) -> Tensor:
-        value = -energy - log_proposal(log_posterior, energy)
-        # A draw where the latents have no density weighs nothing, even if nothing proposes it.
-        return value.masked_fill(energy == math.inf, -math.inf)
-
-    for start in range(0, n_draws, draws_at_once):
-        chunk = slice(start, min(start + draws_at_once, n_draws))
-        draws = model.draw(x, outputs, noise[chunk])
+    x, mixture = rows.x, Mixture(rows, noise)
+    log_likelihood, log_ratio = x.new_empty((2, len(noise), len(x)))
+    start = 0
+    for part in posterior_noise(rows, noise, draws_at_once):
+        chunk = slice(start, start := start + len(part))
+        draws = model.draw(x, rows.outputs, part)
         log_likelihood[chunk] = draws.log_likelihood
-        log_ratio[chunk] = ratio(draws.log_posterior, draws.energy)
-    if defence is not None:
-        for part in torch.arange(n_defence, device=x.device).split(draws_at_once):
-            decoded, energy = defence.outputs[part, None], defence.energy[part, None]
-            log_posterior = model.posterior.pairwise_log_density(defence.z[part], outputs)
+        log_ratio[chunk] = mixture.log_ratio(part, draws.log_posterior, draws.energy)
+    if noise.defence is not None:
+        for z, decoded, energy in zip(
+            *(values.split(draws_at_once) for values in noise.defence[:3]), strict=True
+        ):
+            chunk = slice(start, start := start + len(z))
+            inverted, log_posterior = model.posterior.invert(z[:, None], rows.outputs)
             # Squares overflow where an outlier's posterior is beyond all bounds: it is nowhere near
             # the prior's draws.
             log_posterior = log_posterior.nan_to_num(nan=-math.inf)
-            log_likelihood[n_draws + part] = model.likelihood.log_density(x, decoded)
-            log_ratio[n_draws + part] = ratio(log_posterior, energy)
+            log_likelihood[chunk] = model.likelihood.log_density(x, decoded[:, None])
+            log_ratio[chunk] = mixture.log_ratio(inverted, log_posterior, energy[:, None])
     return log_likelihood, log_ratio
 
 
@@ -121,10 +204,6 @@ METHODS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 PROPOSAL_FREE_METHODS = {"importance"}
 
 
-# The part of the draws that comes from the latents' own law.
-DEFENSIVE_SHARE = 0.1
-
-
 @torch.no_grad()
 def held_out_bound(
     model: VAE,
@@ -147,7 +226,9 @@ def held_out_bound(
     weights = x.new_ones(len(x)) if weight is None else weight
     for rows, of_rows in zip(x.split(rows_at_once), weights.split(rows_at_once), strict=True):
         rows = model.likelihood.training_rows(rows, generator)
-        noise = standard_normal((n_draws, rows.shape[0], model.density.n_latent), generator, x)
-        log_likelihood, log_ratio = log_weights(model, rows, noise, draws_at_once)
+        own = standard_normal((n_draws, rows.shape[0], model.density.n_latent), generator, x)
+        encoded = EncodedRows(rows, model.encoder(rows), None)
+        noise = Noise(own.new_empty((0, own.shape[-1])), own, None)
+        log_likelihood, log_ratio = log_weights(model, encoded, noise, draws_at_once)
         total += (log_mean_exp(log_likelihood + log_ratio) * of_rows).sum()
     return total.item() / weights.sum().item() - log_partition

@@ -46,14 +46,13 @@ def draws_needed(error: Tensor, n_pilot: int, stages: Sequence[int], tol: float)
 
 
 def by_number_of_draws(
-    evaluate: Callable[[Tensor, int], dict[str, Tensor]], x: Tensor, n_draws: Tensor
+    evaluate: Callable[[Tensor, int], dict[str, Tensor]], n_draws: Tensor
 ) -> dict[str, Tensor]:
     """Evaluate rows that are given different numbers of draws.
 
     Parameters
     ----------
-    evaluate : callable (rows, number of draws) -> dict of Tensor of shape (rows,)
-    x : Tensor of shape (n, n_features)
+    evaluate : callable (indices of rows, number of draws) -> dict of Tensor of shape (rows,)
     n_draws : Tensor of shape (n,)
 
     Returns
@@ -63,6 +62,6 @@ def by_number_of_draws(
     values: dict[str, Tensor] = {}
     for n in n_draws.unique().tolist():
         (rows,) = (n_draws == n).nonzero(as_tuple=True)
-        for name, part in evaluate(x[rows], n).items():
-            values.setdefault(name, part.new_empty(len(x)))[rows] = part
+        for name, part in evaluate(rows, n).items():
+            values.setdefault(name, part.new_empty(len(n_draws)))[rows] = part
     return values

@@ -40,12 +40,13 @@ class FittedModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Tables):
         if key not in self._cache:
             with own_context():
                 model = copy_to(self.module_, device, TORCH_DTYPES[np.dtype(dtype)])
+                guide = model.density
                 model.density = self._latent_density(device, TORCH_DTYPES[np.dtype(dtype)])
                 law = self._latent_density("cpu", torch.float64)
                 standardizer, seed = self._standardizer, self._decided.score_seed
                 if holes:
                     model = accepting_holes(model, torch.from_numpy(standardizer.fill))
-                scorer = Scorer(model, standardizer, law, self._log_partition, seed)
+                scorer = Scorer(model, standardizer, law, guide, self._log_partition, seed)
             for other in list(self._cache):
                 if other[3:] != key[3:]:
                     self._cache.pop(other, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from skevae.estimators.columns import as_frame, as_row
 from skevae.evaluation.conditional import feature_scores, resampled_latents
+from skevae.evaluation.importance import EncodedRows, Noise
 from skevae.fitted.latents import Latents
 from skevae.likelihoods.base import Likelihood
 from skevae.scoring import Scorer
@@ -163,9 +165,9 @@ class Conditionals(Latents):
         pool, n_kept, place = IMPUTATIONS[method]
         scorer = self._scorer(rows.dtype, holes=True)
 
-        def fill(x: Tensor, part: slice, proposal: Any) -> Tensor:
-            positions = place(len(x), n_kept, generator)
-            z, _ = resampled_latents(scorer.model, x, *proposal, positions=positions.to(x))
+        def fill(part: EncodedRows, noise: Noise, draws_at_once: int) -> Tensor:
+            positions = place(len(part.x), n_kept, generator).to(part.x)
+            z, _ = resampled_latents(scorer.model, part, noise, draws_at_once, positions=positions)
             return pool(scorer.model.likelihood, scorer.model.decoder(z), generator)
 
         with own_context(), torch.no_grad():
@@ -189,9 +191,11 @@ class Conditionals(Latents):
         scorer = self._scorer(row.dtype, holes=True)
         sizes: list[float] = []
 
-        def draw(x: Tensor, part: slice, proposal: Any) -> Tensor:
-            positions = at_random(1, n_samples, generator)
-            z, size = resampled_latents(scorer.model, x, *proposal, positions=positions.to(x))
+        def draw(part: EncodedRows, noise: Noise, draws_at_once: int) -> Tensor:
+            positions = at_random(1, n_samples, generator).to(part.x)
+            z, size = resampled_latents(
+                scorer.model, part, noise, draws_at_once, positions=positions
+            )
             sizes.extend(size.tolist())
             return z[:, 0]
 
@@ -228,10 +232,8 @@ class Conditionals(Latents):
         centred = np.where(beyond, self._standardizer.centre.astype(rows.dtype), rows)
 
         def score(scorer: Scorer, part: np.ndarray) -> dict[str, np.ndarray]:
-            def entries(x: Tensor, where: slice, proposal: Any) -> Tensor:
-                return feature_scores(scorer.model, x, *proposal)
-
-            return {"score": scorer.in_parts(part, entries, self.n_score_draws)}
+            function = partial(feature_scores, scorer.model)
+            return {"score": scorer.in_parts(part, function, self.n_score_draws)}
 
         scores = self._by_holes(centred, score)["score"]
         scores -= self._standardizer.log_spread.astype(scores.dtype)

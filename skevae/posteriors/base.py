@@ -23,7 +23,8 @@ class Posterior(nn.Module):
     width : int
         Values that `draw` holds at a time for each (draw, row).
     has_log_density : bool
-        Whether `log_density` is implemented. Flows lack it, as they would have to be inverted.
+        Whether `log_density` is cheap enough for every step of a training. That of flows is not,
+        which are inverted one latent at a time.
     """
 
     outputs_per_latent: int
@@ -58,10 +59,26 @@ class Posterior(nn.Module):
         """
         raise NotImplementedError
 
+    def invert(self, z: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Find the noise that `draw` would turn into given latents.
+
+        Parameters
+        ----------
+        z : Tensor of shape (n_draws, n, D), or (n_draws, 1, D) if rows share them
+        outputs : Tensor of shape (n, k D)
+
+        Returns
+        -------
+        noise : Tensor of shape (n_draws, n, D)
+        log_density : Tensor of shape (n_draws, n)
+            ln q(z | x) in nats.
+        """
+        raise NotImplementedError
+
     def log_density(self, z: Tensor, outputs: Tensor) -> Tensor:
         """ln q(z | x) of given latents: (n_draws, n, D), (n, k D) -> (n_draws, n)."""
-        raise NotImplementedError
+        return self.invert(z, outputs)[1]
 
     def pairwise_log_density(self, z: Tensor, outputs: Tensor) -> Tensor:
         """ln q(z_i | x_j) for all pairs: (m, D), (n, k D) -> (m, n)."""
-        raise NotImplementedError
+        return self.log_density(z[:, None], outputs)

@@ -100,16 +100,18 @@ class InverseAutoregressive(Posterior):
         # Piece by piece, of which autograd keeps none: each is computed again when its turn comes.
         rows_at_once = max(1, VALUES_AT_ONCE // (len(outputs) * self.width))
         parts = [
-            checkpoint(self._pairs, rows, outputs, use_reentrant=False, preserve_rng_state=False)
-            for rows in z.split(rows_at_once)
+            checkpoint(
+                self.log_density, rows, outputs, use_reentrant=False, preserve_rng_state=False
+            )
+            for rows in z[:, None].split(rows_at_once)
         ]
         return torch.cat(parts)
 
-    def _pairs(self, z: Tensor, outputs: Tensor) -> Tensor:
+    def invert(self, z: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
         mean, scale, context = self._split(outputs)
-        noise, log_det = self.flow.inverse((z[:, None] - mean) / scale, context)
+        noise, log_det = self.flow.inverse((z - mean) / scale, context)
         log_noise = -0.5 * (noise.square() + LOG_2PI).sum(-1)
-        return log_noise + log_det - scale.log().sum(-1)
+        return noise, log_noise + log_det - scale.log().sum(-1)
 
 
 class VolumePreservingInverseAutoregressive(InverseAutoregressive):

@@ -31,8 +31,9 @@ class FixedNormal(Posterior):
         log_density = -0.5 * (noise.square() + LOG_2PI).sum(-1)
         return z, log_density.expand(z.shape[:-1])
 
-    def log_density(self, z: Tensor, outputs: Tensor) -> Tensor:
-        return -0.5 * ((z - outputs).square() + LOG_2PI).sum(-1)
+    def invert(self, z: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        noise = z - outputs
+        return noise, -0.5 * (noise.square() + LOG_2PI).sum(-1)
 
     def pairwise_log_density(self, z: Tensor, outputs: Tensor) -> Tensor:
         # In float64: squares of far points cancel, and float32 has not the digits.
@@ -66,10 +67,11 @@ class DiagonalNormal(Posterior):
         log_noise = -0.5 * (noise.square() + LOG_2PI).sum(-1)
         return mean + scale * noise, log_noise - scale.log().sum(-1)
 
-    def log_density(self, z: Tensor, outputs: Tensor) -> Tensor:
+    def invert(self, z: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
         mean, scale = self._moments(outputs)
         noise = (z - mean) / scale
-        return -0.5 * (noise.square() + LOG_2PI).sum(-1) - scale.log().sum(-1)
+        log_noise = -0.5 * (noise.square() + LOG_2PI).sum(-1)
+        return noise, log_noise - scale.log().sum(-1)
 
     def pairwise_log_density(self, z: Tensor, outputs: Tensor) -> Tensor:
         return pairwise_normal_log_density(z, *self._moments(outputs))

@@ -134,6 +134,6 @@ def quasi_normal(n_draws: int, n_dimensions: int, seed: int) -> torch.Tensor:
     # The sequence is balanced at powers of two; the first points of a balanced set serve best.
     bits = 30
     sobol = qmc.Sobol(n_dimensions, bits=bits, rng=np.random.default_rng(seed))
-    uniform = sobol.random_base2(math.ceil(math.log2(n_draws)))[:n_draws]
+    uniform = sobol.random_base2(math.ceil(math.log2(max(n_draws, 1))))[:n_draws]
     # Points lie on a grid of cells of width 2^-bits; its centres never touch 0 or 1.
     return torch.from_numpy(ndtri(uniform + 0.5 ** (bits + 1)))

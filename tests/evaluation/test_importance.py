@@ -15,6 +15,8 @@ from skevae.evaluation.aggregate import aggregated_moments
 from skevae.evaluation.diagnostics import DIAGNOSTICS, pareto_k
 from skevae.evaluation.importance import (
     METHODS,
+    EncodedRows,
+    Noise,
     held_out_bound,
     importance_estimate,
     log_weights,
@@ -120,9 +122,15 @@ def log_z(model):
     return model.density.log_partition_interval(make_generator(0)).high
 
 
+def weights(model, x, noise, draws_at_once):
+    """Weights of draws from the encoder's posteriors alone."""
+    rows = EncodedRows(x, model.encoder(x), None)
+    return log_weights(model, rows, Noise(noise.new_empty((0, D)), noise, None), draws_at_once)
+
+
 def tables(model, x, n_draws, seed=0):
     """Weights with noise of each row's own: rows are then independent repeats."""
-    return log_weights(model, x, normals(n_draws, len(x), D, seed=seed), n_draws)
+    return weights(model, x, normals(n_draws, len(x), D, seed=seed), n_draws)
 
 
 @pytest.mark.parametrize("n_draws", [1, 2, 50])
@@ -175,7 +183,7 @@ def test_self_normalized_estimate_errs_high_even_with_the_exact_posterior(n_draw
 def test_self_normalized_estimate_with_one_draw_is_the_reconstruction():
     model, x = make_model(density=rbm_density()), data()
     noise = normals(1, len(x), D)
-    estimate = self_normalized_estimate(*log_weights(model, x, noise, 1), log_z(model))
+    estimate = self_normalized_estimate(*weights(model, x, noise, 1), log_z(model))
     z = model.posterior.draw(model.encoder(x), noise)[0][0]
     expected = model.likelihood.log_density(x, model.decoder(z))
     torch.testing.assert_close(estimate, expected.detach(), rtol=1e-12, atol=1e-12)
@@ -231,7 +239,7 @@ def test_weights_beyond_the_range_of_exponentials_are_scored(method):
 @pytest.mark.parametrize("draws_at_once", [1, 4, 12, 13, 100])
 def test_weights_do_not_depend_on_how_draws_are_cut_up(posterior, draws_at_once):
     model, x, noise = make_model(posterior, rbm_density()), data(), normals(13, 1, D)
-    whole, parts = log_weights(model, x, noise, 13), log_weights(model, x, noise, draws_at_once)
+    whole, parts = weights(model, x, noise, 13), weights(model, x, noise, draws_at_once)
     for part, truth in zip(parts, whole, strict=True):
         torch.testing.assert_close(part, truth, rtol=1e-12, atol=1e-12)
 
@@ -239,8 +247,8 @@ def test_weights_do_not_depend_on_how_draws_are_cut_up(posterior, draws_at_once)
 @each_posterior
 def test_weights_of_a_row_do_not_depend_on_the_rows_beside_it(posterior):
     model, x, noise = make_model(posterior, rbm_density()), data(), normals(13, 1, D)
-    together = log_weights(model, x, noise, 13)
-    alone = [log_weights(model, row[None], noise, 13) for row in x]
+    together = weights(model, x, noise, 13)
+    alone = [weights(model, row[None], noise, 13) for row in x]
     for i, truth in enumerate(together):
         part = torch.cat([pair[i] for pair in alone], dim=1)
         torch.testing.assert_close(part, truth, rtol=1e-12, atol=1e-12)
@@ -248,7 +256,7 @@ def test_weights_of_a_row_do_not_depend_on_the_rows_beside_it(posterior):
 
 def test_weights_keep_no_graph():
     model, x, noise = make_model(density=rbm_density()), data(), normals(13, 1, D)
-    likelihoods, ratios = log_weights(model, x, noise, 5)
+    likelihoods, ratios = weights(model, x, noise, 5)
     assert likelihoods.shape == ratios.shape == (13, len(x))
     assert not likelihoods.requires_grad and not ratios.requires_grad
 
@@ -290,15 +298,14 @@ def test_rows_are_given_the_fewest_draws_that_bring_their_error_below():
 
 
 def test_rows_keep_their_places_whatever_number_of_draws_they_are_given():
-    x = torch.arange(5.0)[:, None]
     given = torch.tensor([20, 10, 20, 40, 10])
     asked = []
 
     def evaluate(rows, n):
-        asked.append((n, rows[:, 0].tolist()))
-        return {"value": rows[:, 0] * n}
+        asked.append((n, rows.tolist()))
+        return {"value": rows * n}
 
-    found = by_number_of_draws(evaluate, x, given)
+    found = by_number_of_draws(evaluate, given)
     assert asked == [(10, [1, 4]), (20, [0, 2]), (40, [3])]
     assert found["value"].tolist() == [0, 10, 40, 120, 40]
 

@@ -35,8 +35,9 @@ class WideNormal(FixedNormal):
         z, log_density = super().draw(0 * outputs, noise)
         return outputs + 2 * z, log_density - self.n_latent * math.log(2)
 
-    def log_density(self, z, outputs):
-        return super().log_density(z / 2, outputs / 2) - self.n_latent * math.log(2)
+    def invert(self, z, outputs):
+        noise, log_density = super().invert(z / 2, outputs / 2)
+        return noise, log_density - self.n_latent * math.log(2)
 
     def pairwise_log_density(self, z, outputs):
         return super().pairwise_log_density(z / 2, outputs / 2) - self.n_latent * math.log(2)
