@@ -199,7 +199,7 @@ class ChainsDisplay:
         import_pyplot(f"{cls.__name__}.from_samples")
         states = _checked_samples(samples)
         n_steps = len(states)
-        steps = np.unique(np.linspace(min(n_steps, max(4, n_steps // 50)), n_steps, N_CHECKS))
+        steps = np.unique(np.linspace(min(n_steps, max(4, n_steps // 10)), n_steps, N_CHECKS))
         steps = np.unique(steps.astype(int))
         tensor = torch.from_numpy(states)
         r_hat = np.stack([split_r_hat(tensor[:n]).numpy() for n in steps.tolist()])
@@ -249,7 +249,13 @@ class ChainsDisplay:
             axis.set_ylabel(names[j])
             self.traces_.append(lines)
         said = f", {MAX_TRACES} of them shown" if n_chains > MAX_TRACES else ""
-        axes[0].set_title(f"{n_chains} chains{said}", fontsize="medium", loc="left")
+        worst = int(np.argmax(np.nan_to_num(r_hat[-1], nan=-np.inf)))
+        axes[0].set_title(
+            rf"{n_chains} chains{said}; largest $\hat{{R}}$ of {len(names)}: "
+            f"{r_hat[-1, worst]:.3f} ({names[worst]})",
+            fontsize="medium",
+            loc="left",
+        )
         self._plot_r_hat(axes[-1], r_hat, shown, names)
         for axis in axes:
             tidy(axis)
@@ -267,13 +273,7 @@ class ChainsDisplay:
         self.threshold_line_ = axis.axhline(
             MAX_R_HAT, color=CYCLE[1], lw=1, label=f"{MAX_R_HAT}: not mixed above"
         )
-        worst = int(np.nanargmax(r_hat[-1]))
         axis.set(xlabel="step", ylabel=r"split $\hat{R}$")
-        axis.set_title(
-            rf"largest $\hat{{R}}$ of {r_hat.shape[1]}: {r_hat[-1, worst]:.3f} ({names[worst]})",
-            fontsize="medium",
-            loc="right",
-        )
         legend_above(axis, ncols=2)
 
     def _checked(self) -> tuple[np.ndarray, np.ndarray, list[str]]:

@@ -83,7 +83,7 @@ def column_positions(
     for item in features:
         known = isinstance(item, str) and item in labels
         index = labels.index(item) if known else item
-        if not isinstance(index, Integral) or not -n_columns <= index < n_columns:
+        if not isinstance(index, int | np.integer) or not -n_columns <= index < n_columns:
             raise ValueError(
                 f"{parameter}={features!r} of {caller} names {item!r}, which is none of the "
                 f"{n_columns} columns ({', '.join(names)})."

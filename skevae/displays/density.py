@@ -309,7 +309,8 @@ class DensityDisplay:
             for name, real in self.real.items()
         ]
         n = len(columns)
-        side = 1.9 * n + 0.7
+        # Two titles side by side need some width.
+        side = max(5.4, 1.9 * n + 0.7)
         self.axes_ = make_panels(ax, n, n, size=(side, 0.92 * side), caller=caller)
         self.marginals_, self.scatters_ = draw_pairs(self.axes_, columns, max_points)
 

@@ -22,6 +22,22 @@ class Panel(NamedTuple):
     drawable: Callable[[np.ndarray], np.ndarray]
 
 
+def _linear(axis: Any) -> None:
+    axis.set_yscale("linear")
+
+
+def _logarithmic(axis: Any) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis.set_yscale("log")
+    # Less than a decade is common, and powers of ten alone would leave no tick.
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+SCALES = {"linear": _linear, "log": _logarithmic}
+
 PANELS = {
     "pareto_k": Panel(r"Pareto $\hat{k}$", "linear", np.isfinite),
     "effective_sample_size": Panel("effective sample size (draws)", "log", np.isfinite),
@@ -161,23 +177,26 @@ class DiagnosticsDisplay:
         caller = f"{type(self).__name__}.plot"
         import_pyplot(caller)
         values = self._checked()
-        axes = make_panels(ax, 1, 3, size=(10.5, 3.3), caller=caller)[0]
+        axes = make_panels(ax, 1, 3, size=(10.8, 3.3), caller=caller)[0]
         self.axes_, self.figure_ = axes, axes[0].figure
         k = values["pareto_k"]
         above = k > MAX_PARETO_K
-        self.share_above_ = float(above[~np.isnan(k)].mean())
+        known = ~np.isnan(k)
+        self.share_above_ = float(above[known].mean())
         self.points_ = {}
         for axis, (name, panel) in zip(axes, PANELS.items(), strict=True):
-            axis.set_yscale(panel.scale)
+            SCALES[panel.scale](axis)
             self.points_[name] = _draw_rows(axis, values[name], panel, above)
-            axis.set(xlabel="row", ylabel=panel.label)
+            # All rows, also those that have no point.
+            margin = 0.03 * len(k) + 0.5
+            axis.set(xlabel="row", ylabel=panel.label, xlim=(-margin, len(k) - 1 + margin))
             axis.locator_params(axis="x", integer=True)
             tidy(axis)
         self.threshold_line_ = axes[0].axhline(MAX_PARETO_K, color="0.3", linestyle="--", lw=1)
         axes[0].set_title(
-            rf"$\hat{{k}}$ > {MAX_PARETO_K}: {self.share_above_:.1%} of {len(k)} rows",
+            rf"$\hat{{k}}$ > {MAX_PARETO_K}: {self.share_above_:.1%} of {known.sum()} rows",
             fontsize="medium",
-            color=VERMILION if above.any() else None,
+            color=VERMILION if above.any() else BLUE,
         )
         return self
 

@@ -107,7 +107,7 @@ def make_panels(
         )
     # A layout engine finds the space that labels need; without one it has to be left for them.
     free = given[0].figure.get_layout_engine() is not None
-    spaces = {} if free else {"hspace": 0.5, "wspace": 0.4}
+    spaces = {} if free else {"hspace": 0.6, "wspace": 0.5}
     given[0].set_axis_off()
     return place.subgridspec(n_rows, n_columns, **spaces).subplots(squeeze=False, **options)
 

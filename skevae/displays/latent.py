@@ -14,6 +14,7 @@ from skevae.displays.drawing import (
     VERMILION,
     import_pyplot,
     make_panels,
+    point_size,
 )
 from skevae.displays.draws import draw_rows
 
@@ -70,7 +71,7 @@ class LatentDisplay:
     >>> vae = EnergyVAE(2, max_iter=5, random_state=0).fit(X)
     >>> display = LatentDisplay.from_estimator(vae, X, y=y)
     >>> display.density.shape
-    (80, 80)
+    (60, 60)
     """
 
     def __init__(self, means, edges, density, *, components=(0, 1), y=None, law="prior"):
@@ -89,7 +90,7 @@ class LatentDisplay:
         *,
         components=(0, 1),
         y=None,
-        grid_resolution=80,
+        grid_resolution=60,
         n_samples=20_000,
         random_state=None,
         ax=None,
@@ -106,7 +107,7 @@ class LatentDisplay:
             The two latents.
         y : array-like of shape (n_samples,), default=None
             Class of each row, for the colours; at most 10 classes.
-        grid_resolution : int, default=80
+        grid_resolution : int, default=60
             Cells along each latent.
         n_samples : int, default=20_000
             Samples of the latents. With more than two latents the density of the two is a
@@ -210,9 +211,15 @@ class LatentDisplay:
         )
         bar = self.figure_.colorbar(self.mesh_, ax=self.ax_, label=f"{self.law} density")
         bar.outline.set_visible(False)
+        size = max(8.0, 1.5 * point_size(len(means)))
         self.points_ = [
             self.ax_.scatter(
-                *means[rows].T, s=10, color=colour, label=label, edgecolors="white", linewidths=0.3
+                *means[rows].T,
+                s=size,
+                color=colour,
+                label=label,
+                edgecolors="white",
+                linewidths=0.25,
             )
             for label, rows, colour in classes
         ]

@@ -9,8 +9,7 @@ import numpy as np
 
 from skevae.displays.drawing import (
     BLUE,
-    ORANGE,
-    legend_above,
+    VERMILION,
     point_size,
     thinned,
     tidy,
@@ -23,10 +22,13 @@ OTHERS = "others"
 # Half the width over which points of one category are spread, so that they can be seen.
 JITTER = 0.28
 
-# Integers within this range have a bin of their own.
-MAX_INTEGER_BINS = 40
+# Bins of a column of integers at most. All of them hold equally many integers.
+MAX_INTEGER_BINS = 30
 
-KINDS = {"real": BLUE, "sampled": ORANGE}
+# Where the points of each kind are.
+SIDES = {"real": " (below the diagonal)", "sampled": " (above it)"}
+
+KINDS = {"real": BLUE, "sampled": VERMILION}
 
 
 class Coordinate(NamedTuple):
@@ -108,8 +110,11 @@ def _bin_edges(values: np.ndarray) -> np.ndarray:
     if not len(present):
         return np.array([0.0, 1.0])
     low, high = present.min(), present.max()
-    if high - low <= MAX_INTEGER_BINS and (present == np.rint(present)).all():
-        return np.arange(low, high + 2) - 0.5
+    if (present == np.rint(present)).all():
+        width = np.ceil((high - low + 1) / MAX_INTEGER_BINS)
+        return np.arange(low, high + width + 1, width) - 0.5
+    if high == low:
+        return np.array([low - 0.5, high + 0.5])
     n_bins = np.clip(len(np.histogram_bin_edges(present, "auto")) - 1, 10, 60)
     return np.linspace(low, high, n_bins + 1)
 
@@ -144,7 +149,8 @@ def draw_pairs(
     size = point_size(max(map(len, rows.values())))
     marginals, scatters = {}, {}
     for i, j in np.ndindex(axes.shape):
-        axis, across, up = axes[i, j], columns[j], columns[i]
+        across, up = columns[j], columns[i]
+        axis: Any = axes[i, j]
         if i == j:
             marginals.update({(i, kind): a for kind, a in _draw_marginal(axis, across).items()})
         else:
@@ -156,32 +162,29 @@ def draw_pairs(
         axis.set_xlim(across.limits)
         tidy(axis)
         _label(axes, i, j, columns)
-    legend_above(axes[0, 0], ncols=2)
+    for kind, place in (("real", axes[0, 0]), ("sampled", axes[0, -1])):
+        # Two texts in the colours of the points: a legend would need more room than a panel has.
+        words = SIDES[kind] if len(columns) > 1 else ""
+        loc = "left" if kind == "real" else "right"
+        place.set_title(f"{kind} rows{words}", loc=loc, color=KINDS[kind], fontsize="small")
     return marginals, scatters
 
 
 def _draw_marginal(axis: Any, column: Coordinate) -> dict[str, Any]:
     drawn = {}
     for index, kind in enumerate(KINDS):
-        label, heights = LEGEND[kind], column.shares(kind)
+        heights = column.shares(kind)
         if column.labels is None:
             # The real rows as an area, the sampled ones as an outline: both stay visible.
             style = {"fill": kind == "real", "alpha": 0.45 if kind == "real" else 1.0}
-            drawn[kind] = axis.stairs(
-                heights, column.edges, color=KINDS[kind], lw=1.3, label=label, **style
-            )
+            drawn[kind] = axis.stairs(heights, column.edges, color=KINDS[kind], lw=1.3, **style)
         else:
             places = np.arange(len(heights)) + 0.4 * (index - 0.5)
             alpha = 0.45 if kind == "real" else 0.9
-            drawn[kind] = axis.bar(
-                places, heights, 0.4, color=KINDS[kind], alpha=alpha, label=label
-            )
+            drawn[kind] = axis.bar(places, heights, 0.4, color=KINDS[kind], alpha=alpha)
     axis.set_ylim(bottom=0)
     axis.set_yticks([])
     return drawn
-
-
-LEGEND = {"real": "real rows, below the diagonal", "sampled": "sampled rows, above it"}
 
 
 def _label(axes: np.ndarray, i: int, j: int, columns: list[Coordinate]) -> None:

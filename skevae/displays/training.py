@@ -15,20 +15,20 @@ from skevae.displays.drawing import (
     PURPLE,
     VERMILION,
     import_pyplot,
-    legend_above,
     make_panels,
     tidy,
 )
 
-# The panels, and in each the terms of `history_` with their labels and colours. Terms share a panel
-# only where they are of the same size.
+# The panels, and in each the terms of `history_` with their labels and colours. Only the bounds are
+# near enough to each other to share one.
 PANELS: dict[str, dict[str, tuple[str, str]]] = {
-    "bound (nats per row)": {
+    "bound": {
         "objective": ("training", BLUE),
         "validation": ("held out", VERMILION),
     },
-    "reconstruction (nats per row)": {"reconstruction": (r"E[ln p(x|z)]", GREEN)},
-    "prior (nats)": {"energy": ("mean energy", PURPLE), "log_partition": ("ln Z", GREY)},
+    "reconstruction": {"reconstruction": (r"$E[\ln\,p(x\,|\,z)]$", GREEN)},
+    "energy of the prior": {"energy": ("mean energy", PURPLE)},
+    "partition function of the prior": {"log_partition": (r"$\ln\,Z$", GREY)},
 }
 
 
@@ -48,8 +48,8 @@ class TrainingDisplay:
     Attributes
     ----------
     axes_ : ndarray of matplotlib Axes of shape (n_panels,)
-        A panel each for the bound, the reconstruction and the prior, as far as ``history`` has
-        them.
+        A panel each for the bound, the reconstruction, the energy and ln Z, as far as ``history``
+        has them.
     figure_ : matplotlib Figure
     lines_ : dict of str to matplotlib Line2D
         The curve of each term.
@@ -116,7 +116,7 @@ class TrainingDisplay:
         >>> rbm = GaussianBernoulliRBMPrior(4, max_iter=5, random_state=0)
         >>> display = TrainingDisplay.from_estimator(rbm.fit(load_iris().data))
         >>> len(display.axes_)
-        2
+        3
         """
         import_pyplot(f"{cls.__name__}.from_estimator")
         check_estimator(estimator, [], cls.__name__, "")
@@ -158,10 +158,10 @@ class TrainingDisplay:
         import_pyplot(caller)
         n_epochs, panels = self._checked(first_epoch)
         n_panels = len(panels)
-        axes = make_panels(
-            ax, 1, n_panels, size=(3.4 * n_panels + 0.4, 3.3), caller=caller, sharex=True
-        )
-        self.axes_, self.figure_ = axes[0], axes[0, 0].figure
+        n_rows, n_columns = (2, 2) if n_panels == 4 else (1, n_panels)
+        size = (3.6 * n_columns + 0.4, 2.7 * n_rows + 0.4)
+        axes = make_panels(ax, n_rows, n_columns, size=size, caller=caller)
+        self.axes_, self.figure_ = axes.ravel(), axes[0, 0].figure
         self.lines_, self.kept_lines_ = {}, []
         epochs = np.arange(first_epoch, n_epochs + 1)
         for axis, (title, terms) in zip(self.axes_, panels.items(), strict=True):
@@ -176,12 +176,12 @@ class TrainingDisplay:
                 mark = axis.axvline(self.kept_epoch, color="0.5", linestyle=":", zorder=0)
                 mark.set_label(f"kept: epoch {self.kept_epoch}")
                 self.kept_lines_.append(mark)
-            axis.set(xlabel="epoch", ylabel=title)
+            axis.set_title(title, fontsize="medium")
+            axis.set(xlabel="epoch", ylabel="nats per row" if len(terms) > 1 else f"{label} (nats)")
             axis.locator_params(axis="x", integer=True)
-            # Where marks share a label, the first panel says it for all.
-            handles = axis.get_lines() if axis is self.axes_[0] else axis.get_lines()[: len(terms)]
-            legend_above(axis, handles=handles, ncols=2)
             tidy(axis)
+        # One legend for all: the other panels have a single curve, which their axis names.
+        self.axes_[0].legend(loc="best", frameon=False)
         return self
 
     def _checked(self, first_epoch: Any) -> tuple[int, dict[str, dict[str, tuple[str, str]]]]:
