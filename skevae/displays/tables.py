@@ -101,19 +101,19 @@ class Table:
             rows = np.full((n_points, len(self.names)), np.nan)
             rows[:, chosen] = points
             return rows
-        columns: dict[Any, Any] = {}
+        data: dict[Any, list[Any]] = {}
+        schema: dict[Any, Any] = {}
         for j, label in enumerate(self.labels):
-            dtype = self.frame[:, j].dtype
+            is_number = self.frame[:, j].dtype.is_numeric()
+            data[label] = [float("nan") if is_number else None] * n_points
+            schema[label] = nw.Float64 if is_number else nw.String
             if j in chosen:
-                values, dtype = points[:, chosen.index(j)].tolist(), nw.Float64
-            elif dtype.is_numeric():
-                values, dtype = [float("nan")] * n_points, nw.Float64
-            else:
-                values, dtype = [None] * n_points, nw.String
-            columns[label] = nw.new_series(
-                str(label), values, dtype, backend=self.frame.implementation
-            )
-        return nw.from_dict(columns, backend=self.frame.implementation).to_native()
+                data[label] = points[:, chosen.index(j)].tolist()
+        backend = self.frame.implementation
+        if backend.is_pandas_like():
+            # Names of columns may be anything there, not only strings.
+            return backend.to_native_namespace().DataFrame(data)
+        return nw.from_dict(data, schema, backend=backend).to_native()
 
 
 def _column_of_array(name: str, values: np.ndarray) -> Column:

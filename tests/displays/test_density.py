@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 
@@ -40,6 +41,31 @@ def test_other_columns_are_integrated_out(mixed, table):
     # Rows with a hole in either column have no point.
     present = table[["b", "a"]].dropna()
     np.testing.assert_array_equal(display.points_.get_offsets(), present)
+
+
+def in_polars(table):
+    polars = pytest.importorskip("polars")
+    columns = {name: table[name].astype(object).tolist() for name in table}
+    return polars.DataFrame(
+        {name: [None if v != v else v for v in values] for name, values in columns.items()}
+    )
+
+
+@pytest.mark.parametrize(
+    "convert", [in_polars, lambda table: table.set_axis(range(4), axis=1)], ids=["polars", "labels"]
+)
+def test_frames_of_any_library(convert, mixed, table):
+    frame = convert(table)
+    names = list(frame.columns)
+    model = clone(mixed).fit(frame)
+    display = DensityDisplay.from_estimator(
+        model, frame, features=[0, 3], grid_resolution=3, n_draws=30
+    )
+    assert list(display.real) == [str(names[0]), str(names[3])]
+    expected = DensityDisplay.from_estimator(
+        mixed, table, features=[0, 3], grid_resolution=3, n_draws=30
+    )
+    np.testing.assert_allclose(display.log_density, expected.log_density, atol=1e-5)
 
 
 def test_fewer_draws(mixed, table):

@@ -25,7 +25,7 @@ def test_curves_are_the_history(vae, rbm):
 def test_the_mark_is_at_the_state_that_was_kept(iris):
     # A training that is cut off right after the epoch marked ends in the same state.
     settings = {"hidden_layer_sizes": (8,), "prior": "normal", "random_state": 1, "n_draws": 1}
-    model = EnergyVAE(2, kl_warmup=0, max_iter=25, learning_rate=0.3, **settings).fit(iris)
+    model = EnergyVAE(2, kl_warmup=0, max_iter=12, learning_rate=0.3, **settings).fit(iris)
     display = TrainingDisplay.from_estimator(model)
     kept = display.kept_epoch
     assert kept < model.n_iter_
