@@ -11,6 +11,7 @@ from small_priors import SMALL
 
 import skevae
 import skevae.datasets
+import skevae.displays
 from skevae.priors import PRIORS
 
 MODULES = [
@@ -40,13 +41,18 @@ def public_names(module):
             yield f"{module.__name__}.{name}", thing
 
 
+def is_method(value):
+    """Whether it is a method: of an instance, or of the class as an alternative constructor."""
+    return inspect.isfunction(value) or inspect.ismethod(value)
+
+
 def public_callables():
     """Functions, classes and their methods, as (name, object) pairs."""
-    for module in (skevae, skevae.datasets):
+    for module in (skevae, skevae.datasets, skevae.displays):
         for name, thing in public_names(module):
             yield name, thing
             if inspect.isclass(thing):
-                for method, value in inspect.getmembers(thing, inspect.isfunction):
+                for method, value in inspect.getmembers(thing, is_method):
                     ours = value.__module__.startswith("skevae")
                     if ours and not method.startswith("_") and method not in GENERATED:
                         yield f"{name}.{method}", value

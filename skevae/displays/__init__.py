@@ -1,0 +1,21 @@
+"""Displays: plots of a fitted model, in the manner of scikit-learn's.
+
+Each has `from_estimator`, which computes and plots, and `plot`, which plots again. They need
+matplotlib (``pip install "skevae[plots]"``), which is only imported when something is plotted.
+"""
+
+from skevae.displays.chains import ChainsDisplay
+from skevae.displays.density import DensityDisplay
+from skevae.displays.diagnostics import DiagnosticsDisplay
+from skevae.displays.latent import LatentDisplay
+from skevae.displays.reconstruction import ReconstructionDisplay
+from skevae.displays.training import TrainingDisplay
+
+__all__ = [
+    "ChainsDisplay",
+    "DensityDisplay",
+    "DiagnosticsDisplay",
+    "LatentDisplay",
+    "ReconstructionDisplay",
+    "TrainingDisplay",
+]

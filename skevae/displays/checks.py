@@ -1,0 +1,96 @@
+"""Checks of what is to be displayed, made before anything is drawn."""
+
+from __future__ import annotations
+
+from functools import partial
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from sklearn.utils._param_validation import Interval, validate_parameter_constraints
+from sklearn.utils.validation import check_is_fitted
+
+at_least = partial(Interval, Integral, right=None, closed="left")
+
+
+def check_estimator(estimator: Any, methods: list[str], caller: str, remedy: str) -> None:
+    """Raise unless an estimator is fitted and has the methods that a display calls.
+
+    Parameters
+    ----------
+    estimator : estimator
+    methods : list of str
+    caller : str
+        The display, for messages.
+    remedy : str
+        What to pass instead of an estimator without these methods.
+
+    Raises
+    ------
+    NotFittedError
+        If it is not fitted (a ValueError).
+    TypeError
+        If it is no estimator, or has no such method.
+    """
+    check_is_fitted(estimator)
+    for method in methods:
+        if not hasattr(estimator, method):
+            raise TypeError(
+                f"{caller} calls `{method}` of the estimator, which {type(estimator).__name__} "
+                f"does not have. {remedy}"
+            )
+
+
+def check_options(caller: str, constraints: dict[str, list[Any]], **values: Any) -> None:
+    """Raise a ValueError that names the parameter and what it accepts."""
+    validate_parameter_constraints(constraints, values, caller_name=caller)
+
+
+def column_positions(
+    features: Any, names: list[str], parameter: str, caller: str, labels: list[Any] | None = None
+) -> list[int]:
+    """Positions of chosen columns.
+
+    Parameters
+    ----------
+    features : int or array-like of int or str
+        The number of columns at most, the first ones; or indices or names.
+    names : list of str
+        Of all columns.
+    parameter, caller : str
+        For messages.
+    labels : list, default=None
+        What the columns may be called by; None is by ``names``.
+
+    Raises
+    ------
+    TypeError
+        If ``features`` is neither a number nor a list.
+    ValueError
+        If it names a column twice, or one that there is not.
+    """
+    labels = names if labels is None else labels
+    n_columns = len(names)
+    if isinstance(features, Integral) and not isinstance(features, bool):
+        check_options(caller, {parameter: [at_least(1)]}, **{parameter: features})
+        return list(range(min(int(features), n_columns)))
+    if isinstance(features, str | bool) or np.ndim(features) != 1 or len(features) == 0:
+        raise TypeError(
+            f"{parameter}={features!r} of {caller} must be a number of columns, or a list of "
+            "their indices or names."
+        )
+    chosen = []
+    for item in features:
+        known = isinstance(item, str) and item in labels
+        index = labels.index(item) if known else item
+        if not isinstance(index, int | np.integer) or not -n_columns <= index < n_columns:
+            raise ValueError(
+                f"{parameter}={features!r} of {caller} names {item!r}, which is none of the "
+                f"{n_columns} columns ({', '.join(names)})."
+            )
+        chosen.append(int(index) % n_columns)
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(
+            f"{parameter}={features!r} of {caller} names a column twice. Name each once."
+        )
+    return chosen

@@ -1,0 +1,135 @@
+"""What the displays share: matplotlib imported late, axes to draw on, and colours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+# Okabe & Ito (2008): told apart under the common forms of colour blindness.
+BLUE, VERMILION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
+SKY, PURPLE, GREY = "#56B4E9", "#CC79A7", "0.35"
+CYCLE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+
+# Petroff (2021), for classes: ten colours that can still be told apart.
+CLASS_COLOURS = (
+    "#3f90da",
+    "#ffa90e",
+    "#bd1f01",
+    "#94a4a2",
+    "#832db6",
+    "#a96b59",
+    "#e76300",
+    "#b9ac70",
+    "#717581",
+    "#92dadd",
+)
+
+# Of densities: light where there is little, so that points stay visible on it.
+DENSITY_COLOURS = "Blues"
+
+
+def import_pyplot(caller: str) -> Any:
+    """Import matplotlib's pyplot, which only plotting needs.
+
+    Parameters
+    ----------
+    caller : str
+        What needs it, for the message.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    """
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError(
+            f'{caller} needs matplotlib. Install it by `pip install "skevae[plots]"`.'
+        ) from error
+    return plt
+
+
+def make_panels(
+    ax: Any, n_rows: int, n_columns: int, *, size: tuple[float, float], caller: str, **options: Any
+) -> np.ndarray:
+    """Return a grid of axes to draw on.
+
+    Parameters
+    ----------
+    ax : None, Axes or array-like of Axes
+        None makes a new figure. One Axes is divided into the panels, unless there is only one.
+        Several are used as they are.
+    n_rows, n_columns : int
+    size : (width, height)
+        Of a new figure, in inches.
+    caller : str
+        For messages.
+    **options
+        Of matplotlib's ``subplots``, where panels are made.
+
+    Returns
+    -------
+    ndarray of Axes of shape (n_rows, n_columns)
+
+    Raises
+    ------
+    TypeError
+        If ``ax`` holds anything but Axes.
+    ValueError
+        If it holds another number of them than there are panels, or cannot be divided.
+    """
+    plt = import_pyplot(caller)
+    if ax is None:
+        return plt.subplots(
+            n_rows, n_columns, figsize=size, layout="constrained", squeeze=False, **options
+        )[1]
+    given = np.array(ax, dtype=object).ravel()
+    for item in given:
+        if not hasattr(item, "get_subplotspec"):
+            raise TypeError(
+                f"ax={ax!r} of {caller} must be None, a matplotlib Axes or an array of Axes, as "
+                "`matplotlib.pyplot.subplots` returns them."
+            )
+    if len(given) == n_rows * n_columns:
+        return given.reshape(n_rows, n_columns)
+    if len(given) != 1:
+        raise ValueError(
+            f"ax of {caller} has {len(given)} Axes, but there are {n_rows} x {n_columns} panels. "
+            "Pass as many Axes as panels, or one Axes, which is then divided."
+        )
+    place = given[0].get_subplotspec()
+    if place is None:
+        raise ValueError(
+            f"ax={ax!r} of {caller} was placed by hand and cannot be divided into {n_rows} x "
+            f"{n_columns} panels. Pass an Axes made by `matplotlib.pyplot.subplots`."
+        )
+    # A layout engine finds the space that labels need; without one it has to be left for them.
+    free = given[0].figure.get_layout_engine() is not None
+    spaces = {} if free else {"hspace": 0.6, "wspace": 0.5}
+    given[0].set_axis_off()
+    return place.subgridspec(n_rows, n_columns, **spaces).subplots(squeeze=False, **options)
+
+
+def tidy(axis: Any) -> None:
+    """Remove the two spines that say nothing."""
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def legend_above(axis: Any, **options: Any) -> Any:
+    """Put the legend above the axes, where it hides no data."""
+    settings = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "frameon": False, "ncols": 3}
+    return axis.legend(**{**settings, "borderaxespad": 0.2, "columnspacing": 1.2, **options})
+
+
+def thinned(n_rows: int, max_points: int) -> np.ndarray:
+    """Indices of at most so many rows, in order; the same ones each time."""
+    if n_rows <= max_points:
+        return np.arange(n_rows)
+    return np.sort(np.random.RandomState(0).permutation(n_rows)[:max_points])
+
+
+def point_size(n_points: int) -> float:
+    """Area of a point, in square points: the more there are, the smaller."""
+    return float(np.clip(3000 / max(1, n_points), 3, 14))

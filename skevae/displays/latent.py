@@ -1,0 +1,286 @@
+"""LatentDisplay: posterior means over the density of the latents."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from skevae.displays.checks import at_least, check_estimator, check_options
+from skevae.displays.drawing import (
+    CLASS_COLOURS,
+    DENSITY_COLOURS,
+    VERMILION,
+    import_pyplot,
+    make_panels,
+    point_size,
+)
+from skevae.displays.draws import draw_rows
+
+# Left on each side, as a part of the range of the posterior means and the samples.
+MARGIN = 0.05
+
+# Quantiles of the samples that are in the picture in any case.
+OUTER = (0.002, 0.998)
+
+
+class LatentDisplay:
+    """Posterior means of rows over the density of the latents, for two chosen latents.
+
+    Where the colours are dark and there are no points, `sample` draws rows unlike those of X. Where
+    points lie on white ground, the prior has not learned where the rows are. Points are means; the
+    posteriors are wider.
+
+    It is recommended to use `from_estimator`. All parameters are stored as attributes.
+
+    Parameters
+    ----------
+    means : array-like of shape (n_samples, 2)
+        Posterior means, of the two latents.
+    edges : pair of array-like of shape (n_cells + 1,)
+        Edges of the cells, along the first latent and the second.
+    density : array-like of shape (n_cells, n_cells)
+        Density of the two latents in each cell; the first axis is along the first latent.
+    components : (int, int), default=(0, 1)
+        Numbers of the latents, for the labels.
+    y : array-like of shape (n_samples,), default=None
+        Class of each row, for the colours.
+    law : str, default="prior"
+        Whose density it is, for the label.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    mesh_ : matplotlib QuadMesh
+        The density.
+    points_ : list of matplotlib PathCollection
+        The means, those of a class each.
+
+    See Also
+    --------
+    skevae.EnergyVAE.transform : Computes posterior means.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skevae import EnergyVAE
+    >>> from skevae.displays import LatentDisplay
+    >>> X, y = load_iris(return_X_y=True)
+    >>> vae = EnergyVAE(2, max_iter=5, random_state=0).fit(X)
+    >>> display = LatentDisplay.from_estimator(vae, X, y=y)
+    >>> display.density.shape
+    (60, 60)
+    """
+
+    def __init__(self, means, edges, density, *, components=(0, 1), y=None, law="prior"):
+        self.means = means
+        self.edges = edges
+        self.density = density
+        self.components = components
+        self.y = y
+        self.law = law
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator,
+        X,
+        *,
+        components=(0, 1),
+        y=None,
+        grid_resolution=60,
+        n_samples=20_000,
+        random_state=None,
+        ax=None,
+    ):
+        """Encode rows and plot their posterior means over the density of the latents.
+
+        Parameters
+        ----------
+        estimator : EnergyVAE
+            Fitted, with at least two latents. If it has an ``ex_post_``, that takes the place of
+            ``prior_``, as in its scores and samples.
+        X : array-like or DataFrame of shape (n_samples, n_features)
+        components : (int, int), default=(0, 1)
+            The two latents.
+        y : array-like of shape (n_samples,), default=None
+            Class of each row, for the colours; at most 10 classes.
+        grid_resolution : int, default=60
+            Cells along each latent.
+        n_samples : int, default=20_000
+            Samples of the latents. With more than two latents the density of the two is a
+            histogram of them. With exactly two it is ``score_samples`` at the centres of the
+            cells, and the samples only say how far the picture reaches.
+        random_state : int, RandomState instance or None, default=None
+            Of the samples. None uses that of ``prior_``.
+        ax : matplotlib Axes, default=None
+            Axes to draw on. None makes a new figure.
+
+        Returns
+        -------
+        LatentDisplay
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        TypeError
+            If it has no ``transform`` or no ``prior_``.
+        ValueError
+            If X does not have the columns of ``fit``, ``components`` are not two latents of the
+            model, or y does not have an entry for each row.
+        ImportError
+            If matplotlib is not installed.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from skevae import EnergyVAE
+        >>> from skevae.displays import LatentDisplay
+        >>> X = load_iris().data
+        >>> vae = EnergyVAE(4, max_iter=5, random_state=0).fit(X)
+        >>> display = LatentDisplay.from_estimator(vae, X, components=(1, 3))
+        >>> display.ax_.get_xlabel()
+        'latent 1'
+        """
+        import_pyplot(f"{cls.__name__}.from_estimator")
+        check_estimator(
+            estimator, ["transform", "prior_"], cls.__name__, "Pass a fitted EnergyVAE."
+        )
+        check_options(
+            cls.__name__,
+            {"grid_resolution": [at_least(2)], "n_samples": [at_least(1)]},
+            grid_resolution=grid_resolution,
+            n_samples=n_samples,
+        )
+        means = np.asarray(estimator.transform(X))
+        first, second = _two_latents(components, means.shape[1])
+        chosen = means[:, [first, second]]
+        _classes(y, len(means))
+        ex_post = getattr(estimator, "ex_post_", None)
+        law = estimator.prior_ if ex_post is None else ex_post
+        drawn = np.asarray(draw_rows(law, n_samples, random_state))[:, [first, second]]
+        # Samples too: what the prior believes where there are no rows belongs in the picture.
+        edges = [_edges(*pair, grid_resolution) for pair in zip(chosen.T, drawn.T, strict=True)]
+        if means.shape[1] == 2:
+            density = _density_on_grid(law, edges, flipped=(first, second) == (1, 0))
+        else:
+            counts = np.histogramdd(drawn, bins=edges)[0]
+            # Over all samples, also those outside the picture, so that it is a density.
+            density = counts / len(drawn) / np.multiply.outer(*map(np.diff, edges))
+        display = cls(
+            chosen,
+            edges,
+            density,
+            components=(first, second),
+            y=y,
+            law="prior" if ex_post is None else "ex-post",
+        )
+        return display.plot(ax)
+
+    def plot(self, ax=None):
+        """Plot the means over the density.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Axes to draw on. None makes a new figure.
+
+        Returns
+        -------
+        LatentDisplay
+            The display itself, with the artists as attributes.
+
+        Raises
+        ------
+        ValueError
+            If y does not have an entry for each row, or has more than 10 classes.
+        ImportError
+            If matplotlib is not installed.
+        """
+        caller = f"{type(self).__name__}.plot"
+        import_pyplot(caller)
+        means = np.asarray(self.means)
+        classes = _classes(self.y, len(means))
+        self.ax_ = make_panels(ax, 1, 1, size=(5.4, 4.4), caller=caller)[0, 0]
+        self.figure_ = self.ax_.figure
+        self.mesh_ = self.ax_.pcolormesh(
+            *self.edges, np.asarray(self.density).T, cmap=DENSITY_COLOURS, vmin=0
+        )
+        bar = self.figure_.colorbar(self.mesh_, ax=self.ax_, label=f"{self.law} density")
+        bar.outline.set_visible(False)
+        size = max(8.0, 1.5 * point_size(len(means)))
+        self.points_ = [
+            self.ax_.scatter(
+                *means[rows].T,
+                s=size,
+                color=colour,
+                label=label,
+                edgecolors="white",
+                linewidths=0.25,
+            )
+            for label, rows, colour in classes
+        ]
+        first, second = self.components
+        self.ax_.set(xlabel=f"latent {first}", ylabel=f"latent {second}")
+        if self.y is not None:
+            self.ax_.legend(
+                loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5, frameon=False, markerscale=2
+            )
+        return self
+
+
+def _two_latents(components: Any, n_latent: int) -> tuple[int, int]:
+    """Check the numbers of the two latents."""
+    chosen = list(components) if np.ndim(components) == 1 else []
+    whole = all(isinstance(c, Integral) and not isinstance(c, bool) for c in chosen)
+    if len(chosen) != 2 or not whole:
+        raise ValueError(f"components={components!r} must be the numbers of two latents: (0, 1).")
+    first, second = chosen
+    if not (0 <= first < n_latent and 0 <= second < n_latent) or first == second:
+        raise ValueError(
+            f"components={components!r} must be two different latents of the {n_latent} that the "
+            f"model has, from 0 to {n_latent - 1}. (A model with one latent cannot be displayed: "
+            "fit it with n_components of at least 2.)"
+        )
+    return int(first), int(second)
+
+
+def _classes(y: Any, n_rows: int) -> list[tuple[str | None, np.ndarray, str]]:
+    """Label, rows and colour of each class; one without a label if there are none."""
+    if y is None:
+        return [(None, np.ones(n_rows, dtype=bool), VERMILION)]
+    labels = np.asarray(y)
+    if labels.shape != (n_rows,):
+        raise ValueError(
+            f"y of shape {labels.shape} must have one class for each of the {n_rows} rows of X."
+        )
+    present = np.unique(labels)
+    if len(present) > len(CLASS_COLOURS):
+        raise ValueError(
+            f"y has {len(present)} different values, but only {len(CLASS_COLOURS)} can be told "
+            "apart by colour. Pass fewer classes, or bins of a number."
+        )
+    return [
+        (str(label), labels == label, colour)
+        for label, colour in zip(present, CLASS_COLOURS, strict=False)
+    ]
+
+
+def _edges(means: np.ndarray, drawn: np.ndarray, n_cells: int) -> np.ndarray:
+    """Edges of cells that cover the means and all but the farthest samples, with a margin."""
+    reach = [*np.quantile(drawn, OUTER), means.min(), means.max()]
+    low, high = min(reach), max(reach)
+    # Rows may all have the same mean: a latent that is not used.
+    margin = MARGIN * (high - low) if high > low else 1.0
+    return np.linspace(low - margin, high + margin, n_cells + 1)
+
+
+def _density_on_grid(law: Any, edges: list[np.ndarray], flipped: bool) -> np.ndarray:
+    """Density at the centres of cells, by the law of two latents."""
+    centres = [(e[1:] + e[:-1]) / 2 for e in edges]
+    points = np.stack(np.meshgrid(*centres, indexing="ij"), axis=-1)
+    rows = points.reshape(-1, 2)[:, ::-1] if flipped else points.reshape(-1, 2)
+    return np.exp(law.score_samples(np.ascontiguousarray(rows))).reshape(points.shape[:2])

@@ -1,0 +1,233 @@
+"""TrainingDisplay: the terms of the bound over the epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from skevae.displays.checks import at_least, check_estimator, check_options
+from skevae.displays.drawing import (
+    BLUE,
+    GREEN,
+    GREY,
+    PURPLE,
+    VERMILION,
+    import_pyplot,
+    make_panels,
+    tidy,
+)
+
+# The panels, and in each the terms of `history_` with their labels and colours. Only the bounds are
+# near enough to each other to share one.
+PANELS: dict[str, dict[str, tuple[str, str]]] = {
+    "bound": {
+        "objective": ("training", BLUE),
+        "validation": ("held out", VERMILION),
+    },
+    "reconstruction": {"reconstruction": (r"$E[\ln\,p(x\,|\,z)]$", GREEN)},
+    "energy of the prior": {"energy": ("mean energy", PURPLE)},
+    "partition function of the prior": {"log_partition": (r"$\ln\,Z$", GREY)},
+}
+
+
+class TrainingDisplay:
+    """Training curves: the bound, held-out bound, reconstruction, energy and ln Z by epoch.
+
+    It is recommended to use `from_estimator`. All parameters are stored as attributes.
+
+    Parameters
+    ----------
+    history : dict of str to array-like of shape (n_epochs,)
+        ``history_`` of an estimator. Of its terms, "objective", "validation", "reconstruction",
+        "energy" and "log_partition" are drawn; nan where an epoch has no such term.
+    kept_epoch : int, default=None
+        Epoch, counted from 1, whose state was kept. None marks no epoch.
+
+    Attributes
+    ----------
+    axes_ : ndarray of matplotlib Axes of shape (n_panels,)
+        A panel each for the bound, the reconstruction, the energy and ln Z, as far as ``history``
+        has them.
+    figure_ : matplotlib Figure
+    lines_ : dict of str to matplotlib Line2D
+        The curve of each term.
+    kept_lines_ : list of matplotlib Line2D
+        The marks of the kept epoch, one a panel; empty without ``kept_epoch``.
+
+    See Also
+    --------
+    DiagnosticsDisplay : Whether the scores of the trained model can be relied on.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skevae import EnergyVAE
+    >>> from skevae.displays import TrainingDisplay
+    >>> vae = EnergyVAE(2, max_iter=5, random_state=0).fit(load_iris().data)
+    >>> display = TrainingDisplay.from_estimator(vae)
+    >>> sorted(display.lines_)
+    ['energy', 'log_partition', 'objective', 'reconstruction', 'validation']
+    """
+
+    def __init__(self, history, *, kept_epoch=None):
+        self.history = history
+        self.kept_epoch = kept_epoch
+
+    @classmethod
+    def from_estimator(cls, estimator, *, kept_epoch="auto", first_epoch=1, ax=None):
+        """Plot the training curves of a fitted estimator.
+
+        Parameters
+        ----------
+        estimator : estimator
+            A fitted `EnergyVAE` or prior estimator, with ``history_``.
+        kept_epoch : int, "auto" or None, default="auto"
+            Epoch to mark as the one whose state was kept. "auto" is that of the highest held-out
+            bound after ``kl_warmup``, or the last one where no rows were held out. With
+            ``warm_start=True`` and held-out rows it cannot be told from ``history_``, and no epoch
+            is marked. Nor does ``history_`` tell that training diverged, which a warning does.
+        first_epoch : int, default=1
+            Epoch from which the curves are drawn. The first epochs are often so far below the
+            others that these cannot be told apart.
+        ax : matplotlib Axes or array-like of Axes, default=None
+            Axes to draw on: one for each panel, or a single one, which is divided. None makes a new
+            figure.
+
+        Returns
+        -------
+        TrainingDisplay
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If it has no history, or an epoch is out of range.
+        ImportError
+            If matplotlib is not installed.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from skevae import GaussianBernoulliRBMPrior
+        >>> from skevae.displays import TrainingDisplay
+        >>> rbm = GaussianBernoulliRBMPrior(4, max_iter=5, random_state=0)
+        >>> display = TrainingDisplay.from_estimator(rbm.fit(load_iris().data))
+        >>> len(display.axes_)
+        3
+        """
+        import_pyplot(f"{cls.__name__}.from_estimator")
+        check_estimator(estimator, [], cls.__name__, "")
+        if not hasattr(estimator, "history_"):
+            raise ValueError(
+                f"{type(estimator).__name__} has no history_ to display. A prior inside an "
+                "EnergyVAE has none of its own: pass the EnergyVAE. Of a Pipeline or a search, "
+                "pass the fitted estimator in it."
+            )
+        history = estimator.history_
+        if isinstance(kept_epoch, str) and kept_epoch == "auto":
+            kept_epoch = _kept_epoch(estimator)
+        return cls(history, kept_epoch=kept_epoch).plot(ax, first_epoch=first_epoch)
+
+    def plot(self, ax=None, *, first_epoch=1):
+        """Plot the curves.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or array-like of Axes, default=None
+            Axes to draw on: one for each panel, or a single one, which is divided. None makes a new
+            figure.
+        first_epoch : int, default=1
+            Epoch from which the curves are drawn.
+
+        Returns
+        -------
+        TrainingDisplay
+            The display itself, with the artists as attributes.
+
+        Raises
+        ------
+        ValueError
+            If ``history`` has no epoch or none of the known terms, or an epoch is out of range.
+        ImportError
+            If matplotlib is not installed.
+        """
+        caller = f"{type(self).__name__}.plot"
+        import_pyplot(caller)
+        n_epochs, panels = self._checked(first_epoch)
+        n_panels = len(panels)
+        n_rows, n_columns = (2, 2) if n_panels == 4 else (1, n_panels)
+        size = (3.6 * n_columns + 0.4, 2.7 * n_rows + 0.4)
+        axes = make_panels(ax, n_rows, n_columns, size=size, caller=caller)
+        self.axes_, self.figure_ = axes.ravel(), axes[0, 0].figure
+        self.lines_, self.kept_lines_ = {}, []
+        epochs = np.arange(first_epoch, n_epochs + 1)
+        for axis, (title, terms) in zip(self.axes_, panels.items(), strict=True):
+            for name, (label, colour) in terms.items():
+                values = np.asarray(self.history[name], dtype=float)[first_epoch - 1 :]
+                # A single epoch makes no line.
+                marker = "o" if np.isfinite(values).sum() == 1 else None
+                (self.lines_[name],) = axis.plot(
+                    epochs, values, color=colour, label=label, marker=marker
+                )
+            if self.kept_epoch is not None and self.kept_epoch >= first_epoch:
+                mark = axis.axvline(self.kept_epoch, color="0.5", linestyle=":", zorder=0)
+                mark.set_label(f"kept: epoch {self.kept_epoch}")
+                self.kept_lines_.append(mark)
+            axis.set_title(title, fontsize="medium")
+            axis.set(xlabel="epoch", ylabel="nats per row" if len(terms) > 1 else f"{label} (nats)")
+            axis.locator_params(axis="x", integer=True)
+            tidy(axis)
+        # One legend for all: the other panels have a single curve, which their axis names.
+        self.axes_[0].legend(loc="best", frameon=False)
+        return self
+
+    def _checked(self, first_epoch: Any) -> tuple[int, dict[str, dict[str, tuple[str, str]]]]:
+        """Number of epochs, and the panels of the terms that there are."""
+        if not isinstance(self.history, Mapping):
+            raise TypeError(
+                f"history must be a dict of terms, as history_ of an estimator, got "
+                f"{type(self.history).__name__}."
+            )
+        known = {
+            title: {name: style for name, style in terms.items() if name in self.history}
+            for title, terms in PANELS.items()
+        }
+        panels = {title: terms for title, terms in known.items() if terms}
+        lengths = {len(self.history[name]) for terms in panels.values() for name in terms}
+        if len(lengths) != 1 or lengths == {0}:
+            raise ValueError(
+                f"history with the terms {sorted(self.history)} has no epoch to display, or terms "
+                "of different length. It takes the history_ of an estimator fitted for at least "
+                "one epoch."
+            )
+        n_epochs = lengths.pop()
+        in_range = f"must be an epoch from 1 to {n_epochs}, the last one of history"
+        for name, epoch in (("first_epoch", first_epoch), ("kept_epoch", self.kept_epoch)):
+            optional = [None] if name == "kept_epoch" else []
+            check_options(type(self).__name__, {name: [at_least(1), *optional]}, **{name: epoch})
+            if epoch is not None and epoch > n_epochs:
+                raise ValueError(f"{name}={epoch!r} {in_range}.")
+        return n_epochs, panels
+
+
+def _kept_epoch(estimator: Any) -> int | None:
+    """Find the epoch, from 1, whose state an estimator has kept; None if that cannot be told."""
+    history = estimator.history_
+    n_epochs = len(history.get("objective", ()))
+    validation = np.asarray(history.get("validation", np.full(n_epochs, np.nan)), dtype=float)
+    if not n_epochs or np.isnan(validation[-1]):
+        # Nothing was held out, or not in the last pass: the last state is the one kept.
+        return n_epochs or None
+    if getattr(estimator, "warm_start", False):
+        # The state kept is one of the last fit, whose first epoch is not recorded.
+        return None
+    epochs = np.arange(1, n_epochs + 1)
+    max_iter = getattr(estimator, "max_iter", n_epochs)
+    # Before the warm-up is over the bound is another one, and no state is kept by it.
+    warm = (epochs > getattr(estimator, "kl_warmup", 0.0) * max_iter) | (epochs == max_iter)
+    if not warm.any():
+        return n_epochs
+    return int(epochs[warm][np.nanargmax(validation[warm])])
