@@ -26,8 +26,8 @@ DIVERGENCE_NATS = 100.0
 class Checkpoint(Protocol):
     """Where the state of a run is saved, and found again."""
 
-    def load(self) -> dict[str, Any] | None:
-        """Return the state saved last, if there is one."""
+    def load(self, resume: Callable[[dict[str, Any]], None]) -> bool:
+        """Resume from the state saved last, if there is one; say whether there was."""
 
     def save(self, state: Callable[[], dict[str, Any]], *, last: bool) -> None:
         """Save the state; the ``last`` one must be saved, others may be skipped."""
@@ -192,10 +192,8 @@ class Loop:
         return run
 
     def _begin(self) -> None:
-        saved = None if self.checkpoint is None else self.checkpoint.load()
-        if saved is not None:
-            self.resume(saved)
-        elif self.check is not None:
+        resumed = self.checkpoint is not None and self.checkpoint.load(self.resume)
+        if not resumed and self.check is not None:
             self.past.start_score = self.check()
 
     def _epoch(self) -> None:
