@@ -97,7 +97,8 @@ def _encode_state(state: Mapping[str, Any], encoder: Encoder) -> list[Any]:
 
 def _decode_state(nodes: Any, kind: type, decoder: Decoder, *, is_custom: bool) -> dict[str, Any]:
     state = {}
-    for name, node in typed(nodes, list):
+    for pair in typed(nodes, list):
+        name, node = typed(pair, list)
         state[typed(name, str)] = decoder(node)
     if not is_custom:
         check_names(kind, state)
@@ -170,7 +171,7 @@ def _decode_module(node: Mapping[str, Any], decoder: Decoder, remember: Remember
     }
     for name, parameter in parts["parameters"].items():
         value.register_parameter(name, parameter)
-    temporary = typed(node["temporary"], list)
+    temporary = [typed(name, str) for name in typed(node["temporary"], list)]
     for name, buffer in parts["buffers"].items():
         value.register_buffer(name, buffer, persistent=name not in temporary)
     for name, module in parts["modules"].items():

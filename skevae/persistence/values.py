@@ -193,14 +193,14 @@ def _decode_random_state(node: Mapping[str, Any]) -> np.random.RandomState:
 
 
 def _encode_random_state(value: np.random.RandomState, encoder: Encoder) -> dict[str, Any]:
-    name, key, position, has_gauss, gauss = value.get_state(legacy=True)
-    if name != "MT19937":
-        raise encoder.refusal(f"a RandomState of {name}")
+    state: Any = value.get_state(legacy=False)
+    if state["bit_generator"] != "MT19937":
+        raise encoder.refusal(f"a RandomState of {state['bit_generator']}")
     return {
-        "key": np.asarray(key).tolist(),
-        "position": int(position),
-        "has_gauss": int(has_gauss),
-        "gauss": float(gauss),
+        "key": state["state"]["key"].tolist(),
+        "position": int(state["state"]["pos"]),
+        "has_gauss": int(state["has_gauss"]),
+        "gauss": float(state["gauss"]),
     }
 
 

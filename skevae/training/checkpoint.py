@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from skevae.partitions.base import PartitionEstimate
-from skevae.utils.archive import ArchiveError, read_archive, write_archive
+from skevae.utils.archive import ArchiveError, check_form, read_archive, write_archive
 
 # Between two writes, other than the last: a large network is not to be held up by its copies.
 SECONDS_BETWEEN_SAVES = 20.0
@@ -164,6 +164,7 @@ class TrainingFile:
         if self.saved is None:
             return False
         try:
+            check_form(self.saved["partition"], self.partition.state(), "the partition")
             for name, generator in self.generators.items():
                 generator.set_state(self.saved["generators"][name])
             self.partition.resume(self.saved["partition"])

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from skevae.training.parameters import lower_rate, optimizer_state, resume_optimizer
 from skevae.training.step import RecordedStep, Step
+from skevae.utils.archive import check_form
 
 Status = Literal["running", "finished", "converged", "stopped", "diverged", "interrupted"]
 
@@ -276,7 +277,19 @@ class Loop:
         }
 
     def resume(self, saved: dict[str, Any]) -> None:
-        """Go on from a `state`."""
+        """Go on from a `state`.
+
+        Raises
+        ------
+        ArchiveError
+            If it is not the state of such a run.
+        """
+        present = self.state()
+        check_form(saved, present, "the state")
+        for name in ("start", "best"):
+            check_form(saved["past"][name], present["model"], f"the state {name!r}")
+        for terms in saved["run"]["history"].values():
+            check_form(terms, [0.0] * saved["past"]["epoch"], "the history")
         device = self.X.device
         self.run = Run(**{f.name: saved["run"][f.name] for f in fields(Run)})
         past = {f.name: saved["past"][f.name] for f in fields(Progress)}

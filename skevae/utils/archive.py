@@ -91,6 +91,39 @@ def _checksum(kind: str, document: str, tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def check_form(value: Any, example: Any, name: str = "it") -> None:
+    """Raise if a value that was read has not the form of another: keys, types, shapes.
+
+    Where the example is None or empty, anything will do.
+
+    Raises
+    ------
+    ArchiveError
+        Says what is of another form.
+    """
+    if example is None or (isinstance(example, dict | list) and not example):
+        return
+    if isinstance(example, Tensor):
+        same = isinstance(value, Tensor) and value.shape == example.shape
+        same = same and value.dtype == example.dtype
+    elif isinstance(example, float):
+        same = isinstance(value, float | int)
+    elif isinstance(example, dict):
+        same = isinstance(value, dict) and value.keys() == example.keys()
+    else:
+        same = type(value) is type(example)
+    if not same:
+        raise ArchiveError(f"{name} is not what it should be")
+    if isinstance(example, dict):
+        for key, part in example.items():
+            check_form(value[key], part, f"{key!r} of {name}")
+    elif isinstance(example, list):
+        if len(value) != len(example):
+            raise ArchiveError(f"{name} has {len(value)} entries, not {len(example)}")
+        for item, part in zip(value, example, strict=True):
+            check_form(item, part, f"a part of {name}")
+
+
 def write_archive(path: Path, kind: str, value: Any) -> None:
     """Write a value in one step: a reader sees the old file or the new one, never a part.
 

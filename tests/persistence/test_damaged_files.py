@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import resource
+import shutil
 import tracemalloc
 import warnings
 from pathlib import Path
@@ -31,10 +32,13 @@ class Checkpoints:
 
     kind = checkpoint.KIND
 
-    def __init__(self, folder):
+    def __init__(self, folder, original=None):
         self.estimator = rbm(max_iter=2, partition="persistent", checkpoint_dir=folder)
-        clone(self.estimator).fit(X)
-        (self.path,) = folder.glob("*.skevae")
+        if original is None:
+            clone(self.estimator).fit(X)
+            (self.path,) = folder.glob("*.skevae")
+        else:
+            self.path = Path(shutil.copy(original, folder))
 
     def load(self):
         with warnings.catch_warnings():
@@ -47,24 +51,30 @@ class Models:
 
     kind = KIND
 
-    def __init__(self, folder):
-        model = vae(bounds=BOUNDS, ex_post=KernelDensity(), posterior="iaf").fit(TABLE)
-        self.path = save_model(model, folder / "model.skevae")
+    def __init__(self, folder, original=None):
+        if original is None:
+            model = vae(bounds=BOUNDS, ex_post=KernelDensity(), posterior="iaf").fit(TABLE)
+            self.path = save_model(model, folder / "model.skevae")
+        else:
+            self.path = Path(shutil.copy(original, folder))
 
     def load(self):
         return load_model(self.path)
 
 
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    return {kind: kind(tmp_path_factory.mktemp("original")).path for kind in (Models, Checkpoints)}
+
+
 @pytest.fixture(params=[Models, Checkpoints], ids=["model", "checkpoint"])
-def saved(request, tmp_path):
-    made = request.param(tmp_path)
-    made.load()
-    return made
+def saved(request, originals, tmp_path):
+    return request.param(tmp_path, originals[request.param])
 
 
 @pytest.fixture
-def model(tmp_path):
-    return Models(tmp_path)
+def model(originals, tmp_path):
+    return Models(tmp_path, originals[Models])
 
 
 def forge(path, kind, text):
@@ -132,9 +142,9 @@ HOSTILE = [
 def places(value, path=()):
     """Paths of all parts of a document."""
     yield path
-    parts = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, part in parts if isinstance(value, dict | list) else ():
-        yield from places(part, (*path, key))
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from places(part, (*path, key))
 
 
 def replaced(document, path, part):
@@ -161,14 +171,15 @@ def test_forged_parts_of_a_model(model):
 def test_forged_parts_of_a_checkpoint(tmp_path):
     saved = Checkpoints(tmp_path)
     document, rng = json.loads(text_of(saved.path)), random.Random(3)
-    broken = [None, "text", [], {}, {"__tensor__": "no such tensor"}, {"__tensor__": "0"}]
-    top = [(key,) for key in document] + [("loop", key) for key in document["loop"]]
+    wrong = [None, [], {"__tensor__": "no such tensor"}, {"is": "function", "name": "os.system"}]
+    loop = document["loop"]
+    typed = [(key,) for key in document]
+    typed += [("loop", key) for key in loop if key != "optimizer"]  # empty at the start of a run
+    typed += [("loop", part, key) for part in ("run", "past") for key in loop[part]]
     for index in range(N_FILES // 3):
-        path, part = rng.choice(top), broken[index % len(broken)]
-        changed = replaced(document, path, part)
-        if changed != document:
-            forge(saved.path, saved.kind, json.dumps(changed))
-            assert_refused(saved)
+        path, part = rng.choice(typed), wrong[index % len(wrong)]
+        forge(saved.path, saved.kind, json.dumps(replaced(document, path, part)))
+        assert_refused(saved)
 
 
 TEXTS = {
@@ -205,7 +216,7 @@ def test_forged_texts(text, saved):
     assert_refused(saved)
 
 
-FIELDS = ["module_", "_standardizer", "_columns", "_bounds", "_decided", "_cache", "history_"]
+FIELDS = ["module_", "_standardizer", "_columns", "_bounds", "_cache", "history_"]
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -214,9 +225,6 @@ def test_attributes_of_another_type(name, wrong, model):
     document = json.loads(text_of(model.path))
     state = document["table"][document["root"]["ref"]]["state"]
     (entry,) = [entry for entry in state if entry[0] == name]
-    if name == "_decided":  # of no declared type, but a tuple of this package
-        entry = document["table"][0]["state"][0]
-        wrong, entry[0] = wrong, "__decided"
     entry[1] = wrong
     forge(model.path, KIND, json.dumps(document))
     assert_refused(model)
@@ -295,13 +303,12 @@ def test_declared_shapes_of_arrays_allocate_nothing(model):
     document = json.loads(text_of(model.path))
     arrays = [node for node in document["table"] if node["is"] == "array" and "content" in node]
     tracemalloc.start()
-    for node in arrays:
+    for node in arrays[:2]:
         for shape in ([2**40], [2**31, 2**31], [-1, 1], ["1"], [True], 7):
             kept, node["shape"] = node["shape"], shape
             forge(model.path, KIND, json.dumps(document))
             node["shape"] = kept
-            if shape != [-1, 1] and shape != [True]:
-                assert_refused(model)
+            assert_refused(model)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 100 * os.path.getsize(model.path) + 2**22

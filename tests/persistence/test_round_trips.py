@@ -45,6 +45,9 @@ DENSITIES = {
     "vae": vae(n_components=1),
 }
 
+# Whose fits or scores take longer than their files.
+LONG = {"prior neural", "vae, neural", "ex post vae", "posterior iaf-volume-preserving"}
+
 MODELS = {
     **{f"prior {name}": (small_prior(name, max_iter=1, random_state=0), X) for name in PRIORS},
     **{f"vae, {name}": (vae(prior=small_prior(name)), X) for name in PRIORS},
@@ -80,7 +83,10 @@ PASSES = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in MODELS],
+)
 def test_round_trip(name, tmp_path):
     model, rows = MODELS[name]
     model = clone(model)
@@ -232,8 +238,7 @@ def test_public_estimators_can_all_be_saved(tmp_path):
 
 
 def test_global_generators_are_left_alone(tmp_path, global_rng_untouched):
-    for prior in PRIORS:
-        by_file(vae(prior=small_prior(prior), posterior="iaf").fit(X), tmp_path)
+    by_file(vae(prior=small_prior("flow"), posterior="iaf").fit(X), tmp_path)
 
 
 def test_a_loaded_model_does_not_hold_its_file(tmp_path):
