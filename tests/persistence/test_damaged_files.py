@@ -53,7 +53,7 @@ class Models:
 
     def __init__(self, folder, original=None):
         if original is None:
-            model = vae(bounds=BOUNDS, ex_post=KernelDensity(), posterior="iaf").fit(TABLE)
+            model = vae(bounds=BOUNDS, ex_post=KernelDensity()).fit(TABLE)
             self.path = save_model(model, folder / "model.skevae")
         else:
             self.path = Path(shutil.copy(original, folder))
