@@ -3,6 +3,7 @@
 from skevae.energy_vae import EnergyVAE
 from skevae.meta.imputer import EnergyImputer
 from skevae.meta.outliers import EnergyOutlierDetector
+from skevae.persistence import load_model, save_model
 from skevae.priors.flow import FlowPrior
 from skevae.priors.gaussian_bernoulli import GaussianBernoulliRBMPrior
 from skevae.priors.mixture import GaussianMixturePrior
@@ -23,4 +24,6 @@ __all__ = [
     "NormalPrior",
     "VampPrior",
     "__version__",
+    "load_model",
+    "save_model",
 ]

@@ -26,6 +26,12 @@ class VAE(nn.Module):
     density : Module with the interface of `skevae.densities.Density`
     """
 
+    encoder: nn.Module
+    decoder: nn.Module
+    posterior: Posterior
+    likelihood: Likelihood
+    density: Density
+
     def __init__(
         self,
         encoder: nn.Module,

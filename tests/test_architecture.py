@@ -24,6 +24,7 @@ FLOORS = [
     {"vae_fit", "fitted"},
     {"energy_vae"},
     {"meta"},
+    {"persistence"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 PACKAGE = Path(__file__).resolve().parents[1] / "skevae"

@@ -32,6 +32,14 @@ class Bounds:
         If a column is not there or is not continuous, or bounds are not two ascending numbers.
     """
 
+    columns: Columns
+    low: np.ndarray
+    high: np.ndarray
+    positive: np.ndarray
+    negative: np.ndarray
+    interval: np.ndarray
+    are_open: bool
+
     def __init__(self, bounds: Mapping[Any, Any] | None, columns: Columns) -> None:
         self.columns = columns
         self.low = np.full(columns.n_columns, -np.inf)

@@ -55,10 +55,17 @@ class Columns:
         modelled.
     """
 
+    on_unknown: str
+    names: list[Any] | None
+    n_columns: int
+    integer: np.ndarray
+    categories: list[list[Any] | None]
+    n_categories: np.ndarray
+
     def __init__(self, X: Any, categorical: Any, integer: Any, on_unknown: str) -> None:
         frame = as_frame(X)
         self.on_unknown = on_unknown
-        self.names: list[Any] | None = None if frame is None else list(frame.columns)
+        self.names = None if frame is None else list(frame.columns)
         # An empty table, which keeps the library, the names, the dtypes and their categories.
         self.template = None if frame is None else frame.head(0).to_native()
         if frame is None:
@@ -84,7 +91,7 @@ class Columns:
             is_categorical &= ~self.integer
         else:
             self.integer &= ~is_categorical
-        self.categories: list[list[Any] | None] = [
+        self.categories = [
             self._categories(X, frame, j) if is_categorical[j] else None for j in range(n_features)
         ]
         self.n_categories = np.array([len(c) if c else 0 for c in self.categories])

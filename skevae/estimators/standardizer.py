@@ -53,6 +53,12 @@ class Standardizer:
         If values of X are so large that their variance overflows.
     """
 
+    centre: np.ndarray
+    spread: np.ndarray
+    fill: np.ndarray
+    log_spread: np.ndarray
+    log_jacobian: float
+
     def __init__(
         self,
         X: np.ndarray,

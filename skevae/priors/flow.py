@@ -53,7 +53,7 @@ class FlowPrior(TrainedDensityPrior):
         Directory where `fit` keeps the state of its training, in a file named by a hash of
         parameters and X. The same fit, called again after it was cut off, goes on from there to
         the same result (and returns at once if it was over); the fits of a search can share a
-        directory. Files stay until they are deleted. Pickles: only from sources you trust.
+        directory. Files stay until they are deleted. They hold no pickles.
     device : str or torch.device, default="auto"
         "auto" is the first CUDA device if there is one, else the CPU.
     random_state : int, RandomState instance or None, default=None

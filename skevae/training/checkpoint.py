@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from skevae.partitions.base import PartitionEstimate
-from skevae.utils.archive import ArchiveError, read_archive, write_archive
+from skevae.utils.archive import ArchiveError, check_form, read_archive, write_archive
 
 # Between two writes, other than the last: a large network is not to be held up by its copies.
 SECONDS_BETWEEN_SAVES = 20.0
@@ -108,7 +108,8 @@ class TrainingFile:
     Raises
     ------
     ValueError
-        If ``directory`` is empty, or the file in it is damaged or not a checkpoint of this run.
+        If ``directory`` is empty; an ArchiveError if the file in it is damaged or not a checkpoint
+        of this run.
     OSError
         If the directory cannot be made or written.
     """
@@ -125,7 +126,7 @@ class TrainingFile:
                 if self.saved["name"] != name or not isinstance(self.saved["seed"], int):
                     raise ArchiveError(f"it belongs to another run, {self.saved['name']}")
             except (ArchiveError, KeyError, TypeError) as error:
-                raise ValueError(self._refusal(error)) from error
+                raise ArchiveError(self._refusal(error)) from error
 
     def _refusal(self, error: Exception) -> str:
         return (
@@ -142,23 +143,35 @@ class TrainingFile:
         """Name what else has a state: the estimate of ln Z, and the generators of the run."""
         self.partition, self.generators = partition, generators
 
-    def load(self) -> dict[str, Any] | None:
-        """Return the state saved last, if there is one, and put back what was attached.
+    def load(self, resume: Callable[[dict[str, Any]], None]) -> bool:
+        """Resume from the state saved last, if there is one, and put back what was attached.
+
+        Parameters
+        ----------
+        resume : callable (state) -> None
+            Goes on from what `save` was given.
+
+        Returns
+        -------
+        bool
+            Whether there was a state.
 
         Raises
         ------
-        ValueError
-            If the state does not fit what was attached.
+        ArchiveError
+            If the state does not fit what was attached, or what resumes.
         """
         if self.saved is None:
-            return None
+            return False
         try:
+            check_form(self.saved["partition"], self.partition.state(), "the partition")
             for name, generator in self.generators.items():
                 generator.set_state(self.saved["generators"][name])
             self.partition.resume(self.saved["partition"])
-            return self.saved["loop"]
-        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-            raise ValueError(self._refusal(error)) from error
+            resume(self.saved["loop"])
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise ArchiveError(self._refusal(error)) from error
+        return True
 
     def save(self, state: Callable[[], dict[str, Any]], *, last: bool) -> None:
         """Replace the file, unless that was done a moment ago.

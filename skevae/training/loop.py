@@ -16,6 +16,7 @@ from torch import Tensor
 
 from skevae.training.parameters import lower_rate, optimizer_state, resume_optimizer
 from skevae.training.step import RecordedStep, Step
+from skevae.utils.archive import check_form
 
 Status = Literal["running", "finished", "converged", "stopped", "diverged", "interrupted"]
 
@@ -26,8 +27,8 @@ DIVERGENCE_NATS = 100.0
 class Checkpoint(Protocol):
     """Where the state of a run is saved, and found again."""
 
-    def load(self) -> dict[str, Any] | None:
-        """Return the state saved last, if there is one."""
+    def load(self, resume: Callable[[dict[str, Any]], None]) -> bool:
+        """Resume from the state saved last, if there is one; say whether there was."""
 
     def save(self, state: Callable[[], dict[str, Any]], *, last: bool) -> None:
         """Save the state; the ``last`` one must be saved, others may be skipped."""
@@ -192,10 +193,8 @@ class Loop:
         return run
 
     def _begin(self) -> None:
-        saved = None if self.checkpoint is None else self.checkpoint.load()
-        if saved is not None:
-            self.resume(saved)
-        elif self.check is not None:
+        resumed = self.checkpoint is not None and self.checkpoint.load(self.resume)
+        if not resumed and self.check is not None:
             self.past.start_score = self.check()
 
     def _epoch(self) -> None:
@@ -278,7 +277,19 @@ class Loop:
         }
 
     def resume(self, saved: dict[str, Any]) -> None:
-        """Go on from a `state`."""
+        """Go on from a `state`.
+
+        Raises
+        ------
+        ArchiveError
+            If it is not the state of such a run.
+        """
+        present = self.state()
+        check_form(saved, present, "the state")
+        for name in ("start", "best"):
+            check_form(saved["past"][name], present["model"], f"the state {name!r}")
+        for terms in saved["run"]["history"].values():
+            check_form(terms, [0.0] * saved["past"]["epoch"], "the history")
         device = self.X.device
         self.run = Run(**{f.name: saved["run"][f.name] for f in fields(Run)})
         past = {f.name: saved["past"][f.name] for f in fields(Progress)}

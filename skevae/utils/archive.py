@@ -23,6 +23,8 @@ from torch import Tensor
 # Marks a tensor, or a number that JSON cannot write, among the plain values.
 TENSOR, NUMBER = "__tensor__", "__number__"
 
+NUMBERS = {repr(number): number for number in (math.nan, math.inf, -math.inf)}
+
 
 class ArchiveError(ValueError):
     """A file that is not a readable archive of the expected format."""
@@ -53,8 +55,30 @@ def _restore(value: Any, tensors: dict[str, Tensor]) -> Any:
     if value.keys() == {TENSOR}:
         return tensors[value[TENSOR]]
     if value.keys() == {NUMBER}:
-        return float(value[NUMBER])
+        return NUMBERS[value[NUMBER]]
     return {key: _restore(part, tensors) for key, part in value.items()}
+
+
+def _parsed(document: str) -> Any:
+    """Parse JSON, and nothing that Python's parser accepts beyond it."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
+
+    return json.loads(document, parse_constant=refuse)
+
+
+def _wrong_kind(path: Path, found: str, wanted: str) -> ArchiveError:
+    """Error for a file of another kind, or of another version of the same."""
+    (name, version), (found_name, found_version) = (
+        text.rsplit(" ", 1) if " " in text else (text, "") for text in (wanted, found)
+    )
+    if found_name == name and found_version.isdecimal() and int(found_version) > int(version):
+        return ArchiveError(
+            f"{path} was written by a newer version of skevae (it is a {found!r}, and this "
+            f"version reads a {wanted!r}). Upgrade skevae to read it."
+        )
+    return ArchiveError(f"{path} is not a file of the kind {wanted!r}, but {found!r}.")
 
 
 def _checksum(kind: str, document: str, tensors: dict[str, Tensor]) -> str:
@@ -65,6 +89,39 @@ def _checksum(kind: str, document: str, tensors: dict[str, Tensor]) -> str:
         content: Any = tensor.reshape(-1).view(torch.uint8).numpy()
         digest.update(content)
     return digest.hexdigest()
+
+
+def check_form(value: Any, example: Any, name: str = "it") -> None:
+    """Raise if a value that was read has not the form of another: keys, types, shapes.
+
+    Where the example is None or empty, anything will do.
+
+    Raises
+    ------
+    ArchiveError
+        Says what is of another form.
+    """
+    if example is None or (isinstance(example, dict | list) and not example):
+        return
+    if isinstance(example, Tensor):
+        same = isinstance(value, Tensor) and value.shape == example.shape
+        same = same and value.dtype == example.dtype
+    elif isinstance(example, float):
+        same = isinstance(value, float | int)
+    elif isinstance(example, dict):
+        same = isinstance(value, dict) and value.keys() == example.keys()
+    else:
+        same = type(value) is type(example)
+    if not same:
+        raise ArchiveError(f"{name} is not what it should be")
+    if isinstance(example, dict):
+        for key, part in example.items():
+            check_form(value[key], part, f"{key!r} of {name}")
+    elif isinstance(example, list):
+        if len(value) != len(example):
+            raise ArchiveError(f"{name} has {len(value)} entries, not {len(example)}")
+        for item, part in zip(value, example, strict=True):
+            check_form(item, part, f"a part of {name}")
 
 
 def write_archive(path: Path, kind: str, value: Any) -> None:
@@ -113,13 +170,14 @@ def read_archive(path: Path, kind: str) -> Any:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
             if metadata.get("kind") != kind:
-                found = metadata.get("kind", "another format")
-                raise ArchiveError(f"{path} is not a file of the kind {kind!r}, but {found!r}.")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                raise _wrong_kind(path, metadata.get("kind", "another format"), kind)
+            # Copies: what the library returns are views of the file, in which another process may
+            # write, or which it may cut short.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         document = metadata["document"]
         if _checksum(kind, document, tensors) != metadata.get("sha256"):
             raise ArchiveError(f"{path} is damaged: its checksum does not match its content.")
-        return _restore(json.loads(document), tensors)
+        return _restore(_parsed(document), tensors)
     except ArchiveError:
         raise
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, RecursionError) as e:

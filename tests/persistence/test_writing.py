@@ -1,0 +1,108 @@
+"""Files are written in one step, hold nothing twice, and are about as large as the parameters."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from model_files import X, rbm, vae
+from safetensors import safe_open
+from torch import nn
+
+from skevae import GaussianBernoulliRBMPrior, load_model, save_model
+
+SAVE_FOR_EVER = """
+import sys
+import numpy as np
+from skevae import NormalPrior, save_model
+models = []
+for seed in (1, 2):
+    model = NormalPrior(random_state=seed).fit([[0.0]])
+    model.ballast = np.full(2**20, float(seed))
+    models.append(model)
+print("ready", flush=True)
+while True:
+    for model in models:
+        save_model(model, sys.argv[1])
+"""
+
+
+def checksum(path):
+    """Hash of all that a file holds; the order in its header is not fixed."""
+    with safe_open(path, framework="pt") as file:
+        return file.metadata()["sha256"]
+
+
+def n_bytes(model):
+    """Bytes of all tensors and arrays that can be reached, each counted once."""
+    seen, sizes = set(), []
+
+    def visit(thing):
+        if id(thing) in seen:
+            return
+        seen.add(id(thing))
+        if isinstance(thing, torch.Tensor | np.ndarray):
+            sizes.append(thing.nbytes)
+        elif isinstance(thing, dict):
+            for value in thing.values():
+                visit(value)
+        elif isinstance(thing, list | tuple):
+            for value in thing:
+                visit(value)
+        elif isinstance(thing, nn.Module) or type(thing).__module__.startswith("skevae"):
+            visit(vars(thing))
+
+    visit(model.__getstate__())
+    return sum(sizes)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        rbm(),
+        vae(hidden_layer_sizes=(256, 256)),
+        vae(hidden_layer_sizes=(256, 256), prior="vamp"),
+        vae(hidden_layer_sizes=(256, 256), prior=GaussianBernoulliRBMPrior(20), posterior="iaf"),
+    ],
+    ids=["rbm", "vae", "vamp", "iaf"],
+)
+def test_files_are_as_large_as_their_arrays(model, tmp_path):
+    model = model.fit(X)
+    size = os.path.getsize(save_model(model, tmp_path / "model.skevae"))
+    # Beside the arrays: parameters and structure, as JSON.
+    assert n_bytes(model) < size < n_bytes(model) + 25_000
+
+
+def test_equal_models_make_equal_files(tmp_path):
+    one, two = (save_model(vae().fit(X), tmp_path / name) for name in "ab")
+    three = save_model(load_model(one), tmp_path / "c")
+    assert checksum(one) == checksum(two) == checksum(three)
+    assert one.stat().st_size == two.stat().st_size == three.stat().st_size
+
+
+def test_saving_changes_nothing(tmp_path):
+    model = vae().fit(X)
+    before = {name: id(value) for name, value in vars(model).items()}
+    save_model(model, tmp_path / "model.skevae")
+    assert {name: id(value) for name, value in vars(model).items()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model.skevae"]
+
+
+@pytest.mark.slow
+def test_a_killed_process_leaves_the_old_file_or_the_new_one(tmp_path):
+    path, rng = tmp_path / "model.skevae", random.Random(0)
+    for _ in range(5):
+        process = subprocess.Popen(
+            [sys.executable, "-c", SAVE_FOR_EVER, str(path)], stdout=subprocess.PIPE
+        )
+        process.stdout.readline()
+        time.sleep(0.05 + 0.2 * rng.random())
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        model = load_model(path)
+        assert (model.ballast == model.random_state).all() and len(model.ballast) == 2**20
