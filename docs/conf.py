@@ -42,6 +42,7 @@ html_sidebars = {"index": [], "results": [], "benchmarks": []}
 
 autosummary_generate = True
 autodoc_typehints = "none"
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
 
 sphinx_gallery_conf = {
@@ -53,7 +54,6 @@ sphinx_gallery_conf = {
     "show_memory": False,
     "doc_module": ("skevae",),
     "backreferences_dir": "api/backreferences",
-    "reference_url": {"skevae": None},
 }
 
 

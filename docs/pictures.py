@@ -28,8 +28,8 @@ side = np.linspace(-reach, reach, 100)
 grid = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
 density = np.exp(vae.score_samples(grid)).reshape(100, 100)
 
-figure, axes = plt.subplots(1, 3, figsize=(9, 3.25), layout="constrained", facecolor="white")
-points = {"s": 1.2, "linewidths": 0, "color": "#1f3b73"}
+figure, axes = plt.subplots(1, 3, figsize=(7, 2.6), layout="constrained", facecolor="white")
+points = {"s": 0.8, "linewidths": 0, "color": "#1f3b73"}
 axes[0].scatter(*X.T, **points)
 axes[1].imshow(density, origin="lower", extent=(-reach, reach) * 2, cmap="Blues", vmax=0.25)
 axes[2].scatter(*vae.sample(5000, random_state=0).T, **points)
@@ -37,9 +37,9 @@ for axis, title in zip(
     axes, ["X", "exp(vae.score_samples(grid))", "vae.sample(5000)"], strict=True
 ):
     axis.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")
-    axis.set_title(title, family="monospace", fontsize=10)
+    axis.set_title(title, family="monospace", fontsize=9)
 # In few colours, which makes a small file.
 drawn = BytesIO()
-figure.savefig(drawn, dpi=110)
+figure.savefig(drawn, dpi=150)
 picture = Image.open(drawn).convert("RGB").quantize(32, dither=Image.Dither.NONE)
 picture.save(Path(__file__).parent / "_static" / "front.png", optimize=True)
