@@ -38,7 +38,7 @@ check: lint test docs ## lint, test and docs
 
 clean: ## remove the environment, caches and build products
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -rf docs/_build docs/auto_examples docs/sg_execution_times.rst examples/output
+	rm -rf docs/_build docs/auto_examples docs/api/generated docs/api/backreferences docs/sg_execution_times.rst examples/output
 	find . -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # One environment, set up once: the stamp is touched only after everything is installed.

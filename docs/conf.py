@@ -14,13 +14,35 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
     "numpydoc",
+    "sphinx_design",
     "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_build", "results"]  # what examples/paper writes is included, not a page
-html_theme = "furo"
-html_title = f"skevae {release}"
+templates_path = ["_templates"]
+default_role = "py:obj"  # `EnergyVAE` is a link wherever it names something documented
 
+html_theme = "pydata_sphinx_theme"
+html_title = "skevae"
+html_static_path = ["_static"]
+html_css_files = ["skevae.css"]
+html_extra_path = ["llms.txt"]
+html_show_sourcelink = False
+html_copy_source = False
+html_theme_options = {
+    "logo": {"text": "skevae"},
+    "show_prev_next": True,
+    "navigation_with_keys": False,
+    "header_links_before_dropdown": 6,
+    "navbar_align": "left",
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": ["sphinx-version"],
+}
+html_sidebars = {"index": [], "results": [], "benchmarks": []}
+
+autosummary_generate = True
 autodoc_typehints = "none"
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
 
 sphinx_gallery_conf = {
@@ -30,6 +52,8 @@ sphinx_gallery_conf = {
     "ignore_pattern": r"(^|/)(?!plot_)[^/]*\.py$",
     "download_all_examples": False,
     "show_memory": False,
+    "doc_module": ("skevae",),
+    "backreferences_dir": "api/backreferences",
 }
 
 

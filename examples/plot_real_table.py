@@ -3,9 +3,9 @@ A table with holes and categories
 =================================
 
 Four hundred patients: numbers, an integer, a category, and a tenth of all entries missing. One fit
-of `EnergyVAE` to the table as it is gives a density of rows, new rows, and every conditional: here
-imputed entries against the true ones, and the distribution of one column given the others, drawn as
-bands.
+of :class:`~skevae.EnergyVAE` to the table gives a density of rows, new rows, and every conditional:
+here imputed entries against the true ones, and the distribution of one column given the others,
+drawn as bands.
 """
 
 import matplotlib.pyplot as plt

@@ -9,13 +9,14 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.base import DensityMixin
 from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
 from sklearn.utils.validation import validate_data
 
 from skevae.estimators.standardizer import Standardizer
 from skevae.utils.device import ModuleT, copy_to
+from skevae.utils.documentation import DocumentedEstimator
 from skevae.utils.random import draw_seed
 from skevae.utils.weights import checked_weights
 
@@ -82,7 +83,7 @@ def with_missing_as_nan(X: Any) -> Any:
     return X
 
 
-class TorchDensityEstimator(DensityMixin, BaseEstimator):
+class TorchDensityEstimator(DensityMixin, DocumentedEstimator):
     """Base of the estimators: a density over the rows of X, held by a torch module."""
 
     # Set by the constructors of those that train.

@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
 from torch import Tensor, nn
+
+from skevae.utils.documentation import DocumentedEstimator
 
 
 class Likelihood(nn.Module):
@@ -89,9 +90,10 @@ class Likelihood(nn.Module):
         return raw
 
 
-class LikelihoodFamily(BaseEstimator):
+class LikelihoodFamily(DocumentedEstimator):
     """Base of the likelihood parameters of `EnergyVAE`: they make a `Likelihood` for a table."""
 
+    _documented_in = "skevae.likelihoods"
     _parameter_constraints: dict[str, list[Any]] = {}
 
     # Whether columns of integers have a likelihood of their own, or are given to this one.

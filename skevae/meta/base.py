@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import clone
+
+from skevae.utils.documentation import DocumentedEstimator
 
 
-class DensityMeta(BaseEstimator):
+class DensityMeta(DocumentedEstimator):
     """Base of the estimators that fit a density and use it."""
 
     estimator: Any

@@ -6,17 +6,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import StrOptions
 from torch import nn
 
 from skevae.networks.layers import ACTIVATIONS, Linear, WeightNormLinear
+from skevae.utils.documentation import DocumentedEstimator
 
 # What `EnergyVAE(network=...)` calls: (n_inputs, n_outputs, hidden_layer_sizes) -> module.
 NetworkBuilder = Callable[[int, int, Sequence[int]], nn.Module]
 
 
-class Network(BaseEstimator):
+class Network(DocumentedEstimator):
     """Base of the networks: ``network(n_inputs, n_outputs, hidden_layer_sizes)`` builds a module.
 
     It holds parameters only. The weights are in the modules it builds, so that one object builds
@@ -30,6 +30,7 @@ class Network(BaseEstimator):
         Whether linear layers are weight-normalised.
     """
 
+    _documented_in = "skevae.networks"
     _parameter_constraints: dict[str, list[Any]] = {
         "activation": [StrOptions(set(ACTIVATIONS))],
         "weight_norm": ["boolean"],

@@ -8,12 +8,14 @@ from numbers import Integral
 from typing import Any, ClassVar, Self
 
 import torch
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import clone
 from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
+from skevae.utils.documentation import DocumentedEstimator
 
-class Sampler(BaseEstimator):
+
+class Sampler(DocumentedEstimator):
     """A Markov transition that leaves p(z) unchanged, exactly or approximately.
 
     A subclass defines an elementary `step`. Its parameters are those of its constructor, with
@@ -40,6 +42,7 @@ class Sampler(BaseEstimator):
     needs_only_gradient: ClassVar[bool] = False
     needs_exact_tables: ClassVar[bool] = False
 
+    _documented_in = "skevae.samplers"
     _parameter_constraints: dict[str, list[Any]] = {
         "n_steps": [Interval(Integral, 1, None, closed="left")]
     }
