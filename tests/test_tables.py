@@ -53,7 +53,7 @@ COMPLETE = TABLE.dropna()
 
 @pytest.fixture(scope="module")
 def on_table():
-    return small(max_iter=40, n_score_draws=4000).fit(TABLE)
+    return small(max_iter=40, n_score_draws=1000).fit(TABLE)
 
 
 def linear(n_inputs, n_outputs, hidden_layer_sizes):
@@ -96,7 +96,7 @@ def linear_model():
         network=linear,
         mask_rate=0.3,
         max_iter=60,
-        n_score_draws=20_000,
+        n_score_draws=4000,
         random_state=0,
     ).fit(X_IRIS)
     return model, JointNormal(model)
@@ -182,7 +182,7 @@ def test_a_marginal_is_the_integral_of_the_joint():
     rng = np.random.RandomState(0)
     z = rng.randn(400)
     X = np.c_[z + 0.3 * rng.randn(400), np.sin(2 * z) + 0.3 * rng.randn(400)]
-    model = small(mask_rate=0.3, n_score_draws=2000).fit(X)
+    model = small(mask_rate=0.3, n_score_draws=500).fit(X)
     grid = np.linspace(-8, 8, 801)
     for value in (-1.0, 0.0, 1.5):
         joint = model.score_samples(np.c_[np.full(801, value), grid])
@@ -207,7 +207,7 @@ def test_probabilities_of_categories_and_integers_sum_to_the_marginal(on_table):
 
 def test_a_mixed_table_has_total_mass_one():
     frame = pd.DataFrame({"x": TABLE["height"], "kind": TABLE["kind"]}).dropna()
-    model = small(max_iter=20, n_score_draws=2000).fit(frame)
+    model = small(max_iter=20, n_score_draws=500).fit(frame)
     grid = np.linspace(100, 240, 1401)
     total = sum(
         np.trapezoid(np.exp(model.score_samples(pd.DataFrame({"x": grid, "kind": kind}))), grid)
@@ -218,7 +218,7 @@ def test_a_mixed_table_has_total_mass_one():
 
 def test_integers_have_total_mass_one():
     frame = TABLE[["count"]]
-    model = small(max_iter=20, n_score_draws=2000).fit(frame)
+    model = small(max_iter=20, n_score_draws=500).fit(frame)
     scores = model.score_samples(pd.DataFrame({"count": np.arange(-60, 200)}))
     assert abs(np.exp(scores).sum() - 1) < 0.01
 

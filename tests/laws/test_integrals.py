@@ -14,9 +14,9 @@ from skevae.posteriors import POSTERIORS
 from skevae.priors import PRIORS
 
 N_GRID = 33
-N_DRAWS = 4000
+N_DRAWS = 1000
 # What the paper's training leaves is spiky: its integral takes more draws to the same error.
-N_DRAWS_SPIKY = 40_000
+N_DRAWS_SPIKY = 8000
 
 
 def plane(model):

@@ -38,8 +38,8 @@ def test_score_does_not_depend_on_the_other_rows(scored):
     order = np.random.RandomState(0).permutation(len(X))
     assert_allclose(model.score_samples(X[order]), score[order], rtol=1e-10)
     assert_allclose(model.score_samples(X[:7]), score[:7], rtol=1e-10)
-    alone = np.concatenate([model.score_samples(X[i : i + 1]) for i in range(20)])
-    assert_allclose(alone, score[:20], rtol=1e-10)
+    alone = np.concatenate([model.score_samples(X[i : i + 1]) for i in range(8)])
+    assert_allclose(alone, score[:8], rtol=1e-10)
     with config_context(working_memory=0.01):
         assert_allclose(model.score_samples(X), score, rtol=1e-10)
         assert_allclose(model.log_likelihood(X).log_likelihood, score, rtol=1e-10)
