@@ -10,6 +10,7 @@ from torch import Tensor
 
 from skevae.densities.base import Density
 from skevae.estimators.standardizer import Standardizer
+from skevae.evaluation.certificate import two_sided
 from skevae.evaluation.chunks import chunk_sizes, memory_budget, row_slices, widest_output
 from skevae.evaluation.diagnostics import DIAGNOSTICS
 from skevae.evaluation.importance import (
@@ -30,7 +31,7 @@ from skevae.evaluation.stages import (
     by_number_of_draws,
     draws_needed,
 )
-from skevae.utils.random import make_generator, quasi_normal, spawn
+from skevae.utils.random import independent_normal, make_generator, quasi_normal, spawn
 from skevae.vae import VAE
 
 # The noise of scores by their numbers of draws, and the directions in which posteriors are refined.
@@ -163,6 +164,33 @@ class Scorer:
             ]
         )
 
+    def two_sided(
+        self, X: np.ndarray, Z: np.ndarray, n_draws: int, seed: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds of the log-likelihood from below and from above, in expectation: (n,) each.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, n_features)
+            Rows that the model has made.
+        Z : ndarray of shape (n, D)
+            Of these latents.
+        n_draws : int
+        seed : int
+        """
+        generator = make_generator(spawn(seed, 3)[2])
+        proposals = self._make_proposals(True, [n_draws], seed, independent_normal)
+        jacobian = self.standardizer.row_log_jacobians(X)
+        lower: list[np.ndarray] = []
+        upper: list[np.ndarray] = []
+        start = 0
+        for rows, draws_at_once in self._encoded(X, n_draws, proposals):
+            z = torch.from_numpy(Z[start : (start := start + len(rows.x))]).to(rows.x)
+            pair = two_sided(self.model, rows, proposals[0][n_draws], draws_at_once, z, generator)
+            for values, part in zip((lower, upper), pair, strict=True):
+                values.append(part.cpu().numpy() - self.log_partition)
+        return np.concatenate(lower) + jacobian, np.concatenate(upper) + jacobian
+
     def _encoded(
         self, X: np.ndarray, n_draws: int, proposals: Proposals
     ) -> Iterator[tuple[EncodedRows, int]]:
@@ -197,7 +225,13 @@ class Scorer:
             self._kept = {key: self._make_proposals(free, stages, self.seed)}
         return self._kept[key]
 
-    def _make_proposals(self, free: bool, stages: Sequence[int], seed: int) -> Proposals:
+    def _make_proposals(
+        self,
+        free: bool,
+        stages: Sequence[int],
+        seed: int,
+        points: Callable[[int, int, int], Tensor] = quasi_normal,
+    ) -> Proposals:
         """Noise of scores that are ``free`` to draw from other laws than the encoder's."""
         n_latent = self.model.density.n_latent
         like = next(self.model.parameters())
@@ -211,7 +245,7 @@ class Scorer:
         def noise(n_draws: int) -> Noise:
             m = int(share * n_draws)
             n_own = min(int(own_share * n_draws), n_draws - m)
-            standard = quasi_normal(n_draws - m, n_latent, seed).to(like)
+            standard = points(n_draws - m, n_latent, seed).to(like)
             refined, own = standard.tensor_split([n_draws - m - n_own])
             defence = None
             if z is not None and m:

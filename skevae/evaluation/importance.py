@@ -107,8 +107,8 @@ class Mixture:
         total = sum(counts)
         self.log_shares = [math.log(n / total) if n else -math.inf for n in counts]
 
-    def log_density(self, noise: Tensor, log_posterior: Tensor, energy: Tensor) -> Tensor:
-        """Log-density of draws, in nats.
+    def log_densities(self, noise: Tensor, log_posterior: Tensor, energy: Tensor) -> Tensor:
+        """Log-densities of the three laws, each with its share, in nats.
 
         Parameters
         ----------
@@ -119,22 +119,24 @@ class Mixture:
 
         Returns
         -------
-        Tensor of shape (m, n)
+        Tensor of shape (3, m, n)
+            Of the fitted Gaussian, the encoder's posterior, and the law of the latents. The mixture
+            has their logsumexp.
         """
         refined, own, law = self.log_shares
-        total = own + log_posterior
+        values = log_posterior.new_full((3, *log_posterior.shape), -math.inf)
         if self.gaussians is not None:
             # The same change of variables leads from either law of the noise to that of z.
             standard = -0.5 * (noise.square() + LOG_2PI).sum(-1)
-            gain = self.gaussians.log_density(noise) - standard
-            total = torch.logaddexp(total, refined + log_posterior + gain)
+            values[0] = refined + log_posterior + self.gaussians.log_density(noise) - standard
+        values[1] = own + log_posterior
         if self.defence is not None:
-            total = torch.logaddexp(total, law - energy - self.defence.log_partition)
-        return total
+            values[2] = law - energy - self.defence.log_partition
+        return values
 
     def log_ratio(self, noise: Tensor, log_posterior: Tensor, energy: Tensor) -> Tensor:
         """-E(z) less the log-density of draws: (m, n)."""
-        value = -energy - self.log_density(noise, log_posterior, energy)
+        value = -energy - self.log_densities(noise, log_posterior, energy).logsumexp(0)
         # A draw where the latents have no density weighs nothing, even if nothing proposes it.
         return value.masked_fill(energy == math.inf, -math.inf)
 

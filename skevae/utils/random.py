@@ -137,3 +137,9 @@ def quasi_normal(n_draws: int, n_dimensions: int, seed: int) -> torch.Tensor:
     uniform = sobol.random_base2(math.ceil(math.log2(max(n_draws, 1))))[:n_draws]
     # Points lie on a grid of cells of width 2^-bits; its centres never touch 0 or 1.
     return torch.from_numpy(ndtri(uniform + 0.5 ** (bits + 1)))
+
+
+def independent_normal(n_draws: int, n_dimensions: int, seed: int) -> torch.Tensor:
+    """Draw independent N(0, I) points, as `quasi_normal` draws even ones."""
+    generator = make_generator(seed)
+    return torch.randn((n_draws, n_dimensions), generator=generator, dtype=torch.float64)

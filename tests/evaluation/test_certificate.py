@@ -1,0 +1,73 @@
+"""Laws of the two-sided bounds of rows that a model has made."""
+
+import numpy as np
+import pytest
+import torch
+from test_importance import D, log_likelihood, log_z, make_model, normals
+from test_refinement import each_posterior, refined, spoilt, three_laws
+
+from skevae import EnergyVAE
+from skevae.evaluation.certificate import two_sided
+from skevae.evaluation.importance import EncodedRows
+from skevae.utils.random import make_generator
+
+pytestmark = pytest.mark.usefixtures("global_rng_untouched")
+
+
+def made_rows(model, n, seed=3):
+    generator = make_generator(seed)
+    z = model.density.sample(n, generator).double()
+    with torch.no_grad():
+        x = model.likelihood.sample(model.decoder(z), generator)
+    return z, x
+
+
+@each_posterior
+@pytest.mark.parametrize("counts, strictly", [((0, 1, 0), 3), ((0, 2, 0), 3), ((2, 1, 1), -3)])
+def test_the_bounds_enclose_the_closed_form(posterior, counts, strictly):
+    model, n_seeds = spoilt(make_model(posterior)), 100
+    lows, highs = [], []
+    for seed in range(n_seeds):
+        z, x = made_rows(model, 20, seed=1000 + seed)
+        rows = refined(model, x) if counts[0] else EncodedRows(x, model.encoder(x), None)
+        noise = three_laws(model, *counts, seed=5 * seed)
+        low, high = two_sided(model, rows, noise, 10, z, make_generator(seed))
+        lows.append((low - log_z(model) - log_likelihood(x)).mean().item())
+        highs.append((high - log_z(model) - log_likelihood(x)).mean().item())
+    for excess in (-np.array(lows), np.array(highs)):
+        assert excess.mean() > strictly * excess.std() / np.sqrt(n_seeds)
+
+
+def test_with_the_exact_posterior_they_meet():
+    model = make_model("diagonal")
+    z, x = made_rows(model, 10)
+    rows = EncodedRows(x, model.encoder(x), None)
+    noise = three_laws(model, 0, 5, 0)
+    low, high = two_sided(model, rows, noise, 10, z, make_generator(0))
+    torch.testing.assert_close(low, high, rtol=0, atol=1e-9)
+    torch.testing.assert_close(low - log_z(model), log_likelihood(x), rtol=0, atol=1e-9)
+
+
+def test_draws_of_a_fitted_model_are_enough():
+    X = normals(300, D).numpy() @ np.array([[1.0, 0.5, 0.2], [0.0, 1.0, 2.0]])
+    X += 0.3 * normals(300, 3, seed=1).numpy()
+    vae = EnergyVAE(2, hidden_layer_sizes=(16,), max_iter=30, random_state=0).fit(X)
+    result = vae.certify(64)
+    assert -3 * result.standard_error < result.gap < 0.1
+    assert result.gap == pytest.approx(result.upper - result.lower)
+    again = vae.certify(64)
+    assert again == result
+    rough = np.array([vae.certify(16, n_draws=2, random_state=seed).gap for seed in range(30)])
+    assert rough.mean() > 3 * rough.std() / np.sqrt(len(rough))
+    # On the scale of X: what the model makes scores as the model says.
+    rows = vae.sample(500, random_state=1)
+    assert abs(vae.score(rows) - result.lower) < 5 * np.std(vae.score_samples(rows)) / np.sqrt(64)
+
+
+def test_without_exact_draws_there_is_no_upper_bound():
+    X = normals(60, 3).numpy()
+    vae = EnergyVAE(2, prior="neural", hidden_layer_sizes=(8,), max_iter=2, random_state=0).fit(X)
+    with pytest.raises(ValueError, match="exact draws"):
+        vae.certify()
+    with pytest.raises(ValueError, match="n_samples"):
+        vae.certify(3)
