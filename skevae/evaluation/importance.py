@@ -11,7 +11,7 @@ The draws come from a mixture of up to three laws, and all are weighted against 
 balance heuristic (Veach & Guibas 1995):
 
 - the Gaussian fitted to the row's own posterior (`skevae.evaluation.refinement`), most of them;
-- the encoder's posterior, a tenth, for rows whose fit has gone astray;
+- the encoder's posterior, a quarter, for rows whose posterior is far from any Gaussian;
 - the law of the latents itself (the prior, or what is fitted in its place ex post), a tenth, where
   it can be sampled exactly (defensive importance sampling; Hesterberg 1995). A proposal that is too
   narrow would else give weights without a variance, of which a rare huge one, seen by all rows at
@@ -36,7 +36,7 @@ from skevae.vae import VAE
 # The parts of the draws that come from the latents' own law, and from the encoder's posterior
 # beside a fitted Gaussian.
 DEFENSIVE_SHARE = 0.1
-OWN_SHARE = 0.1
+OWN_SHARE = 0.25
 
 
 class Defence(NamedTuple):
