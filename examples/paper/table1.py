@@ -7,7 +7,7 @@
 VAE, EVAE and ECVVAE are the paper's: a DenseNet of four layers of 16, 16 latents, an RBM of 32
 hidden units, trained by eq. 3 and reported by eq. 5. Beside each report stands the log-likelihood
 that the model has, with the exact ln Z. It is that of `score`, or of draws from the prior alone
-where these give more: both err low, and after training by eq. 3 posteriors can be such poor
+where these give more: both are lower bounds in expectation, and after training by eq. 3 posteriors can be such poor
 proposals that `score` is many nats low. The last three VAEs are trained on the exact ln Z: one with
 the paper's network, and two with this package's defaults, the second of which has the doubly
 reparametrised gradient. The kernel density, with a bandwidth chosen by validation, is there for
@@ -144,7 +144,7 @@ def decoder_scales(model, X):
 def scores_from_prior(model, X, X_test, n_samples):
     """Log-likelihood by draws of the prior alone: the mean of p(x | z) over z ~ p(z).
 
-    It errs low in expectation, as `score_samples` does, but it does not need good posteriors, and
+    It is a lower bound in expectation, as `score_samples` is, but it does not need good posteriors, and
     in the plane enough draws come near to every row. The mean is a kernel density whose kernels are
     the decoder's.
     """
@@ -168,7 +168,7 @@ def measure(set_name, name, effort, seed, folder):
     seconds = perf_counter() - start
     scores, estimate = model.score_samples(X_test), "importance"
     if MODELS.get(name, {}).get("likelihood") == "gaussian":
-        # Both err low, so that the higher mean is nearer to the truth.
+        # Both are lower bounds in expectation, so the higher mean is nearer to the truth.
         from_prior = scores_from_prior(model, X, X_test, effort.n_sampled)
         if from_prior.mean() > scores.mean():
             scores, estimate = from_prior, "prior"

@@ -11,7 +11,7 @@ from torch import Tensor
 MAX_ROWS = 10_000
 
 
-# Twins would never part: all centres are moved by this part of a standard deviation.
+# Identical centres would never separate, so all are moved by this part of a standard deviation.
 JITTER = 0.05
 
 
