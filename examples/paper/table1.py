@@ -7,8 +7,8 @@
 VAE, EVAE and ECVVAE are the paper's: a DenseNet of four layers of 16, 16 latents, an RBM of 32
 hidden units, trained by eq. 3 and reported by eq. 5. Beside each report stands the log-likelihood
 that the model has, with the exact ln Z. It is that of `score`, or of draws from the prior alone
-where these give more: both are lower bounds in expectation, and after training by eq. 3 posteriors can be such poor
-proposals that `score` is many nats low. The last three VAEs are trained on the exact ln Z: one with
+where these give more: both are lower bounds in expectation, and after training by eq. 3 encoders
+can be such poor proposals that `score` is many nats low. The last three VAEs are trained on the exact ln Z: one with
 the paper's network, and two with this package's defaults, the second of which has the doubly
 reparametrised gradient. The kernel density, with a bandwidth chosen by validation, is there for
 reference.
@@ -144,9 +144,9 @@ def decoder_scales(model, X):
 def scores_from_prior(model, X, X_test, n_samples):
     """Log-likelihood by draws of the prior alone: the mean of p(x | z) over z ~ p(z).
 
-    It is a lower bound in expectation, as `score_samples` is, but it does not need good posteriors, and
-    in the plane enough draws come near to every row. The mean is a kernel density whose kernels are
-    the decoder's.
+    It is a lower bound in expectation, as `score_samples` is, but it does not need good posteriors,
+    and in the plane enough draws come near to every row. The mean is a kernel density whose kernels
+    are the decoder's.
     """
     scales = decoder_scales(model, X)
     seeds = range(max(1, n_samples // SAMPLED_AT_ONCE))

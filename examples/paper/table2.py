@@ -10,7 +10,7 @@ one). The file is described in `skevae.datasets.fetch_binarized_mnist`.
 The network is the paper's, 784-256-64. Its headline model, ECVVAE trained by eq. 3, is reported
 twice: by eq. 5, as in the paper, and by its likelihood, which is importance-sampled and normalised
 with the upper end of an interval for ln Z. So every NLL is an upper bound in expectation, and the
-looser, the more of the rows have a Pareto k-hat above 0.7. One thing is varied at a time: the law of the
+looser, the more rows have a Pareto k-hat above 0.7. One thing is varied at a time: the law of the
 latents ex post (after the same training, so that their times are short), the posterior, the prior.
 "Claimed" are numbers of the paper, those of other models as it quotes them.
 
