@@ -8,10 +8,10 @@ VAE, EVAE and ECVVAE are the paper's: a DenseNet of four layers of 16, 16 latent
 hidden units, trained by eq. 3 and reported by eq. 5. Beside each report stands the log-likelihood
 that the model has, with the exact ln Z. It is that of `score`, or of draws from the prior alone
 where these give more: both are lower bounds in expectation, and after training by eq. 3 encoders
-can be such poor proposals that `score` is many nats low. The last three VAEs are trained on the exact ln Z: one with
-the paper's network, and two with this package's defaults, the second of which has the doubly
-reparametrised gradient. The kernel density, with a bandwidth chosen by validation, is there for
-reference.
+can be such poor proposals that `score` is many nats low. The last three VAEs are trained on the
+exact ln Z: one with the paper's network, and two with this package's defaults, the second of which
+has the doubly reparametrised gradient. The kernel density, with a bandwidth chosen by validation,
+is there for reference.
 
 The truth is known: no density has a higher mean log-likelihood than minus the entropy, and a report
 above it is impossible. The last column is the mean of ln p(x) - ln model(x) over the test rows, the

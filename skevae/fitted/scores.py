@@ -39,8 +39,8 @@ class Scores(FittedModel):
         the upper end of its interval. It is a lower bound in expectation.
 
         The draws come from a Gaussian that is fitted to the row's own posterior, starting from the
-        encoder's (batch and match; Cai et al. 2024). A quarter come from the encoder's posterior, and
-        a tenth from the law of the latents where that can be sampled exactly: it bounds the
+        encoder's (batch and match; Cai et al. 2024). A quarter come from the encoder's posterior,
+        and a tenth from the law of the latents where that can be sampled exactly: it bounds the
         weights. Below 100 draws nothing is fitted, and the encoder's posterior takes its place.
         The law of the latents is the prior, or ``ex_post_`` if there is one. All rows share one
         block of noise fixed at `fit` (scrambled Sobol points), so a row's score is deterministic
