@@ -9,6 +9,8 @@ import torch
 from sklearn.utils.validation import _check_sample_weight
 from torch import Tensor
 
+from skevae.utils.arrays import from_torch
+
 
 def checked_weights(sample_weight: Any, X: np.ndarray) -> np.ndarray | None:
     """Validate the weights of rows: (n,) float64 of mean 1 over those above 0, or None.
@@ -20,6 +22,7 @@ def checked_weights(sample_weight: Any, X: np.ndarray) -> np.ndarray | None:
     """
     if sample_weight is None:
         return None
+    sample_weight = from_torch(sample_weight, "sample_weight")
     weights = _check_sample_weight(
         sample_weight, X, dtype=np.float64, ensure_non_negative=True, copy=True
     )

@@ -1,4 +1,4 @@
-"""What a process of its own shows: forked children, threads and sockets."""
+"""What a process of its own shows: forked children, threads, sockets and the array API."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ from skevae import EnergyVAE, GaussianBernoulliRBMPrior
 print("threads", n_threads() - before)
 
 X = numpy.random.RandomState(0).randn(200, 3)
-def work():
+def work(X=X):
     quick = {"max_iter": 1, "random_state": 0}
     vae = EnergyVAE(2, hidden_layer_sizes=(8,), prior="normal", n_score_draws=100, **quick)
     vae.fit(X).score(X[:100])
@@ -59,14 +59,25 @@ def one_thread():
 
 torch.set_num_threads(1)
 vae, rbm = work()
+expected = vae.score(X), rbm.score(X)
+with sklearn.config_context(array_api_dispatch=True):
+    vae, rbm = work(torch.from_numpy(X))
+    T, ones = torch.from_numpy(X), torch.ones(len(X))
+    scores = vae.score(T), rbm.score(T, sample_weight=ones)
+    vae.partial_fit(T, sample_weight=ones), vae.transform(T), vae.inverse_transform(T[:, :2])
+print("array API", numpy.allclose(scores, expected))
 print("one thread", child(work), child(lambda: vae.score(X)))
 torch.set_num_threads(2)
 print("never used", child(work))
 vae, rbm = work()
-calls = [work, lambda: vae.score(X), lambda: vae.sample(9), lambda: vae.transform(X),
+scores = vae.score(X), rbm.score(X)
+print("two threads agree", numpy.allclose(scores, expected, rtol=0, atol=1e-3))
+calls = [work] if sys.argv[1] == "short" else [work, lambda: vae.score(X), lambda: vae.sample(9), lambda: vae.transform(X),
          lambda: vae.inverse_transform(X[:, :2]), lambda: vae.partial_fit(X),
          lambda: rbm.score(X), lambda: rbm.sample(9), lambda: rbm.energy(X)]
 print("two threads", *map(child, calls))
+if sys.argv[1] == "short":
+    sys.exit()
 print("grandchild", child(lambda: os._exit(child(work))))
 print("one in the child", child(one_thread))
 work()
@@ -74,18 +85,29 @@ print("parent goes on")
 """
 
 
+EXPECTED = [
+    "threads 0",
+    "array API True",
+    "one thread 0 0",
+    "never used 0",
+    "two threads agree True",
+    "two threads" + 9 * " 3",
+    "grandchild 3",
+    "one in the child 0",
+    "parent goes on",
+]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_forked_children_work_or_say_what_to_do_and_nothing_reaches_out():
-    package = str(Path(__file__).resolve().parents[2])
+@pytest.mark.parametrize("form", ["short", pytest.param("long", marks=pytest.mark.torture)])
+def test_forked_children_work_or_say_what_to_do_and_nothing_reaches_out(form):
     run = subprocess.run(
-        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=400, cwd=package
+        [sys.executable, "-c", SCRIPT, form],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        cwd=Path(__file__).resolve().parents[2],
+        env={**os.environ, "SCIPY_ARRAY_API": "1"},
     )
-    assert run.stdout.splitlines() == [
-        "threads 0",
-        "one thread 0 0",
-        "never used 0",
-        "two threads " + " ".join(["3"] * 9),
-        "grandchild 3",
-        "one in the child 0",
-        "parent goes on",
-    ], run.stderr
+    expected = EXPECTED if form == "long" else [*EXPECTED[:5], "two threads 3"]
+    assert run.stdout.splitlines() == expected, run.stderr
