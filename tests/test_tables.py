@@ -561,3 +561,12 @@ def test_columns_hold_what_their_dtypes_can(library, kinds):
         # Neither cut off nor wrapped around: -1 would be 255.
         assert 0 <= rows["few"].min() and rows["few"].max() < 20
     assert 0 < model.sample(300)["either"].mean() < 1
+
+
+def test_weights_below_the_range_of_float32_count_as_none():
+    X = np.random.RandomState(0).normal(size=(40, 2))
+    weight = np.where(np.arange(40) < 3, 1.0, 1e-50)
+    model = EnergyVAE(2, hidden_layer_sizes=(4,), prior="normal", max_iter=2, random_state=0)
+    scores = model.fit(X, sample_weight=weight).score_samples(X)
+    expected = model.fit(X[:3], sample_weight=weight[:3]).score_samples(X)
+    np.testing.assert_array_equal(scores, expected)

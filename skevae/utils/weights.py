@@ -28,6 +28,8 @@ def checked_weights(sample_weight: Any, X: np.ndarray) -> np.ndarray | None:
     )
     # In two steps, so that the sum of large weights does not overflow.
     weights /= weights.max()
+    # Training computes in float32, in which smaller ones are 0.
+    weights[weights < np.finfo(np.float32).tiny] = 0.0
     return weights / weights[weights > 0].mean()
 
 
