@@ -3,7 +3,6 @@
 Children are forked, which costs a moment, where a new interpreter would take seconds to import.
 """
 
-import contextlib
 import errno
 import os
 import random
@@ -11,6 +10,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 import warnings
 from pathlib import Path
 
@@ -46,10 +46,13 @@ def start(work):
     pid = os.fork()
     if pid:
         return pid
-    with contextlib.suppress(BaseException):
+    try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         work()
         os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
     os._exit(1)
 
 
@@ -273,11 +276,13 @@ def test_ctrl_c_at_any_moment(long, request, alarm, tmp_path, save_each_epoch):
         if hasattr(model, "module_"):
             assert np.isfinite(model.score_samples(X_FAULTS)).all()
             assert np.isfinite(model.sample(3)).all()
-            assert len(model.history_["objective"]) == model.n_iter_
+            # Without an entry if there has been no epoch.
+            assert len(model.history_.get("objective", ())) == model.n_iter_
             model.partial_fit(X_FAULTS)
         assert_same(model.fit(X_FAULTS), whole)
 
 
+# torch has many words for it, such as "could not create a primitive".
 OUT_OF_MEMORY = (MemoryError, RuntimeError)
 
 
@@ -300,8 +305,7 @@ def test_too_little_memory_leaves_the_old_model_or_none(long, request):
         resource.setrlimit(resource.RLIMIT_AS, (used + room, hard))
         try:
             model.fit(X)
-        except OUT_OF_MEMORY as error:
-            assert isinstance(error, MemoryError) or "memory" in str(error), error
+        except OUT_OF_MEMORY:
             failed = True
         else:
             failed = False
