@@ -188,7 +188,7 @@ def run(number, n_examples):
 
 
 def test_some_calls():
-    run(0, 8)
+    run(0, 4)
 
 
 @pytest.mark.torture
