@@ -2,6 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 JOBS ?= 2
 PYTEST_ARGS ?=
+MINUTES ?= 10
 
 BIN := $(VENV)/bin
 ENV := $(VENV)/.installed
@@ -10,21 +11,26 @@ DOCS_ENV := $(VENV)/.installed-docs
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint docs check clean
+.PHONY: help demo test test-all test-torture lint docs check clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo '  VENV=$(VENV)  PYTHON=$(PYTHON)  JOBS=$(JOBS)  PYTEST_ARGS=$(PYTEST_ARGS)'
+	@echo '  VENV=$(VENV)  PYTHON=$(PYTHON)  JOBS=$(JOBS)  PYTEST_ARGS=$(PYTEST_ARGS)  MINUTES=$(MINUTES)'
 
 demo: $(ENV) ## run examples/quickstart.py
 	$(BIN)/python examples/quickstart.py
 
 test: $(ENV) ## run the tests, in JOBS processes: every law, in all pairs of options
-	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow and not torture" $(PYTEST_ARGS)
 
 test-all: $(ENV) ## run the slow tests too: all combinations, the paper's scripts, memory
-	$(PYTEST) $(PYTEST_ARGS)
+	$(PYTEST) -m "not torture" $(PYTEST_ARGS)
+
+# One process: what it prints says how to run a failure again.
+test-torture: $(ENV) ## random calls, faults and loads, for MINUTES; SEED repeats a run
+	SKEVAE_TORTURE_MINUTES=$(MINUTES) $(if $(SEED),SKEVAE_TORTURE_SEED=$(SEED)) OMP_NUM_THREADS=1 \
+	    $(BIN)/python -m pytest -m torture tests/torture $(PYTEST_ARGS)
 
 lint: $(ENV) ## check style, format and types
 	$(BIN)/ruff check .

@@ -824,3 +824,13 @@ def test_keyboard_interrupt_of_the_rbm(monkeypatch):
     with pytest.raises(KeyboardInterrupt, match="interrupted"):
         model.fit(X_IRIS)
     assert np.isfinite(model.score_samples(X_IRIS)).all()
+
+
+@pytest.mark.parametrize("name", ["normal", "grbm", *LATER])
+def test_a_pass_over_rows_far_from_the_first_leaves_numbers(name):
+    model = vae(prior=small_prior(name, n_annealing_steps=10)).fit(np.full((12, 3), 1e9))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.partial_fit(np.random.RandomState(0).normal(size=(27, 3)))
+        assert np.isfinite(model.score_samples(np.zeros((2, 3)))).all()
+        assert np.isfinite(model.prior_.log_partition_)

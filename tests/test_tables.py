@@ -537,3 +537,36 @@ def test_bad_bounds_are_refused():
             small(bounds=bounds).fit(x)
     with pytest.raises(ValueError, match="'count', which is not continuous"):
         small(bounds={"count": (0, None)}).fit(TABLE)
+
+
+@pytest.mark.parametrize("kinds", [{}, {"integer_features": None, "categorical_features": None}])
+@pytest.mark.parametrize("library", ["numpy", "nullable", "polars"])
+def test_columns_hold_what_their_dtypes_can(library, kinds):
+    rng = np.random.RandomState(0)
+    columns = {
+        "few": np.abs(2 * rng.normal(size=40)).astype(np.uint8),
+        "either": rng.normal(size=40) > 0,
+        "real": rng.normal(size=40),
+    }
+    if library == "polars":
+        frame = pytest.importorskip("polars").DataFrame(columns)
+    else:
+        frame = pd.DataFrame(columns)
+        frame = frame.convert_dtypes() if library == "nullable" else frame
+    model = EnergyVAE(
+        2, hidden_layer_sizes=(4,), prior="normal", max_iter=2, random_state=0, **kinds
+    ).fit(frame)
+    for rows in (model.sample(300), model.reconstruct(frame)):
+        assert list(rows.dtypes) == list(frame.dtypes)
+        # Neither cut off nor wrapped around: -1 would be 255.
+        assert 0 <= rows["few"].min() and rows["few"].max() < 20
+    assert 0 < model.sample(300)["either"].mean() < 1
+
+
+def test_weights_below_the_range_of_float32_count_as_none():
+    X = np.random.RandomState(0).normal(size=(40, 2))
+    weight = np.where(np.arange(40) < 3, 1.0, 1e-50)
+    model = EnergyVAE(2, hidden_layer_sizes=(4,), prior="normal", max_iter=2, random_state=0)
+    scores = model.fit(X, sample_weight=weight).score_samples(X)
+    expected = model.fit(X[:3], sample_weight=weight[:3]).score_samples(X)
+    np.testing.assert_array_equal(scores, expected)

@@ -15,6 +15,7 @@ from sklearn.utils._param_validation import Interval, StrOptions, validate_param
 from sklearn.utils.validation import validate_data
 
 from skevae.estimators.standardizer import Standardizer
+from skevae.utils.arrays import from_torch
 from skevae.utils.device import ModuleT, copy_to
 from skevae.utils.documentation import DocumentedEstimator
 from skevae.utils.random import draw_seed
@@ -75,12 +76,10 @@ def refuse_dates(X: Any) -> None:
 
 
 def with_missing_as_nan(X: Any) -> Any:
-    """Replace masked entries by nan, and tensors that NumPy has no dtype for by float32 ones."""
+    """Replace masked entries by nan, and torch tensors by arrays."""
     if isinstance(X, np.ma.MaskedArray):
         return np.ma.filled(X.astype(np.float64), np.nan)
-    if isinstance(X, torch.Tensor) and X.dtype == torch.bfloat16:
-        return X.float()
-    return X
+    return from_torch(X, "X")
 
 
 class TorchDensityEstimator(DensityMixin, DocumentedEstimator):
@@ -170,6 +169,7 @@ class TorchDensityEstimator(DensityMixin, DocumentedEstimator):
 
     def _check_latent(self, Z: Any, n_columns: int, name: str) -> np.ndarray:
         """Validate an array that is not X: latents or hidden units."""
+        Z = from_torch(Z, name)
         Z = check_array(Z, dtype=[np.float64, np.float32], input_name=name)
         if Z.shape[1] != n_columns:
             raise ValueError(

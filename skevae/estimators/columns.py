@@ -255,8 +255,11 @@ class Columns:
             if not self.n_categories.any():
                 return self._rounded(numbers)
             return self._array(numbers)
-        data = {name: self._column(numbers[:, j], j) for j, name in enumerate(self.names or [])}
         template = nw.from_native(self.template, eager_only=True)
+        data = {
+            name: self._column(numbers[:, j], j, template[:, j].dtype)
+            for j, name in enumerate(self.names or [])
+        }
         if template.implementation.is_pandas_like():
             frame = template.implementation.to_native_namespace().DataFrame(data)
             return frame.astype(self._possible_dtypes(data))
@@ -284,15 +287,23 @@ class Columns:
         columns = [self._column(numbers[:, j], j) for j in range(numbers.shape[1])]
         return np.array(columns, dtype=object if self._is_object else numbers.dtype).T.copy()
 
-    def _column(self, values: np.ndarray, j: int) -> list[Any]:
+    def _column(self, values: np.ndarray, j: int, dtype: Any = None) -> list[Any]:
+        """Values of one column, for a DataFrame as what its dtype can hold."""
         categories = self.categories[j]
         missing = np.isnan(values)
         if categories is not None:
             codes = np.where(missing, 0, values).astype(int)
             return [None if m else categories[c] for c, m in zip(codes, missing, strict=True)]
-        if self.integer[j]:
-            whole = np.rint(np.where(missing, 0, values)).astype(np.int64)
+        integers = dtype is not None and dtype.is_integer()
+        if self.integer[j] or integers:
+            known = integers and "128" not in str(dtype)
+            limits = np.iinfo(str(dtype).lower() if known else np.int64)
+            # Of float64 numbers, the last before a limit of 64 bits.
+            low, high = max(limits.min, -(2.0**63)), min(limits.max, 2.0**63 - 1024)
+            whole = np.rint(np.where(missing, 0, values)).clip(low, high).astype(np.int64)
             return [None if m else int(v) for v, m in zip(whole, missing, strict=True)]
+        if dtype is not None and isinstance(dtype, nw.Boolean):
+            return [None if m else bool(v > 0.5) for v, m in zip(values, missing, strict=True)]
         return values.tolist()
 
 

@@ -19,6 +19,7 @@ from skevae.evaluation.importance import EncodedRows, Noise
 from skevae.fitted.latents import Latents
 from skevae.likelihoods.base import Likelihood
 from skevae.scoring import Scorer
+from skevae.utils.arrays import from_torch
 from skevae.utils.device import own_context, resolve_device
 from skevae.utils.random import make_generator
 
@@ -181,6 +182,7 @@ class Conditionals(Latents):
             row = self._bounds.forward(self._columns.row(given))
             self.module_.likelihood.check_rows(row)
         else:
+            given = from_torch(given, "given")
             if as_frame(given) is None and np.ndim(given) == 1:
                 given = as_row(given)
             row, _ = self._rows_in_reach(given)

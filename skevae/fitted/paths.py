@@ -19,6 +19,7 @@ from skevae.estimators.columns import as_frame, as_row
 from skevae.estimators.standardizer import as_tensor
 from skevae.fitted.latents import Latents
 from skevae.interpolation import raise_low_points, straight_path
+from skevae.utils.arrays import from_torch
 from skevae.utils.device import copy_to, own_context
 from skevae.utils.random import make_generator
 
@@ -97,6 +98,7 @@ class Paths(Latents):
 
     def _one_row(self, x: Any, name: str) -> Any:
         """Turn a row, with its feature names if it has any, into a table of one."""
+        x = from_torch(x, name)
         if np.ndim(x) == 1:
             x = as_row(x)
         if as_frame(x) is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import pickle
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -76,11 +77,12 @@ def prepare_directory(directory: str | os.PathLike[str]) -> Path:
     if not os.fspath(directory):
         raise ValueError("checkpoint_dir='' names no directory. Use None for no checkpoints.")
     path = Path(directory).expanduser()
-    probe = path / f".writable-{os.getpid()}.tmp"
+    # Threads, and processes of other machines with the same number, may look at the same time.
+    probe = path / f".writable-{os.getpid()}-{threading.get_ident()}.skevae.0.tmp"
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise OSError(
             f"checkpoint_dir={str(directory)!r} is not a directory that can be written ({error}). "

@@ -7,6 +7,7 @@ or hostile file can only be refused.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -166,6 +167,9 @@ def read_archive(path: Path, kind: str) -> Any:
     OSError
         If the file cannot be opened.
     """
+    if path.exists() and not path.is_file():
+        # The library's error names no file, and it would wait at a pipe for ever.
+        raise OSError(errno.EINVAL, "This is a folder or a device and no file", str(path))
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}

@@ -12,6 +12,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from skevae.utils.forks import check_threads
+
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
@@ -32,7 +34,11 @@ def resolve_device(device: str | torch.device) -> torch.device:
     ------
     ValueError
         If the name is not a device, or the device is not present on this machine.
+    RuntimeError
+        If nothing can be computed in this process: see `skevae.utils.forks`.
     """
+    # Here, since each call asks where to compute before it does.
+    check_threads()
     if isinstance(device, str) and device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -9,6 +9,8 @@ import torch
 from sklearn.utils.validation import _check_sample_weight
 from torch import Tensor
 
+from skevae.utils.arrays import from_torch
+
 
 def checked_weights(sample_weight: Any, X: np.ndarray) -> np.ndarray | None:
     """Validate the weights of rows: (n,) float64 of mean 1 over those above 0, or None.
@@ -20,11 +22,14 @@ def checked_weights(sample_weight: Any, X: np.ndarray) -> np.ndarray | None:
     """
     if sample_weight is None:
         return None
+    sample_weight = from_torch(sample_weight, "sample_weight")
     weights = _check_sample_weight(
         sample_weight, X, dtype=np.float64, ensure_non_negative=True, copy=True
     )
     # In two steps, so that the sum of large weights does not overflow.
     weights /= weights.max()
+    # Training computes in float32, in which smaller ones are 0.
+    weights[weights < np.finfo(np.float32).tiny] = 0.0
     return weights / weights[weights > 0].mean()
 
 
