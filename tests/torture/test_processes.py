@@ -100,7 +100,13 @@ EXPECTED = [
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-@pytest.mark.parametrize("form", ["short", pytest.param("long", marks=pytest.mark.torture)])
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param("short", marks=pytest.mark.slow),
+        pytest.param("long", marks=pytest.mark.torture),
+    ],
+)
 def test_forked_children_work_or_say_what_to_do_and_nothing_reaches_out(form):
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT, form],
