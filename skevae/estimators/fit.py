@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
+import math
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from skevae.estimators.callbacks import EpochCallbacks
 from skevae.estimators.checkpoints import open_checkpoint
-from skevae.estimators.history import joined_history, kept_state
+from skevae.estimators.history import joined_history, kept_epoch, kept_state, warn_of_run
 from skevae.estimators.mode import Mode, unchanged_on_failure
 from skevae.estimators.standardizer import Standardizer
 from skevae.networks.build import draws_globally
@@ -249,7 +248,7 @@ class Fit(ABC):
                 checkpoint.attach(self.partition, {k: g for k, g in generators.items() if g})
             result = self._loop(step, train, held_out, max_epochs, callbacks, checkpoint)()
         self.module.eval()
-        self._report(result)
+        warn_of_run(result, estimator, self.warmup * max_epochs)
         self._training_state = None
         if self.mode.one_pass:
             state = {"optimizer": optimizer_state(optimizer), "partition": self.partition.state()}
@@ -273,6 +272,7 @@ class Fit(ABC):
             patience=estimator.n_iter_no_change,
             tol=estimator.tol,
             max_drops=self.max_drops,
+            max_seconds=math.inf if self.mode.one_pass else estimator.max_time or math.inf,
         )
 
         @torch.no_grad()
@@ -315,18 +315,6 @@ class Fit(ABC):
         jacobian = self.standardizer.log_jacobian
         return {k: v + self.scaled_terms.get(k, 0) * jacobian for k, v in record.items()}
 
-    def _report(self, result: Run) -> None:
-        """Warn if training diverged."""
-        if result.status == "diverged":
-            name, n_epochs = type(self.estimator).__name__, len(result.history["objective"])
-            warnings.warn(
-                f"{name} diverged: the objective fell apart after epoch {n_epochs}; "
-                f"{kept_state(result)}. Try a smaller learning_rate than "
-                f"{self.estimator.learning_rate}, or look for extreme values in X.",
-                ConvergenceWarning,
-                stacklevel=6,
-            )
-
     def _set_attributes(self, result: Run) -> None:
         new = {name: np.asarray(values) for name, values in result.history.items()}
         old = self.estimator.history_ if self.mode.continues else {}
@@ -336,6 +324,7 @@ class Fit(ABC):
                 **self.attributes(),
                 "history_": history,
                 "n_iter_": len(history.get("objective", ())),
+                "best_n_iter_": kept_epoch(old, result, getattr(self.estimator, "best_n_iter_", 0)),
                 "_training_state": self._training_state,
                 "_n_passes": self._n_passes() + 1,
             }

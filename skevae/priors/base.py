@@ -244,6 +244,7 @@ class TrainedDensityPrior(CallbackSupportMixin, DensityPrior):
         learning_rate,
         batch_size,
         max_iter,
+        max_time,
         early_stopping,
         validation_fraction,
         n_iter_no_change,
@@ -258,6 +259,7 @@ class TrainedDensityPrior(CallbackSupportMixin, DensityPrior):
         self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.max_iter = max_iter
+        self.max_time = max_time
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
