@@ -16,10 +16,10 @@ from skevae.densities.base import Density
 from skevae.estimators.base import TORCH_DTYPES, TorchDensityEstimator
 from skevae.estimators.mode import Mode
 from skevae.estimators.standardizer import Standardizer
-from skevae.evaluation.chunks import memory_budget, row_slices
 from skevae.log_partition.annealing import LogPartitionInterval
 from skevae.priors.fit import PriorFit
 from skevae.utils.device import copy_to, resolve_device
+from skevae.utils.memory import memory_budget, row_slices
 from skevae.utils.random import make_generator
 
 # An interval of ln Z wider than this, in nats, is a visible part of a score.

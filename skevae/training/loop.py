@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol
 
@@ -35,6 +35,16 @@ class Checkpoint(Protocol):
 
     def save(self, state: Callable[[], dict[str, Any]], *, last: bool) -> None:
         """Save the state; the ``last`` one must be saved, others may be skipped."""
+
+
+class Rows(Protocol):
+    """Rows that are not held in one tensor."""
+
+    device: torch.device
+    shape: tuple[int, int]
+
+    def minibatches(self, order: Tensor, size: int) -> Iterator[Tensor]:
+        """Rows in the given order, as tensors of so many on the device."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +140,7 @@ class Loop:
     ----------
     step : Step
         With the loss, the parameters, their optimizer and their average.
-    X : Tensor of shape (n, ...)
+    X : Tensor of shape (n, ...) or Rows
         On the device; batches are taken by index.
     schedule : Schedule
     generator : torch.Generator
@@ -154,7 +164,7 @@ class Loop:
     def __init__(
         self,
         step: Step,
-        X: Tensor,
+        X: Tensor | Rows,
         schedule: Schedule,
         *,
         generator: torch.Generator,
@@ -250,10 +260,10 @@ class Loop:
         n_batches = math.ceil(n_rows / batch_size)
         order = torch.randperm(n_rows, generator=self.generator, device=self.X.device)
         n_seen = 0
-        for index, rows in enumerate(order.split(batch_size)):
+        for index, x in enumerate(minibatches(self.X, order, batch_size)):
             progress = (self.past.epoch - 1 + index / n_batches) / self.schedule.max_epochs
-            self._take(self.X.index_select(0, rows), progress, rows.numel() / n_rows)
-            n_seen += rows.numel()
+            self._take(x, progress, x.shape[0] / n_rows)
+            n_seen += x.shape[0]
             # Read from the clock of the host, which does not wait for the device.
             if self.checkpoint is None and self._is_out_of_time():
                 break
@@ -325,3 +335,10 @@ class Loop:
         for _ in range(self.past.n_drops):
             lower_rate(self.step.optimizer)
         self.generator.set_state(saved["order"])
+
+
+def minibatches(X: Tensor | Rows, order: Tensor, size: int) -> Iterator[Tensor]:
+    """Rows in the given order, as tensors of so many."""
+    if isinstance(X, Tensor):
+        return (X.index_select(0, rows) for rows in order.split(size))
+    return X.minibatches(order, size)
