@@ -138,6 +138,11 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
         Rows of a minibatch. "auto" is a 32nd of the training rows, but at least 16 and at most 256.
     max_iter : int, default=200
         Epochs at most.
+    max_time : float, default=None
+        Seconds of training after which `fit` stops, as at ``max_iter``: the best state is kept. It
+        stops at the next step, and the epoch counts with the rows it saw; with ``checkpoint_dir``
+        at the end of the epoch, and the same fit, called again, goes on for as long. Time limits
+        make results depend on the machine. `partial_fit` always makes its whole pass.
     early_stopping : bool, default=True
         Whether to hold out rows, stop when their bound does not rise, and keep the best state. The
         bound uses the right ln Z, whatever ``partition`` trains on.
@@ -205,6 +210,9 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
         high**. `score` is not.
     n_iter_ : int
         Epochs run.
+    best_n_iter_ : int
+        The epoch, counted from 1, whose state was kept: that of the best held-out bound, or
+        ``n_iter_`` without early stopping. 0 if training diverged and the state at its start was.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Defined only when `X` has feature names that are all strings.
@@ -293,6 +301,7 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
         learning_rate=3e-3,
         batch_size="auto",
         max_iter=200,
+        max_time=None,
         early_stopping=True,
         validation_fraction=0.1,
         n_iter_no_change=20,
@@ -326,6 +335,7 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
         self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.max_iter = max_iter
+        self.max_time = max_time
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
@@ -392,8 +402,9 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
         Warns
         -----
         ConvergenceWarning
-            If training diverged (the best state is kept), or ln Z of the prior is only known to an
-            interval wider than 0.1 nats.
+            If training diverged (the best state is kept), ``max_time`` was over before
+            ``kl_warmup`` was, or ln Z of the prior is only known to an interval wider than 0.1
+            nats.
         UserWarning
             If ``prior`` is an estimator with training parameters of its own, which are ignored.
         """

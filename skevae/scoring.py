@@ -11,7 +11,7 @@ from torch import Tensor
 from skevae.densities.base import Density
 from skevae.estimators.standardizer import Standardizer
 from skevae.evaluation.certificate import two_sided
-from skevae.evaluation.chunks import chunk_sizes, memory_budget, row_slices, widest_output
+from skevae.evaluation.chunks import chunk_sizes, widest_output
 from skevae.evaluation.diagnostics import DIAGNOSTICS
 from skevae.evaluation.importance import (
     DEFENSIVE_SHARE,
@@ -31,6 +31,7 @@ from skevae.evaluation.stages import (
     by_number_of_draws,
     draws_needed,
 )
+from skevae.utils.memory import memory_budget, row_slices
 from skevae.utils.random import independent_normal, make_generator, quasi_normal, spawn
 from skevae.vae import VAE
 

@@ -16,9 +16,10 @@ from torch import Tensor
 from skevae.densities.ex_post import check_can_sample, fit_density
 from skevae.estimators.base import TRAINING_CONSTRAINTS, is_positive_integer, kept, layer_sizes
 from skevae.estimators.fit import Fit, Model
+from skevae.estimators.rows import Rows
 from skevae.estimators.standardizer import Standardizer
 from skevae.evaluation.aggregate import aggregated_draws, aggregated_moments
-from skevae.evaluation.chunks import chunk_sizes, memory_budget
+from skevae.evaluation.chunks import chunk_sizes
 from skevae.evaluation.importance import held_out_bound
 from skevae.likelihoods import LIKELIHOODS
 from skevae.likelihoods.base import Likelihood, LikelihoodFamily
@@ -36,6 +37,7 @@ from skevae.training import OBJECTIVES
 from skevae.training.loss import TrainingLoss
 from skevae.training.step import Loss, RecordedStep, Step
 from skevae.utils.device import graph_recorder
+from skevae.utils.memory import has_holes, memory_budget
 from skevae.utils.random import MAX_DIMENSIONS, make_generator, spawn
 from skevae.utils.weights import unpacked
 from skevae.vae import VAE, accepting_holes
@@ -103,7 +105,9 @@ class VAEFit(Fit):
             self.X, scaled, continuous=numbers & ~binned, sample_weight=self.weights
         )
         # For the history, which is on the scale of X.
-        standardizer.log_jacobian += self.estimator._bounds.log_derivatives(self.X).sum(1).mean()
+        bounds = self.estimator._bounds
+        if not bounds.are_open:
+            standardizer.log_jacobian += bounds.log_derivatives(self.X).sum(1).mean()
         half_units = np.where(binned, 0.5 / standardizer.spread, np.nan)
         likelihood = make_table_likelihood(family, columns.n_categories, half_units)
         likelihood.check_rows(self.X)
@@ -115,7 +119,7 @@ class VAEFit(Fit):
         self.decided = self.estimator._decided
         module, standardizer = self.estimator.module_, self.estimator._standardizer
         module.likelihood.check_rows(self.X)
-        if np.isnan(self.X).any():
+        if has_holes(self.X):
             module = accepting_holes(module, torch.from_numpy(standardizer.fill))
         return Model(module, standardizer)
 
@@ -159,17 +163,17 @@ class VAEFit(Fit):
             return build_network(estimator.network, n_inputs, n_outputs, widths, generator)
 
         n_categories = estimator._columns.n_categories
-        has_holes = bool(np.isnan(self.X).any()) or estimator.mask_rate > 0
-        inputs = Inputs(fill, n_categories.tolist(), with_mask=has_holes)
+        holes = estimator.mask_rate > 0 or has_holes(self.X)
+        inputs = Inputs(fill, n_categories.tolist(), with_mask=holes)
         encoder = build(inputs.n_outputs, kind.outputs_per_latent * n_latent, sizes)
         # A table of numbers without holes is shown to the network as it is.
-        if has_holes or n_categories.any():
+        if holes or n_categories.any():
             encoder = TableEncoder(inputs, encoder)
         return VAE(
             encoder=encoder,
             decoder=build(n_latent, likelihood.n_outputs, sizes[::-1]),
             posterior=kind(n_latent, generator),
-            likelihood=Observed(likelihood) if has_holes else likelihood,
+            likelihood=Observed(likelihood) if holes else likelihood,
             density=self.decided.prior.make_density(n_latent, make_generator(density)),
         )
 
@@ -247,7 +251,7 @@ class VAEFit(Fit):
 
     # --- what remains of it --------------------------------------------------------------------
 
-    def conclude(self, rows: Tensor) -> None:
+    def conclude(self, rows: Rows) -> None:
         rows_at_once, _ = self._chunk_sizes(self.estimator.n_draws)
         self.module.density.set_base(*aggregated_moments(self.module, rows, rows_at_once))
 
@@ -264,7 +268,7 @@ class VAEFit(Fit):
             "_cache": {},
         }
 
-    def finish(self, rows: Tensor) -> dict[str, Any]:
+    def finish(self, rows: Rows) -> dict[str, Any]:
         if self.ex_post is None:
             prior = self.estimator.prior_
             if hasattr(prior, "normalize") and not self.mode.one_pass:

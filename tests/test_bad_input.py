@@ -370,6 +370,7 @@ BAD = {
     "learning_rate": [0, -1e-3, "a", None],
     "batch_size": [0, -1, 1.5, "all", None],
     "max_iter": [0, -1, 1.5, None],
+    "max_time": [0, -1.0, np.nan, "1"],
     "early_stopping": ["yes", None],
     "validation_fraction": [0, 1, 1.5, -0.1, "a", None],
     "n_iter_no_change": [0, -1, 1.5, None],

@@ -84,10 +84,8 @@ class TrainingDisplay:
         estimator : estimator
             A fitted `EnergyVAE` or prior estimator, with ``history_``.
         kept_epoch : int, "auto" or None, default="auto"
-            Epoch to mark as the one whose state was kept. "auto" is that of the highest held-out
-            bound after ``kl_warmup``, or the last one where no rows were held out. With
-            ``warm_start=True`` and held-out rows it cannot be told from ``history_``, and no epoch
-            is marked. Nor does ``history_`` tell that training diverged, which a warning does.
+            Epoch to mark as the one whose state was kept. "auto" is ``best_n_iter_`` of the
+            estimator; where that is 0 no epoch is marked.
         first_epoch : int, default=1
             Epoch from which the curves are drawn. The first epochs are often so far below the
             others that these cannot be told apart.
@@ -128,7 +126,8 @@ class TrainingDisplay:
             )
         history = estimator.history_
         if isinstance(kept_epoch, str) and kept_epoch == "auto":
-            kept_epoch = _kept_epoch(estimator)
+            # 0 where training diverged and no epoch was kept.
+            kept_epoch = getattr(estimator, "best_n_iter_", 0) or None
         return cls(history, kept_epoch=kept_epoch).plot(ax, first_epoch=first_epoch)
 
     def plot(self, ax=None, *, first_epoch=1):
@@ -211,23 +210,3 @@ class TrainingDisplay:
             if epoch is not None and epoch > n_epochs:
                 raise ValueError(f"{name}={epoch!r} {in_range}.")
         return n_epochs, panels
-
-
-def _kept_epoch(estimator: Any) -> int | None:
-    """Find the epoch, from 1, whose state an estimator has kept; None if that cannot be told."""
-    history = estimator.history_
-    n_epochs = len(history.get("objective", ()))
-    validation = np.asarray(history.get("validation", np.full(n_epochs, np.nan)), dtype=float)
-    if not n_epochs or np.isnan(validation[-1]):
-        # Nothing was held out, or not in the last pass: the last state is the one kept.
-        return n_epochs or None
-    if getattr(estimator, "warm_start", False):
-        # The state kept is one of the last fit, whose first epoch is not recorded.
-        return None
-    epochs = np.arange(1, n_epochs + 1)
-    max_iter = getattr(estimator, "max_iter", n_epochs)
-    # Before the warm-up is over the bound is another one, and no state is kept by it.
-    warm = (epochs > getattr(estimator, "kl_warmup", 0.0) * max_iter) | (epochs == max_iter)
-    if not warm.any():
-        return n_epochs
-    return int(epochs[warm][np.nanargmax(validation[warm])])

@@ -28,6 +28,7 @@ TRAINING_CONSTRAINTS: dict[str, list[Any]] = {
     "learning_rate": [Interval(Real, 0, None, closed="neither")],
     "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
     "max_iter": [Interval(Integral, 1, None, closed="left")],
+    "max_time": [Interval(Real, 0, None, closed="neither"), None],
     "early_stopping": ["boolean"],
     "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
     "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
@@ -90,6 +91,7 @@ class TorchDensityEstimator(DensityMixin, DocumentedEstimator):
     learning_rate: float
     batch_size: int | Literal["auto"]
     max_iter: int
+    max_time: float | None
     early_stopping: bool
     validation_fraction: float
     n_iter_no_change: int
@@ -100,6 +102,8 @@ class TorchDensityEstimator(DensityMixin, DocumentedEstimator):
     random_state: int | np.random.RandomState | None
     verbose: int
     history_: dict[str, np.ndarray]
+    n_iter_: int
+    best_n_iter_: int
     _standardizer: Standardizer
 
     # The attribute that holds the fitted module.

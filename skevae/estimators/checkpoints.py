@@ -16,6 +16,7 @@ NOT_OF_THE_RUN = {
     "cuda_graph",
     "device",
     "ex_post",
+    "max_time",
     "n_score_draws",
     "verbose",
     "warm_start",

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
+import math
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from skevae.estimators.callbacks import EpochCallbacks
 from skevae.estimators.checkpoints import open_checkpoint
-from skevae.estimators.history import joined_history, kept_state
+from skevae.estimators.history import joined_history, kept_epoch, kept_state, warn_of_run
 from skevae.estimators.mode import Mode, unchanged_on_failure
+from skevae.estimators.rows import Rows, in_memory, initial_rows, rows_to_train, with_weights
 from skevae.estimators.standardizer import Standardizer
 from skevae.networks.build import draws_globally
 from skevae.partitions.base import PartitionEstimate
@@ -31,7 +31,7 @@ from skevae.training.parameters import (
 from skevae.training.step import Loss, RecordedStep, Step
 from skevae.utils.device import copy_to, own_context, resolve_device
 from skevae.utils.random import draw_seed, lent_globals, make_generator, seed_of_pass
-from skevae.utils.weights import checked_weights, packed, unpacked
+from skevae.utils.weights import checked_weights, unpacked
 
 # Gradients of larger norm are scaled down: one odd minibatch must not throw a run off.
 MAX_GRADIENT_NORM = 10.0
@@ -120,10 +120,10 @@ class Fit(ABC):
     def attributes(self) -> dict[str, Any]:
         """Fitted attributes at the present state of the module."""
 
-    def conclude(self, rows: Tensor) -> None:  # noqa: B027
+    def conclude(self, rows: Rows) -> None:  # noqa: B027
         """Adapt the module to the rows once training is over, if there is anything to adapt."""
 
-    def finish(self, rows: Tensor) -> dict[str, Any]:
+    def finish(self, rows: Rows) -> dict[str, Any]:
         """Return attributes that take the fitted estimator to be worked out."""
         return {}
 
@@ -149,11 +149,12 @@ class Fit(ABC):
         with own_context():
             with unchanged_on_failure(self.estimator):
                 checkpoint = self._begin()
-                rows = self.finite_rows()
-                weighted = packed(rows, self.weights)
+                rows = rows_to_train(self.X, self.standardizer, self.device)
+                weighted = with_weights(rows, self.weights)
                 train, held_out = (weighted, None) if self.mode.one_pass else self._split(weighted)
                 if not self.mode.continues:
-                    self.prepare(rows, unpacked(train, self.weights is not None)[0])
+                    first = unpacked(initial_rows(train), self.weights is not None)[0]
+                    self.prepare(initial_rows(rows), first)
                 result, callbacks = self._train(train, held_out, checkpoint)
                 self.conclude(rows)
                 self._set_attributes(result)
@@ -197,18 +198,7 @@ class Fit(ABC):
         """Fits and passes that the present model has behind it."""
         return getattr(self.estimator, "_n_passes", 1) if self.mode.continues else 0
 
-    def finite_rows(self) -> Tensor:
-        """Rows to train on, in float32, whose range is smaller than that of float64."""
-        rows = self.standardizer.tensor(self.X, self.device, torch.float32)
-        if rows.isinf().any():
-            largest = np.nanmax(np.abs(self.X))
-            raise ValueError(
-                f"X has values as large as {largest:g}, beyond the range of float32 "
-                "in which training computes. Scale X down first."
-            )
-        return rows
-
-    def _split(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _split(self, rows: Rows) -> tuple[Rows, Tensor | None]:
         """Shuffle once and hold rows out, if early stopping wants some: (training, held out)."""
         if not self.estimator.early_stopping:
             return rows, None
@@ -221,10 +211,10 @@ class Fit(ABC):
             )
         order = torch.randperm(n_rows, generator=make_generator(self.seeds.split)).to(rows.device)
         rows = rows[order]
-        return rows[n_held_out:], rows[:n_held_out]
+        return rows[n_held_out:], in_memory(rows[:n_held_out])
 
     def _train(
-        self, train: Tensor, held_out: Tensor | None, checkpoint: TrainingFile | None
+        self, train: Rows, held_out: Tensor | None, checkpoint: TrainingFile | None
     ) -> tuple[Run, EpochCallbacks]:
         estimator = self.estimator
         self.n_train = len(train)
@@ -249,7 +239,7 @@ class Fit(ABC):
                 checkpoint.attach(self.partition, {k: g for k, g in generators.items() if g})
             result = self._loop(step, train, held_out, max_epochs, callbacks, checkpoint)()
         self.module.eval()
-        self._report(result)
+        warn_of_run(result, estimator, self.warmup * max_epochs)
         self._training_state = None
         if self.mode.one_pass:
             state = {"optimizer": optimizer_state(optimizer), "partition": self.partition.state()}
@@ -259,7 +249,7 @@ class Fit(ABC):
     def _loop(
         self,
         step: Step,
-        train: Tensor,
+        train: Rows,
         held_out: Tensor | None,
         max_epochs: int,
         callbacks: EpochCallbacks,
@@ -273,6 +263,7 @@ class Fit(ABC):
             patience=estimator.n_iter_no_change,
             tol=estimator.tol,
             max_drops=self.max_drops,
+            max_seconds=math.inf if self.mode.one_pass else estimator.max_time or math.inf,
         )
 
         @torch.no_grad()
@@ -286,7 +277,7 @@ class Fit(ABC):
         @torch.no_grad()
         def first_batch() -> float:
             # At full progress, where the loss is what it will be when training ends.
-            return step.loss(train[: schedule.batch_size], 1.0)[1]["objective"].item()
+            return step.loss(in_memory(train[: schedule.batch_size]), 1.0)[1]["objective"].item()
 
         def begin() -> None:
             self.partition.refresh()
@@ -315,18 +306,6 @@ class Fit(ABC):
         jacobian = self.standardizer.log_jacobian
         return {k: v + self.scaled_terms.get(k, 0) * jacobian for k, v in record.items()}
 
-    def _report(self, result: Run) -> None:
-        """Warn if training diverged."""
-        if result.status == "diverged":
-            name, n_epochs = type(self.estimator).__name__, len(result.history["objective"])
-            warnings.warn(
-                f"{name} diverged: the objective fell apart after epoch {n_epochs}; "
-                f"{kept_state(result)}. Try a smaller learning_rate than "
-                f"{self.estimator.learning_rate}, or look for extreme values in X.",
-                ConvergenceWarning,
-                stacklevel=6,
-            )
-
     def _set_attributes(self, result: Run) -> None:
         new = {name: np.asarray(values) for name, values in result.history.items()}
         old = self.estimator.history_ if self.mode.continues else {}
@@ -336,6 +315,7 @@ class Fit(ABC):
                 **self.attributes(),
                 "history_": history,
                 "n_iter_": len(history.get("objective", ())),
+                "best_n_iter_": kept_epoch(old, result, getattr(self.estimator, "best_n_iter_", 0)),
                 "_training_state": self._training_state,
                 "_n_passes": self._n_passes() + 1,
             }

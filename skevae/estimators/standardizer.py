@@ -9,6 +9,8 @@ import torch
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from skevae.utils.memory import by_row, has_holes, n_present, pieces, stays_in_file
+
 
 def as_tensor(rows: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Copy an array, read-only or reversed as it may be, to a device."""
@@ -72,13 +74,11 @@ class Standardizer:
         self.fill = np.zeros(n_features)
         if scaled.any():
             with np.errstate(over="ignore", invalid="ignore"):
-                scaler = StandardScaler().fit(
-                    X.astype(np.float64, copy=False), sample_weight=sample_weight
-                )
+                scaler = scaler_of(X, sample_weight)
             self.centre = np.where(scaled, scaler.mean_, 0.0)
             self.spread = np.where(scaled, scaler.scale_, 1.0)
         if not scaled.all():
-            self.fill[~scaled] = np.nanmean(X[:, ~scaled], axis=0, dtype=np.float64)
+            self.fill[~scaled] = column_means(X, ~scaled)
         self._warn_of_underflow(X, scaled & (self.spread == 1))
         extreme = ~(np.isfinite(self.centre) & np.isfinite(self.spread))
         if extreme.any():
@@ -89,7 +89,7 @@ class Standardizer:
         self.log_spread = np.log(self.spread)
         if continuous is not None:
             self.log_spread[~continuous] = 0.0
-        self.log_jacobian = -float((self.log_spread * (~np.isnan(X)).mean(0)).sum())
+        self.log_jacobian = -float((self.log_spread * (n_present(X) / len(X))).sum())
 
     @staticmethod
     def _warn_of_underflow(X: np.ndarray, unscaled: np.ndarray) -> None:
@@ -108,10 +108,9 @@ class Standardizer:
 
     def row_log_jacobians(self, X: np.ndarray) -> np.ndarray:
         """Minus the sum of ``log_spread`` over the observed entries of each row: (n,)."""
-        missing = np.isnan(X)
-        if not missing.any():
+        if not has_holes(X):
             return np.full(len(X), -self.log_spread.sum())
-        return -np.where(missing, 0.0, self.log_spread).sum(1)
+        return by_row(lambda part: -np.where(np.isnan(part), 0.0, self.log_spread).sum(1), X)
 
     def tensor(self, X: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Rows as the module sees them, on the device."""
@@ -136,8 +135,36 @@ class Standardizer:
             Values beyond the reach of float64 as well.
         """
         with np.errstate(over="ignore"):
-            deviations = np.abs((X - self.centre) / self.spread)
-        beyond = deviations > MAX_DEVIATIONS
-        if X.dtype == np.float32 and (deviations > MAX_FLOAT32_DEVIATIONS).any():
+            largest = by_row(
+                lambda part: np.fmax.reduce(np.abs((part - self.centre) / self.spread), axis=1), X
+            )
+            # A mask that takes no memory, where there is nothing to be told.
+            beyond = np.broadcast_to(np.array(False), X.shape)
+            if (largest > MAX_DEVIATIONS).any():
+                beyond = np.abs((X - self.centre) / self.spread) > MAX_DEVIATIONS
+        if X.dtype == np.float32 and (largest > MAX_FLOAT32_DEVIATIONS).any():
             X = X.astype(np.float64)
         return X, beyond
+
+
+def scaler_of(X: np.ndarray, sample_weight: np.ndarray | None) -> StandardScaler:
+    """Fit a scaler in float64; to rows that stay in their file, piece by piece."""
+    scaler = StandardScaler()
+    if not stays_in_file(X):
+        return scaler.fit(X.astype(np.float64, copy=False), sample_weight=sample_weight)
+    start = 0
+    for piece in pieces(X):
+        rows = slice(start, start := start + len(piece))
+        weights = None if sample_weight is None else sample_weight[rows]
+        scaler.partial_fit(piece.astype(np.float64, copy=False), sample_weight=weights)
+    return scaler
+
+
+def column_means(X: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Mean of the entries that are not missing, in float64, of the columns in a mask."""
+    if not stays_in_file(X):
+        return np.asarray(np.nanmean(X[:, columns], axis=0, dtype=np.float64))
+    sums = np.zeros(int(columns.sum()))
+    for piece in pieces(X):
+        sums += np.nansum(piece[:, columns], axis=0, dtype=np.float64)
+    return sums / n_present(X)[columns]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any, Protocol
+
 import torch
 from torch import Tensor
 
@@ -9,8 +12,20 @@ from skevae.utils.random import standard_normal
 from skevae.vae import VAE
 
 
+class Rows(Protocol):
+    """Rows as a tensor, or what gives tensors of them in order."""
+
+    dtype: torch.dtype
+    device: Any
+
+    @property
+    def shape(self) -> Any: ...
+
+    def split(self, n_at_once: int, /) -> Iterable[Tensor]: ...
+
+
 @torch.no_grad()
-def aggregated_moments(model: VAE, x: Tensor, rows_at_once: int) -> tuple[Tensor, Tensor]:
+def aggregated_moments(model: VAE, x: Rows, rows_at_once: int) -> tuple[Tensor, Tensor]:
     """Mean and variance of each latent under the aggregated posterior of rows: (D,) each."""
     # In float64: a mean square less a squared mean leaves few digits of a narrow spread, and none
     # where it is far off. What the posteriors spread by themselves is added to what is left.
@@ -31,7 +46,7 @@ def aggregated_moments(model: VAE, x: Tensor, rows_at_once: int) -> tuple[Tensor
 @torch.no_grad()
 def aggregated_draws(
     model: VAE,
-    x: Tensor,
+    x: Rows,
     n_draws: int,
     *,
     rows_at_once: int,

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-
 import torch
-from sklearn import get_config
 from torch import Tensor, nn
 
 from skevae.networks.linear import ROWS_MULTIPLE
-
-# Temporaries of about this size stay in a processor's outer cache; larger ones are slower.
-CACHE_BYTES = 2**23
+from skevae.utils.memory import CACHE_BYTES
 
 
 @torch.no_grad()
@@ -64,14 +58,3 @@ def chunk_sizes(
     if ROWS_MULTIPLE < draws_at_once < n_draws:
         draws_at_once -= draws_at_once % ROWS_MULTIPLE
     return rows_at_once, draws_at_once
-
-
-def memory_budget() -> int:
-    """Bytes that scikit-learn's ``working_memory`` setting grants to temporaries."""
-    return max(1, math.floor(get_config()["working_memory"] * 2**20))
-
-
-def row_slices(n_rows: int, n_at_once: int) -> Iterator[slice]:
-    """Cut ``n_rows`` into slices."""
-    for start in range(0, n_rows, n_at_once):
-        yield slice(start, min(start + n_at_once, n_rows))

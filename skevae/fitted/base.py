@@ -15,6 +15,7 @@ from skevae.estimators.base import TORCH_DTYPES
 from skevae.fitted.tables import Tables
 from skevae.scoring import Scorer
 from skevae.utils.device import copy_to, own_context, resolve_device
+from skevae.utils.memory import by_row
 from skevae.vae import VAE, accepting_holes
 
 
@@ -69,7 +70,7 @@ class FittedModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Tables):
         self, rows: np.ndarray, call: Callable[[Scorer, np.ndarray], dict[str, np.ndarray]]
     ) -> dict[str, np.ndarray]:
         """Compute arrays of an entry for each row, apart for rows with and without holes."""
-        holes = np.isnan(rows).any(axis=1)
+        holes = by_row(lambda piece: np.isnan(piece).any(axis=1), rows)
         with own_context():
             if not holes.any() or holes.all():
                 return call(self._scorer(rows.dtype, bool(holes.any())), rows)

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from skevae.evaluation.diagnostics import DIAGNOSTICS
 from skevae.evaluation.importance import METHODS
 from skevae.fitted.base import FittedModel
+from skevae.utils.memory import by_row
 
 # The score of a row beyond the range of numbers, and its diagnostics.
 HOPELESS = {
@@ -154,7 +155,8 @@ class Scores(FittedModel):
         )
         n_draws = self.n_score_draws if n_draws is None else n_draws
         seed = None if random_state is None else self._seed_for(random_state)
-        hopeless, empty = beyond.any(axis=1), np.isnan(rows).all(axis=1)
+        hopeless = beyond.any(axis=1)
+        empty = by_row(lambda piece: np.isnan(piece).all(axis=1), rows)
         if hopeless.any():
             rows = np.where(beyond, self._standardizer.centre.astype(rows.dtype), rows)
         result = self._by_holes(

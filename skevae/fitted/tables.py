@@ -15,6 +15,7 @@ from skevae.estimators.base import (
 )
 from skevae.estimators.bounds import Bounds
 from skevae.estimators.columns import Columns, as_frame
+from skevae.utils.memory import n_present
 
 NUMBERS: dict[str, Any] = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan"}
 
@@ -69,7 +70,7 @@ class Tables(TorchDensityEstimator):
         return rows
 
     def _check_columns_have_values(self, rows: np.ndarray) -> None:
-        empty = np.isnan(rows).all(axis=0)
+        empty = n_present(rows) == 0
         if empty.any():
             raise ValueError(
                 f"X has no value in {self._columns.name(int(empty.argmax()))}: all its entries "

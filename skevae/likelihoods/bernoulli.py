@@ -8,6 +8,7 @@ from torch import Tensor
 
 from skevae.energies import softplus
 from skevae.likelihoods.base import Likelihood, LikelihoodFamily
+from skevae.utils.memory import pieces
 from skevae.utils.random import binary
 
 # Probabilities are rounded to multiples of 2^-20 before they are hashed and compared, so that a
@@ -52,7 +53,9 @@ class Bernoulli(Likelihood):
             )
 
     def prepare(self, X: np.ndarray) -> None:
-        self.rows_are_binary = bool((np.isin(X, (0, 1)) | np.isnan(X)).all())
+        self.rows_are_binary = all(
+            bool((np.isin(piece, (0, 1)) | np.isnan(piece)).all()) for piece in pieces(X)
+        )
 
     def training_rows(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Draw a binary row from each row of probabilities (dynamic binarisation)."""

@@ -16,10 +16,10 @@ from skevae.densities.base import Density
 from skevae.estimators.base import TORCH_DTYPES, TorchDensityEstimator
 from skevae.estimators.mode import Mode
 from skevae.estimators.standardizer import Standardizer
-from skevae.evaluation.chunks import memory_budget, row_slices
 from skevae.log_partition.annealing import LogPartitionInterval
 from skevae.priors.fit import PriorFit
 from skevae.utils.device import copy_to, resolve_device
+from skevae.utils.memory import memory_budget, row_slices
 from skevae.utils.random import make_generator
 
 # An interval of ln Z wider than this, in nats, is a visible part of a score.
@@ -244,6 +244,7 @@ class TrainedDensityPrior(CallbackSupportMixin, DensityPrior):
         learning_rate,
         batch_size,
         max_iter,
+        max_time,
         early_stopping,
         validation_fraction,
         n_iter_no_change,
@@ -258,6 +259,7 @@ class TrainedDensityPrior(CallbackSupportMixin, DensityPrior):
         self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.max_iter = max_iter
+        self.max_time = max_time
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change

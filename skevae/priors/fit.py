@@ -10,6 +10,7 @@ from torch import Tensor
 from skevae.densities.base import Density
 from skevae.estimators.base import kept
 from skevae.estimators.fit import Fit, Model
+from skevae.estimators.rows import Rows
 from skevae.estimators.standardizer import Standardizer
 from skevae.partitions import DENSITY_PARTITIONS, resolve_partition
 from skevae.partitions.base import MIN_BASE_VARIANCE, DensityPartition
@@ -91,7 +92,7 @@ class PriorFit(Fit):
         seed = self.seeds.log_partition
         return self.estimator._attributes(kept(self.module), self.standardizer, seed)
 
-    def finish(self, rows: Tensor) -> dict[str, Any]:
+    def finish(self, rows: Rows) -> dict[str, Any]:
         if not self.mode.one_pass:
             # Now, so that its cost and its warning belong to fit.
             self.estimator.normalize()

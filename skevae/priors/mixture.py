@@ -42,6 +42,8 @@ class GaussianMixturePrior(TrainedDensityPrior):
         Rows of a minibatch. "auto" is a 32nd of the training rows, but at least 16 and at most 256.
     max_iter : int, default=200
         Epochs.
+    max_time : float, default=None
+        Seconds after which training stops; see `EnergyVAE`.
     early_stopping : bool, default=True
         Whether to hold out rows, stop when their log-likelihood does not rise, and keep the best.
     validation_fraction : float, default=0.1
@@ -80,6 +82,8 @@ class GaussianMixturePrior(TrainedDensityPrior):
         and "validation", one entry an epoch, in nats. Only after `fit`.
     n_iter_ : int
         Epochs run. Only after `fit`.
+    best_n_iter_ : int
+        The epoch, counted from 1, whose state was kept. Only after `fit`.
     density_ : torch.nn.Module
         The trained module, in standardised coordinates, on the CPU.
     n_features_in_ : int
@@ -125,6 +129,7 @@ class GaussianMixturePrior(TrainedDensityPrior):
         learning_rate=0.01,
         batch_size="auto",
         max_iter=200,
+        max_time=None,
         early_stopping=True,
         validation_fraction=0.1,
         n_iter_no_change=10,
@@ -140,6 +145,7 @@ class GaussianMixturePrior(TrainedDensityPrior):
             learning_rate=learning_rate,
             batch_size=batch_size,
             max_iter=max_iter,
+            max_time=max_time,
             early_stopping=early_stopping,
             validation_fraction=validation_fraction,
             n_iter_no_change=n_iter_no_change,

@@ -7,7 +7,8 @@ is logged is summed there and read once an epoch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol
 
@@ -18,7 +19,9 @@ from skevae.training.parameters import lower_rate, optimizer_state, resume_optim
 from skevae.training.step import RecordedStep, Step
 from skevae.utils.archive import check_form
 
-Status = Literal["running", "finished", "converged", "stopped", "diverged", "interrupted"]
+Status = Literal[
+    "running", "finished", "converged", "stopped", "out of time", "diverged", "interrupted"
+]
 
 # A run that ends this many nats below its start, and more than twice as low, has diverged.
 DIVERGENCE_NATS = 100.0
@@ -32,6 +35,16 @@ class Checkpoint(Protocol):
 
     def save(self, state: Callable[[], dict[str, Any]], *, last: bool) -> None:
         """Save the state; the ``last`` one must be saved, others may be skipped."""
+
+
+class Rows(Protocol):
+    """Rows that are not held in one tensor."""
+
+    device: torch.device
+    shape: tuple[int, int]
+
+    def minibatches(self, order: Tensor, size: int) -> Iterator[Tensor]:
+        """Rows in the given order, as tensors of so many on the device."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,9 @@ class Schedule:
     max_drops : int
         How often training goes on from the best state, with a lower learning rate, instead of
         stopping.
+    max_seconds : float
+        Seconds after which training stops: at the next step, or with a checkpoint at the end of the
+        epoch, because only whole epochs can be gone on from.
     """
 
     batch_size: int
@@ -57,6 +73,7 @@ class Schedule:
     patience: int = 10
     tol: float = 0.0
     max_drops: int = 0
+    max_seconds: float = math.inf
 
 
 @dataclass
@@ -69,7 +86,7 @@ class Run:
         Mean of every named term, one entry an epoch; "validation" too where there is one.
     status : str
         "finished" all epochs, "converged" by early stopping, "stopped" by `on_epoch_end`,
-        "diverged", or "interrupted" by the keyboard; "running" until then.
+        "out of time", "diverged", or "interrupted" by the keyboard; "running" until then.
     best_epoch : int
         The epoch, from 1, whose state was kept; 0 if the state at the start was.
     """
@@ -123,7 +140,7 @@ class Loop:
     ----------
     step : Step
         With the loss, the parameters, their optimizer and their average.
-    X : Tensor of shape (n, ...)
+    X : Tensor of shape (n, ...) or Rows
         On the device; batches are taken by index.
     schedule : Schedule
     generator : torch.Generator
@@ -147,7 +164,7 @@ class Loop:
     def __init__(
         self,
         step: Step,
-        X: Tensor,
+        X: Tensor | Rows,
         schedule: Schedule,
         *,
         generator: torch.Generator,
@@ -174,11 +191,16 @@ class Loop:
 
     def __call__(self) -> Run:
         """Train until the schedule, an early stop, divergence or the keyboard ends it."""
+        self._deadline = time.monotonic() + self.schedule.max_seconds
         try:
             self._begin()
             while self.run.status == "running":
                 self._epoch()
-                self._save()
+                out_of_time = self.run.status == "running" and self._is_out_of_time()
+                self._save(last=out_of_time)
+                if out_of_time:
+                    # Only now: the state that was saved is one to go on from.
+                    self.run.status = "out of time"
         except KeyboardInterrupt:
             self.run.status = "interrupted"
         run = self.run
@@ -201,8 +223,8 @@ class Loop:
         past, run = self.past, self.run
         past.epoch += 1
         self.on_epoch_begin()
-        self._take_steps()
-        means = self.step.take_log()
+        share = self._take_steps()
+        means = {name: total / share for name, total in self.step.take_log().items()}
         finite = all(math.isfinite(term) for term in means.values())
         # A gradient can break the parameters after the last term of the epoch was computed.
         finite = finite and bool(self.step.weights.values.isfinite().all())
@@ -225,18 +247,28 @@ class Loop:
             past.reference_score = max(score, past.reference_score)
         self._judge(stop)
 
-    def _save(self) -> None:
+    def _save(self, *, last: bool) -> None:
         if self.checkpoint is not None and self.run.status != "diverged":
-            self.checkpoint.save(self.state, last=self.run.status != "running")
+            self.checkpoint.save(self.state, last=last or self.run.status != "running")
 
-    def _take_steps(self) -> None:
+    def _is_out_of_time(self) -> bool:
+        return time.monotonic() >= self._deadline
+
+    def _take_steps(self) -> float:
+        """Take the steps of an epoch; return the part of the rows seen, 1 unless time ran out."""
         n_rows, batch_size = self.X.shape[0], self.schedule.batch_size
         n_batches = math.ceil(n_rows / batch_size)
         order = torch.randperm(n_rows, generator=self.generator, device=self.X.device)
-        for index, rows in enumerate(order.split(batch_size)):
+        n_seen = 0
+        for index, x in enumerate(minibatches(self.X, order, batch_size)):
             progress = (self.past.epoch - 1 + index / n_batches) / self.schedule.max_epochs
-            self._take(self.X.index_select(0, rows), progress, rows.numel() / n_rows)
+            self._take(x, progress, x.shape[0] / n_rows)
+            n_seen += x.shape[0]
+            # Read from the clock of the host, which does not wait for the device.
+            if self.checkpoint is None and self._is_out_of_time():
+                break
         self.step.weights.check()
+        return n_seen / n_rows
 
     def _keep(self, score: float, warm: bool) -> None:
         """Take a snapshot if the present state is the one to keep."""
@@ -303,3 +335,10 @@ class Loop:
         for _ in range(self.past.n_drops):
             lower_rate(self.step.optimizer)
         self.generator.set_state(saved["order"])
+
+
+def minibatches(X: Tensor | Rows, order: Tensor, size: int) -> Iterator[Tensor]:
+    """Rows in the given order, as tensors of so many."""
+    if isinstance(X, Tensor):
+        return (X.index_select(0, rows) for rows in order.split(size))
+    return X.minibatches(order, size)

@@ -6,6 +6,7 @@ from sklearn.base import clone
 
 from skevae import EnergyVAE
 from skevae.displays import TrainingDisplay
+from skevae.vae_fit import VAEFit
 
 
 def test_curves_are_the_history(vae, rbm):
@@ -34,17 +35,27 @@ def test_the_mark_is_at_the_state_that_was_kept(iris):
     np.testing.assert_array_equal(shorter.score_samples(iris), model.score_samples(iris))
 
 
-def test_no_epoch_of_the_warm_up_is_kept(vae):
-    # Held-out bounds of the warm-up, of another objective, are higher.
-    assert vae.kl_warmup * vae.max_iter == pytest.approx(2.4)
-    model = clone(vae)
-    model.module_ = None
-    model.history_ = {"objective": np.zeros(6), "validation": np.array([9, 8, 1, 3, 2, 3.0])}
+def test_no_epoch_of_the_warm_up_is_kept(vae, iris, monkeypatch):
+    # Held-out bounds of the warm-up, of another objective, are higher. The first score is that of
+    # the start, the last that of the state that was kept.
+    scores = iter([-9, 9, 8, 1, 3, 2, 3, 3])
+    monkeypatch.setattr(VAEFit, "validate", lambda self, held_out: float(next(scores)))
+    model = clone(vae).fit(iris)
+    assert model.kl_warmup * model.max_iter == pytest.approx(2.4)
+    assert TrainingDisplay.from_estimator(model).kept_epoch == model.best_n_iter_ == 4
+
+
+def test_the_mark_follows_passes_and_warm_starts(vae, iris):
+    model = clone(vae).set_params(max_iter=3).fit(iris).partial_fit(iris)
     assert TrainingDisplay.from_estimator(model).kept_epoch == 4
-    model.history_["validation"][-1] = np.nan  # a later pass of partial_fit
-    assert TrainingDisplay.from_estimator(model).kept_epoch == 6
-    model.history_["validation"][-1] = 3
-    model.set_params(warm_start=True)
+    model.set_params(warm_start=True, kl_warmup=0).fit(iris)
+    expected = 5 + model.history_["validation"][4:].argmax()
+    assert TrainingDisplay.from_estimator(model).kept_epoch == expected
+
+
+def test_no_epoch_is_marked_if_the_start_was_kept(vae):
+    model = clone(vae)
+    model.module_, model.history_, model.best_n_iter_ = None, {"objective": np.zeros(3)}, 0
     display = TrainingDisplay.from_estimator(model)
     assert display.kept_epoch is None and display.kept_lines_ == []
 

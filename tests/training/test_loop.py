@@ -1,11 +1,13 @@
 """Laws of the training loop: it knows parameters and a loss, and ends at the best state it saw."""
 
+import copy
 import math
 from functools import partial
 
 import pytest
 import torch
 
+from skevae.training import loop
 from skevae.training.loop import Loop, Schedule
 from skevae.training.parameters import RATE_DROP, ParameterVector, WeightAverage, make_optimizer
 from skevae.training.step import RecordedStep, Step
@@ -667,6 +669,104 @@ def test_other_errors_are_the_callers():
 
     with pytest.raises(ZeroDivisionError):
         run(failing_from(w, 2, fail), w)
+
+
+# --- time -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Clock that goes on by a second at each training step of `ticking`."""
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    return now
+
+
+def ticking(w, clock):
+    inner = slide(w)
+
+    def loss(x, progress):
+        clock[0] += 1
+        return inner(x, progress)
+
+    return loss
+
+
+@pytest.mark.parametrize("seconds, steps", [(0.5, 1), (1, 1), (3.5, 4), (7, 7), (9, 9)])
+def test_the_run_stops_at_the_step_at_which_time_is_over(seconds, steps, clock):
+    w = parameter()
+    outcome = run(ticking(w, clock), w, batch_size=8, max_epochs=50, max_seconds=seconds)
+    assert outcome.status == "out of time" and w.tolist() == [-steps, -steps]
+    assert outcome.best_epoch == len(outcome.history["objective"]) == math.ceil(steps / 3)
+
+
+@pytest.mark.parametrize("seconds", [15, 100, math.inf])
+def test_time_that_suffices_changes_nothing(seconds, clock):
+    w = parameter()
+    outcome = run(ticking(w, clock), w, batch_size=8, max_epochs=5, max_seconds=seconds)
+    assert outcome.status == "finished" and w.tolist() == [-15, -15]
+
+
+def test_an_epoch_that_was_cut_short_has_the_mean_of_the_rows_it_saw(clock):
+    w, X, seen = parameter(), rows(), []
+
+    def loss(x, progress):
+        clock[0] += 1
+        seen.append(x)
+        return w.sum(), {"objective": x.mean()}
+
+    history = run(loss, w, X, batch_size=8, max_epochs=5, max_seconds=5).history
+    expected = [X.mean().item(), torch.cat(seen[3:]).mean().item()]
+    assert history["objective"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("scores, best", [([1, 5, 2], -6), ([1, 2, 5], -7)])
+def test_the_best_state_is_kept_when_time_is_over(scores, best, clock):
+    w = parameter()
+    validate = scripted(scores)
+    outcome = run(ticking(w, clock), w, batch_size=8, validate=validate, max_seconds=7)
+    assert outcome.status == "out of time" and w.tolist() == [best, best]
+    assert outcome.history["validation"] == scores
+
+
+class Memory:
+    """Checkpoint that keeps the last state in memory."""
+
+    saved = None
+
+    def load(self, resume):
+        if self.saved is not None:
+            resume(self.saved)
+        return self.saved is not None
+
+    def save(self, state, *, last):
+        if last:
+            self.saved = copy.deepcopy(state())
+
+
+@pytest.mark.parametrize("seconds", [0.5, 4, 6])
+def test_with_a_checkpoint_whole_epochs_are_made_and_the_run_goes_on(seconds, clock):
+    def outcome(w, checkpoint=None, **settings):
+        settings |= {"optimizer": adam(0.1), "averaging": 0.9, "batch_size": 8, "max_epochs": 6}
+
+        def loss(x, progress):
+            clock[0] += 1
+            return distance(w)(x, progress)
+
+        return run(loss, w, checkpoint=checkpoint, **settings)
+
+    whole, memory, n_epochs = parameter(), Memory(), []
+    expected = outcome(whole)
+    for _ in range(6):
+        w = parameter()
+        result = outcome(w, memory, max_seconds=seconds)
+        n_epochs.append(len(result.history["objective"]))
+        assert result.best_epoch == n_epochs[-1]
+        if result.status == "finished":
+            break
+    at_once = math.ceil(seconds / 3)
+    assert n_epochs == list(range(at_once, 7, at_once))
+    assert torch.equal(w, whole) and result.history == expected.history
 
 
 # --- one vector -----------------------------------------------------------------------------------

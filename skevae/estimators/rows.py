@@ -1,0 +1,138 @@
+"""The rows to train on: in the memory of the device, or in their file until a step needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skevae.estimators.standardizer import Standardizer
+from skevae.utils.memory import (
+    by_row,
+    memory_budget,
+    piece_slices,
+    pieces,
+    row_slices,
+    stays_in_file,
+)
+from skevae.utils.weights import packed
+
+# Of a file, so many rows stand for all of them where a model is initialised: as many as take a
+# sixteenth of the memory granted, within these.
+INITIAL_ROWS = 1_000, 50_000
+
+
+class MappedRows:
+    """Rows of a file that is mapped into memory, as far as training needs a Tensor of them.
+
+    They are gathered, standardised and moved to the device when they are asked for, and all that is
+    kept of them is which they are.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, n_features)
+    standardizer : Standardizer
+    device : torch.device
+    weights : ndarray of shape (n,), optional
+        Shown in a last column.
+    chosen : ndarray of int, optional
+        Which rows of X, in which order. By default all.
+    """
+
+    def __init__(
+        self,
+        X: np.ndarray,
+        standardizer: Standardizer,
+        device: torch.device,
+        weights: np.ndarray | None = None,
+        chosen: np.ndarray | None = None,
+    ) -> None:
+        self.X, self.standardizer, self.device = X, standardizer, device
+        self.weights = weights
+        self.chosen = np.arange(len(X)) if chosen is None else chosen
+        self.dtype = torch.float32
+        self.shape = (len(self.chosen), X.shape[1] + (weights is not None))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | Tensor) -> MappedRows:
+        """Choose some of the rows."""
+        chosen = self.chosen[rows if isinstance(rows, slice) else rows.cpu().numpy()]
+        return MappedRows(self.X, self.standardizer, self.device, self.weights, chosen)
+
+    def weighted(self, weights: np.ndarray | None) -> MappedRows:
+        """Show weights, if there are any, in a last column."""
+        return MappedRows(self.X, self.standardizer, self.device, weights, self.chosen)
+
+    def tensor(self) -> Tensor:
+        """All rows, in the memory of the device."""
+        result = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        for part in piece_slices(*self.shape):
+            result[part] = self._take(self.chosen[part])
+        return result
+
+    def split(self, n_at_once: int) -> Iterator[Tensor]:
+        """Rows in order, as tensors of so many."""
+        for part in row_slices(len(self), n_at_once):
+            yield self._take(self.chosen[part])
+
+    def minibatches(self, order: Tensor, size: int) -> Iterator[Tensor]:
+        """Rows in the given order, as tensors of so many."""
+        # At once, because each copy from the device would wait for the steps before it.
+        for part in order.cpu().split(size):
+            yield self._take(self.chosen[part.numpy()])
+
+    def _take(self, index: np.ndarray) -> Tensor:
+        rows = self.standardizer.tensor(self.X[index], self.device, self.dtype)
+        return packed(rows, None if self.weights is None else self.weights[index])
+
+
+Rows = Tensor | MappedRows
+
+
+def rows_to_train(X: np.ndarray, standardizer: Standardizer, device: torch.device) -> Rows:
+    """Rows as the module sees them, in float32.
+
+    Raises
+    ------
+    ValueError
+        If values are beyond the range of float32, which is smaller than that of float64.
+    """
+    rows: Rows
+    if stays_in_file(X):
+        rows = MappedRows(X, standardizer, device)
+        infinite = any(
+            standardizer.tensor(part, device, torch.float32).isinf().any() for part in pieces(X)
+        )
+    else:
+        rows = standardizer.tensor(X, device, torch.float32)
+        infinite = bool(rows.isinf().any())
+    if infinite:
+        largest = np.nanmax(by_row(lambda part: np.fmax.reduce(np.abs(part), axis=1), X))
+        raise ValueError(
+            f"X has values as large as {largest:g}, beyond the range of float32 "
+            "in which training computes. Scale X down first."
+        )
+    return rows
+
+
+def with_weights(rows: Rows, weights: np.ndarray | None) -> Rows:
+    """Rows with their weights, if there are any, in a last column."""
+    return packed(rows, weights) if isinstance(rows, Tensor) else rows.weighted(weights)
+
+
+def in_memory(rows: Rows) -> Tensor:
+    """All of the rows as a tensor."""
+    return rows if isinstance(rows, Tensor) else rows.tensor()
+
+
+def initial_rows(rows: Rows) -> Tensor:
+    """Rows that a model is initialised by: all, or of a file some from all over it."""
+    if isinstance(rows, Tensor):
+        return rows
+    fewest, most = INITIAL_ROWS
+    n_rows = min(len(rows), most, max(fewest, memory_budget() // (64 * rows.shape[1])))
+    return rows[torch.arange(n_rows) * len(rows) // n_rows].tensor()

@@ -1,0 +1,66 @@
+"""How much memory may be taken, and passes over rows that take little of it."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from sklearn import get_config
+
+# Temporaries of about this size stay in a processor's outer cache; larger ones are slower.
+CACHE_BYTES = 2**23
+
+
+def memory_budget() -> int:
+    """Bytes that scikit-learn's ``working_memory`` setting grants to temporaries."""
+    return max(1, math.floor(get_config()["working_memory"] * 2**20))
+
+
+def row_slices(n_rows: int, n_at_once: int) -> Iterator[slice]:
+    """Cut ``n_rows`` into slices."""
+    for start in range(0, n_rows, n_at_once):
+        yield slice(start, min(start + n_at_once, n_rows))
+
+
+def piece_slices(n_rows: int, n_columns: int) -> Iterator[slice]:
+    """Cut rows into pieces whose temporaries, in float64, fit into the memory granted."""
+    n_at_once = min(CACHE_BYTES, memory_budget()) // (8 * max(1, n_columns))
+    return row_slices(n_rows, max(1, n_at_once))
+
+
+def pieces(X: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows in such pieces."""
+    return (X[rows] for rows in piece_slices(*X.shape))
+
+
+def by_row(function: Callable[[np.ndarray], np.ndarray], X: np.ndarray) -> np.ndarray:
+    """Concatenate what a function returns for pieces of rows, an entry for each row."""
+    return np.concatenate([function(piece) for piece in pieces(X)])
+
+
+def has_holes(X: np.ndarray) -> bool:
+    """Whether any entry is missing."""
+    return any(np.isnan(piece).any() for piece in pieces(X))
+
+
+def n_present(X: np.ndarray) -> np.ndarray:
+    """Number of entries of each column that are not missing: (n_features,)."""
+    counts = np.zeros(X.shape[1], dtype=np.int64)
+    for piece in pieces(X):
+        counts += len(piece) - np.isnan(piece).sum(axis=0)
+    return counts
+
+
+def is_mapped(X: Any) -> bool:
+    """Whether an array is a view of a file that is mapped into memory, and not a copy of one."""
+    while isinstance(X, np.ndarray):
+        X = X.base
+    return isinstance(X, mmap.mmap)
+
+
+def stays_in_file(X: np.ndarray) -> bool:
+    """Whether rows are read where they are mapped: copies of them would not fit into the memory."""
+    return 4 * X.size > memory_budget() and is_mapped(X)
