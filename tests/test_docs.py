@@ -93,6 +93,7 @@ def as_brief_as_can_be(monkeypatch):
         registry.update(members)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of few effective draws: nothing is trained
 @pytest.mark.parametrize("page", WITH_CODE, ids=identity)
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, as_brief_as_can_be):

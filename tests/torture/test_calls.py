@@ -187,6 +187,7 @@ def run(number, n_examples):
     )
 
 
+@pytest.mark.slow
 def test_some_calls():
     run(0, 4)
 
