@@ -204,6 +204,7 @@ def examples(name):
 WITH_EXAMPLES = [name for name in MODULES if examples(name)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_examples_run(name):
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS

@@ -5,6 +5,8 @@ import pytest
 
 from skevae.displays import ChainsDisplay
 
+pytestmark = pytest.mark.slow
+
 
 def test_traces_and_r_hat(rbm, iris):
     display = ChainsDisplay.from_estimator(rbm, n_steps=60, n_chains=3, burn_in=2, random_state=4)

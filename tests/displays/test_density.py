@@ -10,6 +10,8 @@ from sklearn.neighbors import KernelDensity
 from skevae import GaussianBernoulliRBMPrior
 from skevae.displays import DensityDisplay
 
+pytestmark = pytest.mark.slow
+
 
 def centres(mesh):
     corners = mesh.get_coordinates()

@@ -5,6 +5,8 @@ import pytest
 
 from skevae.displays import DiagnosticsDisplay
 
+pytestmark = pytest.mark.slow
+
 NAMES = ["pareto_k", "effective_sample_size", "standard_error"]
 
 

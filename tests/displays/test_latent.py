@@ -7,6 +7,8 @@ from sklearn.mixture import GaussianMixture
 
 from skevae.displays import LatentDisplay
 
+pytestmark = pytest.mark.slow
+
 
 def on_cells(function, edges):
     """Values of a function of two latents at the centres of the cells, the second one down."""

@@ -6,6 +6,8 @@ import pytest
 
 from skevae.displays import ReconstructionDisplay
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("shape", [None, (8, 8), (4, 16)])
 def test_images_are_the_rows(artist, images, shape):

@@ -25,6 +25,8 @@ from skevae import EnergyVAE, load_model, save_model
 from skevae.training import checkpoint
 from skevae.utils.archive import ArchiveError
 
+pytestmark = pytest.mark.slow
+
 X_FAULTS = rows(60, 3)
 
 forks = pytest.mark.skipif(

@@ -16,6 +16,8 @@ from small_priors import small_prior
 
 from skevae.training.checkpoint import prepare_directory
 
+pytestmark = pytest.mark.slow
+
 X_LOAD = rows(60, 3)
 MEGABYTE = 2**20
 # Growth that is told from noise.
