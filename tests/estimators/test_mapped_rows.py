@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 import warnings
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from pairs import quick_and_slow
 from sklearn import config_context
 from sklearn.datasets import load_digits, load_iris
 from sklearn.mixture import GaussianMixture
@@ -92,12 +94,15 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("make, options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("weighted", [False, True])
+@quick_and_slow(
+    "dtype, name, weighted",
+    [(np.float64, "vae", True), (np.float32, "bernoulli", False), (np.float32, "rbm", True)],
+    product([np.float64, np.float32], OPTIONS, [False, True]),
+)
 def test_without_standardisation_a_fit_is_the_same_to_the_bit(
-    make, options, weighted, dtype, mapped, little_memory
+    name, weighted, dtype, mapped, little_memory
 ):
+    make, options = OPTIONS[name]
     X = (X_IRIS / 8).astype(dtype)
     weights = np.random.RandomState(0).uniform(0.5, 2, len(X)) if weighted else None
     in_memory = make(standardize=False, **options).fit(X, sample_weight=weights)
