@@ -28,6 +28,8 @@ class Certificates(Latents):
         latents are known, and with them there is an upper bound as well: one draw of the score is
         replaced by these latents. The difference of the two bounds is at least what the scores of
         such rows fall short by. It says nothing about rows unlike those that the model makes.
+        With ``ex_post``, ``upper`` is a bound only if that estimator scores the very density that
+        it samples; `BayesianGaussianMixture` and a nested `EnergyVAE` score less.
 
         Parameters
         ----------
