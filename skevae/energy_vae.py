@@ -374,7 +374,9 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            At least 2 rows; in [0, 1] for ``likelihood="bernoulli"``.
+            At least 2 rows; in [0, 1] for ``likelihood="bernoulli"``. Also a
+            `torch.utils.data.Dataset`, a ``DataLoader`` or an iterator over batches of numbers,
+            which are written to a temporary file first.
         y : Ignored
             For API consistency.
         sample_weight : array-like of shape (n_samples,), default=None

@@ -15,6 +15,7 @@ from sklearn.utils._param_validation import Interval, StrOptions, validate_param
 from sklearn.utils.validation import validate_data
 
 from skevae.estimators.standardizer import Standardizer
+from skevae.estimators.streams import from_stream
 from skevae.utils.arrays import from_torch
 from skevae.utils.device import ModuleT, copy_to
 from skevae.utils.documentation import DocumentedEstimator
@@ -76,8 +77,9 @@ def refuse_dates(X: Any) -> None:
             )
 
 
-def with_missing_as_nan(X: Any) -> Any:
-    """Replace masked entries by nan, and torch tensors by arrays."""
+def as_array_like(X: Any) -> Any:
+    """Turn streams and torch tensors into arrays, and masked entries into nan."""
+    X = from_stream(X)
     if isinstance(X, np.ma.MaskedArray):
         return np.ma.filled(X.astype(np.float64), np.nan)
     return from_torch(X, "X")
@@ -116,7 +118,7 @@ class TorchDensityEstimator(DensityMixin, DocumentedEstimator):
     def _check_rows(self, X: Any, *, reset: bool = False, min_samples: int = 1) -> np.ndarray:
         """Validate X as float32 or float64; other numbers become float64."""
         refuse_dates(X)
-        X = with_missing_as_nan(X)
+        X = as_array_like(X)
         return self._validated(X, reset=reset, ensure_min_samples=min_samples)
 
     def _validated(self, X: Any, **checks: Any) -> np.ndarray:

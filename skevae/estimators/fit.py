@@ -17,6 +17,7 @@ from skevae.estimators.history import joined_history, kept_epoch, kept_state, wa
 from skevae.estimators.mode import Mode, unchanged_on_failure
 from skevae.estimators.rows import Rows, in_memory, initial_rows, rows_to_train, with_weights
 from skevae.estimators.standardizer import Standardizer
+from skevae.estimators.streams import from_stream
 from skevae.networks.build import draws_globally
 from skevae.partitions.base import PartitionEstimate
 from skevae.training.checkpoint import TrainingFile
@@ -83,7 +84,8 @@ class Fit(ABC):
 
     def __init__(self, estimator: Any, X: Any, y: Any, sample_weight: Any, mode: Mode) -> None:
         self.estimator, self.mode = estimator, mode
-        self.given, self.y = X, y  # with feature names, for scoring callbacks
+        # With feature names, for scoring callbacks. A stream is read here, once.
+        self.given, self.y = from_stream(X), y
         self.sample_weight = sample_weight
 
     # --- what a subclass says ------------------------------------------------------------------

@@ -10,8 +10,8 @@ from sklearn.utils.validation import validate_data
 
 from skevae.estimators.base import (
     TorchDensityEstimator,
+    as_array_like,
     refuse_dates,
-    with_missing_as_nan,
 )
 from skevae.estimators.bounds import Bounds
 from skevae.estimators.columns import Columns, as_frame
@@ -50,7 +50,7 @@ class Tables(TorchDensityEstimator):
     def _numbers(self, X: Any, reset: bool, min_samples: int) -> np.ndarray:
         """Turn X into numbers on its own scale."""
         refuse_dates(X)
-        X = with_missing_as_nan(X)
+        X = as_array_like(X)
         size = {"ensure_min_samples": min_samples}
         if reset:
             kinds = (self.categorical_features, self.integer_features)
