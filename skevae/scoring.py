@@ -13,16 +13,8 @@ from skevae.estimators.standardizer import Standardizer
 from skevae.evaluation.certificate import two_sided
 from skevae.evaluation.chunks import chunk_sizes, widest_output
 from skevae.evaluation.diagnostics import DIAGNOSTICS
-from skevae.evaluation.importance import (
-    DEFENSIVE_SHARE,
-    METHODS,
-    OWN_SHARE,
-    PROPOSAL_FREE_METHODS,
-    EncodedRows,
-    Noise,
-    log_weights,
-    make_defence,
-)
+from skevae.evaluation.importance import EncodedRows, Noise, make_defence
+from skevae.evaluation.methods import METHODS, Method
 from skevae.evaluation.refinement import make_directions, refine
 from skevae.evaluation.stages import (
     MIN_PILOT_DRAWS,
@@ -37,11 +29,6 @@ from skevae.vae import VAE
 
 # The noise of scores by their numbers of draws, and the directions in which posteriors are refined.
 Proposals = tuple[dict[int, Noise], Tensor]
-
-
-# Refining costs as much as some hundreds of draws. For fewer than these, posteriors are left as
-# they are.
-MIN_REFINED_DRAWS = 100
 
 
 class Scorer:
@@ -82,7 +69,7 @@ class Scorer:
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
         self.width = model_width(model, standardizer.centre.size)
-        self._kept: dict[tuple[bool, tuple[int, ...]], Proposals] = {}
+        self._kept: dict[tuple[Method, tuple[int, ...]], Proposals] = {}
 
     def __call__(
         self,
@@ -100,7 +87,7 @@ class Scorer:
         X : ndarray of shape (n, n_features)
             On its own scale.
         method : str
-            A key of `skevae.evaluation.importance.METHODS`.
+            A key of `skevae.evaluation.methods.METHODS`.
         diagnostics : iterable of str
             Keys of `skevae.evaluation.diagnostics.DIAGNOSTICS`.
         n_draws : int
@@ -115,20 +102,21 @@ class Scorer:
         dict of ndarray of shape (n,)
             "log_likelihood" in nats on the scale of X, "n_draws", and the diagnostics.
         """
+        how = METHODS[method]
         n_pilot = int(PILOT * n_draws)
-        staged = tol > 0 and method in PROPOSAL_FREE_METHODS and n_pilot >= MIN_PILOT_DRAWS
+        staged = tol > 0 and how.is_bound and n_pilot >= MIN_PILOT_DRAWS
         stages = [int(part * n_draws) for part in STAGES] if staged else [n_draws]
-        proposals = self._proposals(method, stages, seed)
+        proposals = self._proposals(how, stages, seed)
         # Of draws that have no part in the score.
-        pilot = self._pilot(method, n_pilot, seed) if staged else None
+        pilot = self._pilot(how, n_pilot, seed) if staged else None
 
         def score(rows: EncodedRows, draws_at_once: int) -> dict[str, Tensor]:
             def weights(chosen: EncodedRows, noise: Noise) -> tuple[Tensor, Tensor]:
-                return log_weights(self.model, chosen, noise, draws_at_once)
+                return how.weights(self.model, self.guide.energy, chosen, noise, draws_at_once)
 
             def evaluate(chosen: Tensor, n: int) -> dict[str, Tensor]:
                 pair = weights(rows.at(chosen), proposals[0][n])
-                value = METHODS[method](*pair, self.log_partition)
+                value = how.estimate(*pair, self.log_partition)
                 told = {name: DIAGNOSTICS[name](torch.add(*pair)) for name in diagnostics}
                 return {"log_likelihood": value, **told}
 
@@ -157,7 +145,7 @@ class Scorer:
         function : callable (rows, noise, draws_at_once) -> Tensor of shape (rows, ...)
         n_draws : int
         """
-        proposals = self._proposals("importance", [n_draws], None)
+        proposals = self._proposals(METHODS["importance"], [n_draws], None)
         return np.concatenate(
             [
                 function(rows, proposals[0][n_draws], draws_at_once).cpu().numpy()
@@ -180,7 +168,7 @@ class Scorer:
         seed : int
         """
         generator = make_generator(spawn(seed, 3)[2])
-        proposals = self._make_proposals(True, [n_draws], seed, independent_normal)
+        proposals = self._make_proposals(METHODS["importance"], [n_draws], seed, independent_normal)
         jacobian = self.standardizer.row_log_jacobians(X)
         lower: list[np.ndarray] = []
         upper: list[np.ndarray] = []
@@ -212,34 +200,34 @@ class Scorer:
                     )
             yield EncodedRows(x, outputs, gaussians), draws_at_once
 
-    def _pilot(self, method: str, n_pilot: int, seed: int | None) -> Noise:
+    def _pilot(self, method: Method, n_pilot: int, seed: int | None) -> Noise:
         own = spawn(self.seed if seed is None else seed, 1)[0]
         return self._proposals(method, [n_pilot], own)[0][n_pilot]
 
-    def _proposals(self, method: str, stages: Sequence[int], seed: int | None) -> Proposals:
+    def _proposals(self, method: Method, stages: Sequence[int], seed: int | None) -> Proposals:
         """Noise for each number of draws; that of the fixed seed is kept."""
-        free = method in PROPOSAL_FREE_METHODS
         if seed is not None:
-            return self._make_proposals(free, stages, seed)
-        key = (free, tuple(stages))
+            return self._make_proposals(method, stages, seed)
+        key = (method, tuple(stages))
         if key not in self._kept:
-            self._kept = {key: self._make_proposals(free, stages, self.seed)}
+            self._kept = {key: self._make_proposals(method, stages, self.seed)}
         return self._kept[key]
 
     def _make_proposals(
         self,
-        free: bool,
+        method: Method,
         stages: Sequence[int],
         seed: int,
         points: Callable[[int, int, int], Tensor] = quasi_normal,
     ) -> Proposals:
-        """Noise of scores that are ``free`` to draw from other laws than the encoder's."""
+        """Noise of scores by a method."""
         n_latent = self.model.density.n_latent
         like = next(self.model.parameters())
-        share = DEFENSIVE_SHARE if free and self.model.density.samples_exactly else 0.0
-        directions = make_directions(n_latent, spawn(seed, 2)[1]).to(self.device)
-        refines = free and len(directions) > 0 and max(stages) >= MIN_REFINED_DRAWS
-        own_share = OWN_SHARE if refines else 1.0
+        share = method.defensive_share if self.model.density.samples_exactly else 0.0
+        _, aside, _, moves = spawn(seed, 4)
+        directions = make_directions(n_latent, aside).to(self.device)
+        refines = len(directions) > 0 and max(stages) >= method.min_refined_draws
+        own_share = method.own_share if refines else 1.0
         # On the CPU whatever the device, so that a score does not depend on where it is made.
         z = self.law.sample(n, make_generator(seed)) if (n := int(share * max(stages))) else None
 
@@ -251,7 +239,7 @@ class Scorer:
             defence = None
             if z is not None and m:
                 defence = make_defence(self.model, z[:m].to(like), self.log_partition)
-            return Noise(refined, own[:, None], defence)
+            return Noise(refined, own[:, None], defence, moves)
 
         return {n: noise(n) for n in stages}, directions
 

@@ -19,6 +19,7 @@ from density_sets import find_sets, likelihood_split
 from tables import rst
 
 from skevae import EnergyVAE
+from skevae.evaluation.methods import METHODS
 
 HEADER = [
     "table",
@@ -36,8 +37,8 @@ HEADER = [
 def scored(model, X, n_draws, *, refine=True):
     """Score rows; their diagnostics, and the seconds that it took."""
     # Nothing else turns the refinement off but to ask for few draws.
-    least = 100 if refine else math.inf
-    with patch("skevae.scoring.MIN_REFINED_DRAWS", least):
+    method = METHODS["importance"]._replace(min_refined_draws=100 if refine else math.inf)
+    with patch.dict(METHODS, importance=method):
         model._cache.clear()
         model.log_likelihood(X[:2], n_draws=n_draws)
         start = perf_counter()

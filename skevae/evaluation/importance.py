@@ -21,7 +21,7 @@ balance heuristic (Veach & Guibas 1995):
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -32,11 +32,6 @@ from skevae.evaluation.refinement import RowGaussians
 from skevae.utils.log_mean import log_mean_exp
 from skevae.utils.random import make_generator, standard_normal
 from skevae.vae import VAE
-
-# The parts of the draws that come from the latents' own law, and from the encoder's posterior
-# beside a fitted Gaussian.
-DEFENSIVE_SHARE = 0.1
-OWN_SHARE = 0.25
 
 
 class Defence(NamedTuple):
@@ -63,6 +58,7 @@ class Noise(NamedTuple):
     refined: Tensor  # (k, D), standard normal, for the Gaussians fitted to the rows
     own: Tensor  # (m, 1, D), or (m, n, D), standard normal, for the encoder's posteriors
     defence: Defence | None
+    seed: int = 0  # of the moves of annealed chains
 
     def __len__(self) -> int:
         n_defence = 0 if self.defence is None else len(self.defence.z)
@@ -193,17 +189,6 @@ def importance_estimate(log_likelihood: Tensor, log_ratio: Tensor, log_z: float)
 def self_normalized_estimate(log_likelihood: Tensor, log_ratio: Tensor, log_z: float) -> Tensor:
     """Eq. 5 of the paper, without ln Z: (n_draws, n) twice -> (n,). Usually too high."""
     return (log_likelihood + log_ratio).logsumexp(0) - log_ratio.logsumexp(0)
-
-
-METHODS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
-    "importance": importance_estimate,
-    "self_normalized": self_normalized_estimate,
-}
-
-
-# Methods whose expectation does not depend on how, or how often, latents are drawn; that of eq. 5
-# does, which is of the row's own posterior.
-PROPOSAL_FREE_METHODS = {"importance"}
 
 
 @torch.no_grad()

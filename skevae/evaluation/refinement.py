@@ -127,7 +127,9 @@ def refine(
     for step, standard in enumerate(directions.to(identity)):
         noise = found.locate(standard)
         parts = noise.to(x.dtype).split(draws_at_once)
-        slopes = torch.cat([slope(model, energy, x, outputs, part) for part in parts]).double()
+        slopes = torch.cat(
+            [log_joint_and_slope(model, energy, x, outputs, part)[1] for part in parts]
+        ).double()
         # The published schedule, but for a factor D: with draws as even as these, and as many, the
         # fit may be bold at first and has to be careful later.
         found = matched(found, noise, slopes, rate=len(standard) / (step + 1))
@@ -135,18 +137,18 @@ def refine(
     return RowGaussians(found.mean.to(x.dtype), (wider * found.factor).to(x.dtype))
 
 
-def slope(
+def log_joint_and_slope(
     model: VAE, energy: Callable[[Tensor], Tensor], x: Tensor, outputs: Tensor, noise: Tensor
-) -> Tensor:
-    """Gradient of ln p(x, noise) in the noise: (m, n, D) -> (m, n, D)."""
+) -> tuple[Tensor, Tensor]:
+    """ln p(x, noise), ln Z left out, and its gradient: (m, n, D) -> (m, n), (m, n, D)."""
     with torch.enable_grad():
         noise = noise.detach().requires_grad_()
         z, log_posterior = model.posterior.draw(outputs, noise)
         log_joint = model.likelihood.log_density(x, model.decoder(z)) - energy(z)
         # What the change of variables adds: ln N(noise) - ln q(z) = ln |dz / dnoise|.
-        log_joint = log_joint - log_posterior - 0.5 * noise.square().sum(-1)
+        log_joint = log_joint - log_posterior - 0.5 * (noise.square() + LOG_2PI).sum(-1)
         (gradient,) = torch.autograd.grad(log_joint.sum(), noise)
-    return gradient
+    return log_joint.detach(), gradient
 
 
 def matched(present: RowGaussians, noise: Tensor, slopes: Tensor, rate: float) -> RowGaussians:

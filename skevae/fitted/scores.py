@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import (
 from sklearn.utils.validation import check_is_fitted
 
 from skevae.evaluation.diagnostics import DIAGNOSTICS
-from skevae.evaluation.importance import METHODS
+from skevae.evaluation.methods import METHODS
 from skevae.fitted.base import FittedModel
 from skevae.utils.memory import by_row
 
@@ -75,8 +75,12 @@ class Scores(FittedModel):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-        method : {"importance", "self_normalized"}, default="importance"
+        method : {"importance", "annealed", "self_normalized"}, default="importance"
             "importance" is what `score_samples` returns, a lower bound in expectation.
+            "annealed" is a lower bound in expectation, too, by annealed importance sampling: draws
+            from the fitted Gaussian move towards the row's posterior in 100 steps (Neal 2001). It
+            is the referee for rows whose ``pareto_k`` is above 0.7. Each draw costs as much as
+            several hundred of the former, so pass a small ``n_draws``, such as 20.
             "self_normalized" is eq. 5 of "Variational Inference with Unnormalized Priors", which
             estimates ln Z from the row's own draws. **It flatters**: it is usually too high, by
             much for a prior trained with ``partition="posterior"``, and with one draw it is the

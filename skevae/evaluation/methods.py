@@ -1,0 +1,72 @@
+"""The methods by which a row's log-likelihood is estimated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from skevae.evaluation.annealed import annealed_weights
+from skevae.evaluation.importance import (
+    EncodedRows,
+    Noise,
+    importance_estimate,
+    log_weights,
+    self_normalized_estimate,
+)
+from skevae.vae import VAE
+
+# (model, guide, rows, noise, draws_at_once) -> ln p(x | z_k), and what is added to it for the
+# log-weight of draw k: (m, n) each. The guide is an energy of the latents that has a gradient.
+Weights = Callable[
+    [VAE, Callable[[Tensor], Tensor], EncodedRows, Noise, int], tuple[Tensor, Tensor]
+]
+
+
+class Method(NamedTuple):
+    """How weights are drawn, and what is made of them.
+
+    Attributes
+    ----------
+    weights : callable
+    estimate : callable (log_likelihood, log_ratio, log_z) -> Tensor of shape (n,)
+    is_bound : bool
+        Whether its expectation does not depend on how, or how often, latents are drawn, but for
+        the bias of the logarithm.
+    min_refined_draws : float
+        With fewer draws no Gaussians are fitted to the rows' posteriors.
+    own_share, defensive_share : float
+        Parts of the draws that come from the encoder's posterior beside a fitted Gaussian, and from
+        the law of the latents itself.
+    """
+
+    weights: Weights
+    estimate: Callable[[Tensor, Tensor, float], Tensor]
+    is_bound: bool
+    min_refined_draws: float
+    own_share: float
+    defensive_share: float
+
+
+def importance_weights(
+    model: VAE,
+    guide: Callable[[Tensor], Tensor],
+    rows: EncodedRows,
+    noise: Noise,
+    draws_at_once: int,
+) -> tuple[Tensor, Tensor]:
+    """Weights of draws that stay where they are; they need no guide."""
+    return log_weights(model, rows, noise, draws_at_once)
+
+
+METHODS: dict[str, Method] = {
+    # Refining costs as much as some hundreds of draws.
+    "importance": Method(importance_weights, importance_estimate, True, 100, 0.25, 0.1),
+    "annealed": Method(annealed_weights, importance_estimate, True, 1, 0.0, 0.0),
+    # Eq. 5 depends on draws of the row's own posterior.
+    "self_normalized": Method(
+        importance_weights, self_normalized_estimate, False, math.inf, 1.0, 0.0
+    ),
+}
