@@ -4,6 +4,7 @@ JOBS ?= 2
 PYTEST_ARGS ?=
 MINUTES ?= 10
 CONSTRAINTS ?= constraints.txt
+EXTRAS ?= tests,dask,onnx
 
 BIN := $(VENV)/bin
 ENV := $(VENV)/.installed
@@ -35,7 +36,7 @@ test-torture: $(ENV) ## random calls, faults and loads, for MINUTES; SEED repeat
 	    $(BIN)/python -m pytest -m torture tests/torture $(PYTEST_ARGS)
 
 test-minimum: ## run the quick tests with the oldest versions that setup.cfg allows
-	$(MAKE) test VENV=$(VENV)-minimum CONSTRAINTS=constraints-minimum.txt
+	$(MAKE) test VENV=$(VENV)-minimum CONSTRAINTS=constraints-minimum.txt EXTRAS=tests
 
 # The tests are those of the sdist. Its package is removed, so only the wheel can be imported.
 test-wheel: dist ## run the quick tests of the sdist with the wheel, outside of this folder
@@ -43,7 +44,7 @@ test-wheel: dist ## run the quick tests of the sdist with the wheel, outside of 
 	$(VENV)-wheel/bin/python -m pip install -c constraints.txt "$$(echo dist/*.whl)[tests]"
 	$(VENV)-wheel/bin/python -m pip install --force-reinstall --no-deps dist/*.whl
 	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
-	    tar -xzf dist/*.tar.gz -C "$$folder" --strip-components 1 && rm -r "$$folder/skevae" && \
+	    tar -xzf dist/*.tar.gz -C "$$folder" --strip-components 1 && rm -r "$$folder"/skevae* && \
 	    cd "$$folder" && $(WHEEL_PYTEST) -m "not slow and not torture" $(PYTEST_ARGS)
 
 lint: $(ENV) ## check style, format and types
@@ -77,7 +78,7 @@ $(ENV): setup.cfg pyproject.toml $(CONSTRAINTS)
 	    echo "       Name another: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { \
 	    echo "error: no virtual environment; Debian and Ubuntu ship it as python3-venv." >&2; exit 1; }
-	$(BIN)/python -m pip install -c $(CONSTRAINTS) -e ".[tests]"
+	$(BIN)/python -m pip install -c $(CONSTRAINTS) -e ".[$(EXTRAS)]"
 	@touch $@
 
 $(DOCS_ENV): $(ENV)
