@@ -3,7 +3,7 @@
 from skevae.energy_vae import EnergyVAE
 from skevae.meta.imputer import EnergyImputer
 from skevae.meta.outliers import EnergyOutlierDetector
-from skevae.persistence import load_model, save_model
+from skevae.persistence import export_decoder, export_encoder, load_model, save_model
 from skevae.priors.flow import FlowPrior
 from skevae.priors.gaussian_bernoulli import GaussianBernoulliRBMPrior
 from skevae.priors.mixture import GaussianMixturePrior
@@ -24,6 +24,8 @@ __all__ = [
     "NormalPrior",
     "VampPrior",
     "__version__",
+    "export_decoder",
+    "export_encoder",
     "load_model",
     "save_model",
 ]

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import skevae
+
 FLOORS = [
     {"utils"},
     {"networks"},
@@ -27,7 +29,7 @@ FLOORS = [
     {"persistence"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-PACKAGE = Path(__file__).resolve().parents[1] / "skevae"
+PACKAGE = Path(skevae.__file__).resolve().parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES = {"file": 350, "class": 500, "function": 60}
 

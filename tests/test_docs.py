@@ -29,6 +29,12 @@ PAGES = [
 ]
 TEXTS = [ROOT / "README.md", *PAGES, *sorted((DOCS / "results").glob("*.rst"))]
 
+# Packages without which the code of a page does not run, beside those of the extra `tests`.
+NEEDED = {
+    "cluster.rst": ["dask.dataframe", "distributed"],
+    "export.rst": ["onnxruntime", "onnxscript"],
+}
+
 
 def identity(page):
     return str(page.relative_to(ROOT))
@@ -98,6 +104,8 @@ def as_brief_as_can_be(monkeypatch):
 @pytest.mark.parametrize("page", WITH_CODE, ids=identity)
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, as_brief_as_can_be):
     pytest.importorskip("matplotlib").use("Agg")
+    for package in NEEDED.get(page.name, ()):
+        pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
     write_table("my_table.csv")
     namespace = {"__name__": "__main__"}

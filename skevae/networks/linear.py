@@ -38,6 +38,9 @@ _IS_FASTER = (
 
 def _suits(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN is worth calling, and nothing forbids it."""
+    # An exported graph is one for all numbers of rows, and knows only operators that are public.
+    if torch.compiler.is_compiling():
+        return False
     n_outputs, n_inputs = weight.shape
     n_rows = x.shape[:-1].numel()
     return bool(

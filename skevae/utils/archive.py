@@ -13,6 +13,8 @@ import json
 import math
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,18 @@ def check_form(value: Any, example: Any, name: str = "it") -> None:
             check_form(item, part, f"a part of {name}")
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write at, and put the file in the place of ``path`` once it is whole."""
+    # Processes and threads may write the same file at the same time.
+    aside = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def write_archive(path: Path, kind: str, value: Any) -> None:
     """Write a value in one step: a reader sees the old file or the new one, never a part.
 
@@ -148,13 +162,8 @@ def write_archive(path: Path, kind: str, value: Any) -> None:
         "document": document,
         "sha256": _checksum(kind, document, tensors),
     }
-    # Processes and threads may write the same file at the same time.
-    aside = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-    try:
+    with replacing(path) as aside:
         aside.write_bytes(save(tensors, metadata))
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def read_archive(path: Path, kind: str) -> Any:
