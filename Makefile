@@ -4,7 +4,7 @@ JOBS ?= 2
 PYTEST_ARGS ?=
 MINUTES ?= 10
 CONSTRAINTS ?= constraints.txt
-EXTRAS ?= tests,dask,onnx
+EXTRAS ?= tests
 
 BIN := $(VENV)/bin
 ENV := $(VENV)/.installed
