@@ -11,7 +11,7 @@ import pytest
 
 FLOORS = [
     {"utils"},
-    {"networks"},
+    {"networks", "distributed"},
     {"energies"},
     {"log_partition", "posteriors", "likelihoods"},
     {"samplers"},
