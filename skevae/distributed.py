@@ -67,20 +67,21 @@ def data_parallel(
 
     Examples
     --------
-    A process that is alone; ``torchrun --nproc-per-node 4 train.py`` would start four:
+    A group of one process; in a script that ``torchrun`` starts, there is no need to make one:
 
-    >>> import os
-    >>> os.environ.update(RANK="0", WORLD_SIZE="1", MASTER_ADDR="localhost", MASTER_PORT="0")
     >>> import numpy as np
+    >>> import torch.distributed as dist
     >>> from sklearn.datasets import load_iris
     >>> from skevae import EnergyVAE
     >>> from skevae.distributed import data_parallel
     >>> X = load_iris().data
+    >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     >>> with data_parallel() as ranks:
     ...     rows = np.array_split(X, ranks.size)[ranks.rank]
     ...     vae = EnergyVAE(n_components=2, max_iter=2, random_state=0).fit(rows)
     >>> rows.shape
     (150, 4)
+    >>> dist.destroy_process_group()
     """
     if not isinstance(timeout, Real) or not timeout > 0:
         raise ValueError(f"timeout must be a number of seconds above 0, got {timeout!r}.")

@@ -28,7 +28,9 @@ def _child(function, rank, size, place, arguments, pipe):
 
 
 def on_ranks(function, *arguments, size=2):
-    """Call `function(rank, *arguments)` in each process: what they return, raise, or None if killed.
+    """Call `function(rank, *arguments)` in each process; what each returned or raised.
+
+    None stands for a process that was killed.
 
     The function has to be at the top level of its module, whose folder is on the path.
     """
@@ -46,7 +48,7 @@ def on_ranks(function, *arguments, size=2):
             sender.close()
             started.append((process, receiver))
         outcomes = []
-        for process, receiver in started:
+        for _, receiver in started:
             try:
                 outcomes.append(receiver.recv() if receiver.poll(PATIENCE) else "no answer")
             except EOFError:

@@ -1,4 +1,4 @@
-"""Several processes with a part of the rows each train the model of one process with all of them."""
+"""Processes with a part of the rows each train the model of one process with all of them."""
 
 import os
 import re
@@ -55,7 +55,7 @@ def fitted(rank, model, X, cuts, **arguments):
     return state_of(model), model.score(X[:50])
 
 
-# --- one model --------------------------------------------------------------------------------------
+# --- one model ------------------------------------------------------------------------------------
 
 
 def mixed_table():
@@ -187,7 +187,7 @@ def test_all_members_end_equal_on_all_ranks():
         assert number == other_number
 
 
-# --- errors and ends --------------------------------------------------------------------------------
+# --- errors and ends ------------------------------------------------------------------------------
 
 
 def failing(rank, case):
@@ -318,6 +318,23 @@ def out_of_time(rank):
     with data_parallel():
         model.fit(rows_of(60))
     return state_of(model)
+
+
+def late(rank):
+    began = time.monotonic()
+    try:
+        with data_parallel(timeout=2):
+            time.sleep(6 * rank)
+            EnergyVAE(**SMALL, max_iter=1).fit(rows_of(40))
+    except RuntimeError as error:
+        return str(error), time.monotonic() - began
+    return None
+
+
+@pytest.mark.slow
+def test_a_rank_that_does_not_answer_in_time_is_given_up():
+    for message, seconds in returned(on_ranks(late)):
+        assert "lost the others" in message and seconds < 20
 
 
 @pytest.mark.slow
