@@ -292,8 +292,10 @@ class ProcessRanks(Ranks):
             return
         self._left = True
         if error is not None and not isinstance(error, LostRanksError):
+            names = [kind.__name__ for kind in type(error).__mro__]
+            kind = next((name for name in names if name in SHARED_ERRORS), names[0])
             with suppress(RuntimeError, ValueError):
-                _store().set(self._key, json.dumps([self.rank, type(error).__name__, str(error)]))
+                _store().set(self._key, json.dumps([self.rank, kind, str(error)]))
         for group in self.groups[::-1]:
             # Their sockets close, at which all others wake up.
             with suppress(RuntimeError, ValueError, AssertionError):

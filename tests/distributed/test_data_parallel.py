@@ -107,8 +107,7 @@ def test_without_processes_it_says_how_to_start_them(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cuts", [(0, 100, 200), (0, 3, 120, 200)])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("cuts, weighted", [((0, 100, 200), False), ((0, 3, 120, 200), True)])
 def test_without_noise_it_is_the_fit_of_one_process(cuts, weighted):
     # The loss of an RBM with an exact ln Z draws nothing: where each step sees all training rows,
     # gradients of parts have to sum to that of the whole, early stopping included.
@@ -139,7 +138,7 @@ def work_of_prior(rank, prior, X, cuts, weights):
 def test_it_is_as_good_as_the_fit_of_one_process(settings):
     X, fresh = rows_of(1000), rows_of(2000)[1000:]
     model = EnergyVAE(
-        **{**SMALL, **settings}, max_iter=40, batch_size=50, learning_rate=0.01, n_score_draws=100
+        **{**SMALL, **settings}, max_iter=25, batch_size=50, learning_rate=0.01, n_score_draws=100
     )
     two, other = returned(on_ranks(scores_after, model, X, fresh))
     np.testing.assert_array_equal(two, other)
@@ -165,7 +164,7 @@ def several_members(rank):
         {"likelihood": "bernoulli", "standardize": False},
         {"network": with_running_statistics},
     ):
-        model = EnergyVAE(**SMALL, max_iter=2).set_params(**settings)
+        model = EnergyVAE(**SMALL, max_iter=2, batch_size=27).set_params(**settings)
         rows = (X > 5) * 1.0 if "likelihood" in settings else X
         states.append(fitted(rank, model, rows, cuts, sample_weight=weights))
         with data_parallel():
@@ -175,7 +174,9 @@ def several_members(rank):
 
 
 def with_running_statistics(n_inputs, n_outputs, sizes):
-    return torch.nn.Sequential(torch.nn.BatchNorm1d(n_inputs), torch.nn.Linear(n_inputs, n_outputs))
+    linear = torch.nn.Linear(n_inputs, n_outputs)
+    # The decoder is shown several draws of each row.
+    return linear if n_inputs == 2 else torch.nn.Sequential(torch.nn.BatchNorm1d(n_inputs), linear)
 
 
 @pytest.mark.slow
@@ -286,7 +287,7 @@ def test_a_killed_rank_ends_the_others_and_any_number_goes_on(tmp_path, monkeypa
     (saved,) = checkpoint.read_archive(file, checkpoint.KIND)["ranks"]
     assert len(saved["partition"]["chains"]) == model.module_.density.n_chains
     for name, values in model.history_.items():
-        np.testing.assert_array_equal(values[:4], uncut[3][name][:4])
+        np.testing.assert_allclose(values[:4], uncut[3][name][:4], rtol=1e-12)
 
 
 def begun_by(begun, begin):
