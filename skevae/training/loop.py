@@ -185,6 +185,8 @@ class Loop:
             if end_score < floor or math.isnan(end_score) > math.isnan(start_score):
                 run.status, run.best_epoch = "diverged", 0
                 self.step.weights.restore(self.past.start)
+            # A check can move running statistics, by what each rank is shown.
+            self.ranks.equalise(self.step.weights.buffers, average=True)
         return run
 
     def _begin(self) -> None:
