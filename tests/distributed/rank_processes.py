@@ -11,6 +11,9 @@ import torch.distributed as dist
 # Of a process that is stuck; a test takes a few seconds.
 PATIENCE = 120
 
+# The first optimizer of a process imports the compiler of torch, which takes longer than the fit.
+PRELOADED = ["skevae", "skevae.distributed", "pandas", "torch._dynamo"]
+
 
 def _child(function, rank, size, place, arguments, pipe):
     warnings.simplefilter("ignore")
@@ -36,7 +39,7 @@ def on_ranks(function, *arguments, size=2):
     """
     # Forked by a server that computes nothing, and imports once what all of them need.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["skevae", "skevae.distributed", "pandas"])
+    context.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
         place, started = Path(folder) / "store", []
         for rank in range(size):
