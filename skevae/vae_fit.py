@@ -37,7 +37,7 @@ from skevae.training import OBJECTIVES
 from skevae.training.loss import TrainingLoss
 from skevae.training.step import Loss, RecordedStep, Step
 from skevae.utils.device import graph_recorder
-from skevae.utils.memory import has_holes, memory_budget
+from skevae.utils.memory import memory_budget
 from skevae.utils.random import MAX_DIMENSIONS, make_generator, spawn
 from skevae.utils.weights import unpacked
 from skevae.vae import VAE, accepting_holes
@@ -102,12 +102,18 @@ class VAEFit(Fit):
         if not family.make_likelihood(1).standardizes:
             scaled &= binned
         standardizer = Standardizer(
-            self.X, scaled, continuous=numbers & ~binned, sample_weight=self.weights
+            self.X,
+            scaled,
+            continuous=numbers & ~binned,
+            sample_weight=self.weights,
+            ranks=self.ranks,
         )
         # For the history, which is on the scale of X.
         bounds = self.estimator._bounds
         if not bounds.are_open:
-            standardizer.log_jacobian += bounds.log_derivatives(self.X).sum(1).mean()
+            standardizer.log_jacobian += self.ranks.average(
+                bounds.log_derivatives(self.X).sum(1).mean(), len(self.X)
+            )
         half_units = np.where(binned, 0.5 / standardizer.spread, np.nan)
         likelihood = make_table_likelihood(family, columns.n_categories, half_units)
         likelihood.check_rows(self.X)
@@ -119,7 +125,7 @@ class VAEFit(Fit):
         self.decided = self.estimator._decided
         module, standardizer = self.estimator.module_, self.estimator._standardizer
         module.likelihood.check_rows(self.X)
-        if has_holes(self.X):
+        if self._has_holes():
             module = accepting_holes(module, torch.from_numpy(standardizer.fill))
         return Model(module, standardizer)
 
@@ -163,7 +169,7 @@ class VAEFit(Fit):
             return build_network(estimator.network, n_inputs, n_outputs, widths, generator)
 
         n_categories = estimator._columns.n_categories
-        holes = estimator.mask_rate > 0 or has_holes(self.X)
+        holes = estimator.mask_rate > 0 or self._has_holes()
         inputs = Inputs(fill, n_categories.tolist(), with_mask=holes)
         encoder = build(inputs.n_outputs, kind.outputs_per_latent * n_latent, sizes)
         # A table of numbers without holes is shown to the network as it is.
@@ -219,7 +225,7 @@ class VAEFit(Fit):
         return 0.0 if self.mode.one_pass else self.estimator.kl_warmup
 
     def make_recorded(self, step: Step) -> RecordedStep | None:
-        if not self.estimator.cuda_graph or self.mode.one_pass:
+        if not self.estimator.cuda_graph or self.mode.one_pass or self.ranks.size > 1:
             return None
         record = graph_recorder(self.device, [self.draws])
         if record is None:
@@ -253,7 +259,11 @@ class VAEFit(Fit):
 
     def conclude(self, rows: Rows) -> None:
         rows_at_once, _ = self._chunk_sizes(self.estimator.n_draws)
-        self.module.density.set_base(*aggregated_moments(self.module, rows, rows_at_once))
+        own_mean, own_variance = aggregated_moments(self.module, rows, rows_at_once)
+        mean, variance, _ = self.ranks.moments(
+            own_mean.cpu().numpy(), own_variance.cpu().numpy(), len(rows)
+        )
+        self.module.density.set_base(torch.as_tensor(mean), torch.as_tensor(variance))
 
     def attributes(self) -> dict[str, Any]:
         module = kept(self.module)
@@ -275,18 +285,22 @@ class VAEFit(Fit):
                 # Now, so that its cost and its warning belong to fit.
                 prior.normalize()
             return {}
-        generator = make_generator(self.seeds.ex_post, self.device)
+        generator = self._own_generator(self.seeds.ex_post)
         if self.weights is not None:
             weights = torch.from_numpy(self.weights).to(rows.device)
-            rows = rows[weights.multinomial(len(rows), replacement=True, generator=generator)]
+            # As many as they weigh: of a process alone, all.
+            n_rows = round(self.weights.sum())
+            rows = rows[weights.multinomial(n_rows, replacement=True, generator=generator)]
         draws = aggregated_draws(
             self.module,
             rows,
-            math.ceil(EX_POST_DRAWS / len(rows)),
+            math.ceil(EX_POST_DRAWS / self.shard.total),
             rows_at_once=self._chunk_sizes(self.estimator.n_draws)[0],
             generator=generator,
         )
-        return {"ex_post_": fit_density(self.ex_post, draws, generator), "_cache": {}}
+        parts = self.ranks.gather(draws.cpu())
+        fitted = self.ranks.first(lambda: fit_density(self.ex_post, torch.cat(parts), generator))
+        return {"ex_post_": fitted, "_cache": {}}
 
 
 def ignored_parameters(prior: Any) -> Iterator[str]:

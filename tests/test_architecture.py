@@ -13,7 +13,7 @@ import skevae
 
 FLOORS = [
     {"utils"},
-    {"networks"},
+    {"networks", "distributed"},
     {"energies"},
     {"log_partition", "posteriors", "likelihoods"},
     {"samplers"},

@@ -12,6 +12,7 @@ from small_priors import SMALL
 import skevae
 import skevae.datasets
 import skevae.displays
+import skevae.distributed
 from skevae.priors import PRIORS
 
 MODULES = [
@@ -48,7 +49,7 @@ def is_method(value):
 
 def public_callables():
     """Functions, classes and their methods, as (name, object) pairs."""
-    for module in (skevae, skevae.datasets, skevae.displays):
+    for module in (skevae, skevae.datasets, skevae.displays, skevae.distributed):
         for name, thing in public_names(module):
             yield name, thing
             if inspect.isclass(thing):

@@ -20,6 +20,7 @@ from skevae.utils.arrays import from_torch
 from skevae.utils.device import ModuleT, copy_to
 from skevae.utils.documentation import DocumentedEstimator
 from skevae.utils.random import draw_seed
+from skevae.utils.ranks import ALONE, Ranks
 from skevae.utils.weights import checked_weights
 
 TORCH_DTYPES = {np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
@@ -115,8 +116,13 @@ class TorchDensityEstimator(DensityMixin, DocumentedEstimator):
         for name, value in attributes.items():
             setattr(self, name, value)
 
-    def _check_rows(self, X: Any, *, reset: bool = False, min_samples: int = 1) -> np.ndarray:
-        """Validate X as float32 or float64; other numbers become float64."""
+    def _check_rows(
+        self, X: Any, *, reset: bool = False, min_samples: int = 1, ranks: Ranks = ALONE
+    ) -> np.ndarray:
+        """Validate X, a part of it on each of ``ranks``, as float32 or float64.
+
+        Other numbers become float64.
+        """
         refuse_dates(X)
         X = as_array_like(X)
         return self._validated(X, reset=reset, ensure_min_samples=min_samples)

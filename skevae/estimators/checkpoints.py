@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from skevae.training.checkpoint import TrainingFile, fingerprint, source, structure
+from skevae.utils.digest import rows_digest
+from skevae.utils.ranks import Ranks
 
 # Parameters that do not change what a training arrives at.
 NOT_OF_THE_RUN = {
@@ -29,6 +31,7 @@ def open_checkpoint(
     module: nn.Module,
     X: np.ndarray,
     weights: np.ndarray | None,
+    ranks: Ranks,
 ) -> TrainingFile:
     """Return the file of a fit in ``checkpoint_dir``, found by all that decides its result."""
     params = estimator.get_params(deep=False)
@@ -36,5 +39,18 @@ def open_checkpoint(
     sources = [source(value) for value in relevant.values()]
     # The states of generators differ from one type of device to another.
     kind = (type(estimator).__name__, device.type)
-    name = fingerprint(*kind, relevant, sources, structure(module), X, weights)
-    return TrainingFile(estimator.checkpoint_dir, name)
+    rows = table_digest(X, weights, ranks)
+    name = fingerprint(*kind, relevant, sources, structure(module), *rows)
+    return TrainingFile(estimator.checkpoint_dir, name, ranks)
+
+
+def table_digest(X: np.ndarray, weights: np.ndarray | None, ranks: Ranks) -> tuple[Any, ...]:
+    """Identify the rows and weights of all ranks, however they are divided among ranks."""
+    shard = ranks.shard(len(X))
+    parts = [X]
+    if weights is not None:
+        # Their scale depends, in its last digits, on how sums over ranks are rounded.
+        relative = weights / max(ranks.gather(weights.max()))
+        parts.append(relative.astype(np.float32)[:, None])
+    digests = [ranks.total(rows_digest(part, shard.start)) % 2**64 for part in parts]
+    return X.dtype.str, shard.total, X.shape[1], *digests

@@ -9,6 +9,9 @@ from typing import Any
 import narwhals.stable.v2 as nw
 import numpy as np
 
+from skevae.estimators.kinds import joined, kind_of
+from skevae.utils.ranks import ALONE, Ranks
+
 # Larger integers are not all float64 numbers.
 LARGEST_INTEGER = 2**53
 
@@ -41,6 +44,8 @@ class Columns:
         Which columns are integers.
     on_unknown : {"error", "missing"}
         What is done with categories that X does not have.
+    ranks : Ranks, optional
+        That have the rows of the table, a part each.
 
     Attributes
     ----------
@@ -62,10 +67,13 @@ class Columns:
     categories: list[list[Any] | None]
     n_categories: np.ndarray
 
-    def __init__(self, X: Any, categorical: Any, integer: Any, on_unknown: str) -> None:
+    def __init__(
+        self, X: Any, categorical: Any, integer: Any, on_unknown: str, ranks: Ranks = ALONE
+    ) -> None:
         frame = as_frame(X)
         self.on_unknown = on_unknown
         self.names = None if frame is None else list(frame.columns)
+        ranks.agree("the columns of X", self.names or np.shape(X)[1])
         # An empty table, which keeps the library, the names, the dtypes and their categories.
         self.template = None if frame is None else frame.head(0).to_native()
         if frame is None:
@@ -74,7 +82,8 @@ class Columns:
             of_dtype = np.zeros((2, n_features), dtype=bool)
         else:
             n_features = len(frame.columns)
-            of_dtype = np.array([_kind(column) for column in frame.iter_columns()]).T
+            parts = ranks.gather([kind_of(column) for column in frame.iter_columns()])
+            of_dtype = np.array([joined(kinds) for kinds in zip(*parts, strict=True)]).T
         self.n_columns = n_features
         is_categorical, self.integer = of_dtype
         if not isinstance(categorical, str):
@@ -91,9 +100,14 @@ class Columns:
             is_categorical &= ~self.integer
         else:
             self.integer &= ~is_categorical
+        chosen = np.flatnonzero(is_categorical).tolist()
+        seen = ranks.gather({j: self._seen(X, frame, j) for j in chosen})
         self.categories = [
-            self._categories(X, frame, j) if is_categorical[j] else None for j in range(n_features)
+            self._united([part[j] for part in seen], j) if is_categorical[j] else None
+            for j in range(n_features)
         ]
+        if ranks.size > 1 and frame is not None:
+            self._unite_template(ranks)
         self.n_categories = np.array([len(c) if c else 0 for c in self.categories])
 
     @property
@@ -133,22 +147,44 @@ class Columns:
             mask[index] = True
         return mask
 
-    def _categories(self, X: Any, frame: nw.DataFrame[Any] | None, j: int) -> list[Any]:
-        """Categories of one column, in order."""
+    def _seen(self, X: Any, frame: nw.DataFrame[Any] | None, j: int) -> tuple[list[Any], bool]:
+        """Categories of one column, and whether they are declared, and so in order."""
         if frame is not None:
             dtype = frame[:, j].dtype
             if isinstance(dtype, (nw.Categorical, nw.Enum)):
                 declared = frame[:, j].cat.get_categories().to_list()
                 if declared:
-                    return declared
-        values = set(self._values(X, frame, j)) - {None}
+                    return declared, True
+        return list(set(self._values(X, frame, j)) - {None}), False
+
+    def _united(self, parts: Sequence[tuple[list[Any], bool]], j: int) -> list[Any]:
+        """Categories of one column, in order, from those of parts of its rows."""
+        every = list(dict.fromkeys(value for values, _ in parts for value in values))
+        if any(declared for _, declared in parts):
+            return every
         try:
-            return sorted(values)
+            return sorted(every)
         except TypeError as error:
             raise TypeError(
                 f"{self.name(j)} mixes values that cannot be ordered ({error}). Convert it to "
                 "one type, for example to strings."
             ) from error
+
+    def _unite_template(self, ranks: Ranks) -> None:
+        """Take the empty table of rank 0, with dtypes that can hold the rows of all."""
+        frames = [as_frame(template) for template in ranks.gather(self.template)]
+        frame = frames[0]
+        assert frame is not None
+        for name, categories in zip(frame.columns, self.categories, strict=True):
+            dtypes = [other[name].dtype for other in frames if other is not None]
+            if dtypes[0].is_integer() and any(dtype.is_float() for dtype in dtypes):
+                frame = frame.with_columns(nw.col(name).cast(nw.Float64()))
+            if isinstance(dtypes[0], nw.Enum) and dtypes != dtypes[:1] * len(dtypes):
+                raise ValueError(f"Ranks differ in the dtype of column {name!r}: {dtypes}.")
+            if isinstance(dtypes[0], nw.Categorical) and frame.implementation.is_pandas_like():
+                native = frame.to_native()
+                native[name] = native[name].cat.set_categories(categories)
+        self.template = frame.to_native()
 
     def _values(self, X: Any, frame: nw.DataFrame[Any] | None, j: int) -> list[Any]:
         """Values of one column, with None for missing ones."""
@@ -305,25 +341,3 @@ class Columns:
         if dtype is not None and isinstance(dtype, nw.Boolean):
             return [None if m else bool(v > 0.5) for v, m in zip(values, missing, strict=True)]
         return values.tolist()
-
-
-def _kind(column: Any) -> Sequence[bool]:
-    """Whether a column is categorical, and whether it holds integers, by its dtype."""
-    dtype = column.dtype
-    if isinstance(dtype, (nw.Categorical, nw.Enum, nw.String, nw.Boolean)):
-        return True, False
-    if isinstance(dtype, nw.Object):
-        present = [v for v in column.drop_nulls().to_list() if v == v]
-        return any(isinstance(v, (str, bytes, bool)) for v in present), False
-    if dtype.is_integer():
-        return False, True
-    if dtype.is_float():
-        return False, _holds_integers_with_holes(column.to_numpy())
-    return False, False
-
-
-def _holds_integers_with_holes(values: np.ndarray) -> bool:
-    """Whether floats are integers with missing entries, as which pandas reads such columns."""
-    missing = np.isnan(values)
-    present = values[~missing]
-    return bool(missing.any() and len(present) and (present == np.rint(present)).all())

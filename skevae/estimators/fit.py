@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from skevae.estimators.agreement import check_same_fit
 from skevae.estimators.callbacks import EpochCallbacks
 from skevae.estimators.checkpoints import open_checkpoint
 from skevae.estimators.history import joined_history, kept_epoch, kept_state, warn_of_run
 from skevae.estimators.mode import Mode, unchanged_on_failure
-from skevae.estimators.rows import Rows, in_memory, initial_rows, rows_to_train, with_weights
+from skevae.estimators.rows import Rows, in_memory, rows_to_train, with_weights
+from skevae.estimators.splits import descriptive_rows, split
 from skevae.estimators.standardizer import Standardizer
 from skevae.estimators.streams import from_stream
 from skevae.networks.build import draws_globally
@@ -31,7 +33,9 @@ from skevae.training.parameters import (
 )
 from skevae.training.step import Loss, RecordedStep, Step
 from skevae.utils.device import copy_to, own_context, resolve_device
+from skevae.utils.memory import has_holes
 from skevae.utils.random import draw_seed, lent_globals, make_generator, seed_of_pass
+from skevae.utils.ranks import Shard, current_ranks
 from skevae.utils.weights import checked_weights, unpacked
 
 # Gradients of larger norm are scaled down: one odd minibatch must not throw a run off.
@@ -60,6 +64,10 @@ class Fit(ABC):
 
     Attributes
     ----------
+    ranks : Ranks
+        The processes that make this fit together; X is the part of the rows that this one has.
+    shard : Shard
+        Where its rows are among those of all ranks.
     averaging : float
         Decay, for each step, of the moving average of the weights that is validated and kept.
     max_drops : int
@@ -76,6 +84,7 @@ class Fit(ABC):
     seeds: Any  # a NamedTuple of the subclass, a name for each use
     X: np.ndarray
     weights: np.ndarray | None  # of mean 1
+    shard: Shard
     device: torch.device
     module: Any
     standardizer: Standardizer
@@ -83,10 +92,9 @@ class Fit(ABC):
     partition: PartitionEstimate
 
     def __init__(self, estimator: Any, X: Any, y: Any, sample_weight: Any, mode: Mode) -> None:
-        self.estimator, self.mode = estimator, mode
+        self.estimator, self.mode, self.ranks = estimator, mode, current_ranks()
         # With feature names, for scoring callbacks. A stream is read here, once.
-        self.given, self.y = from_stream(X), y
-        self.sample_weight = sample_weight
+        self.given, self.y, self.sample_weight = from_stream(X), y, sample_weight
 
     # --- what a subclass says ------------------------------------------------------------------
 
@@ -148,15 +156,17 @@ class Fit(ABC):
         KeyboardInterrupt
             If training was interrupted, once the best state has been kept in the estimator.
         """
-        with own_context():
+        with own_context(), self.ranks.working():
             with unchanged_on_failure(self.estimator):
                 checkpoint = self._begin()
                 rows = rows_to_train(self.X, self.standardizer, self.device)
                 weighted = with_weights(rows, self.weights)
                 train, held_out = (weighted, None) if self.mode.one_pass else self._split(weighted)
                 if not self.mode.continues:
-                    first = unpacked(initial_rows(train), self.weights is not None)[0]
-                    self.prepare(initial_rows(rows), first)
+                    first = descriptive_rows(train, self.ranks)
+                    first = unpacked(first, self.weights is not None)[0]
+                    self.prepare(descriptive_rows(rows, self.ranks), first)
+                self.ranks.equalise([*self.module.parameters(), *self.module.buffers()])
                 result, callbacks = self._train(train, held_out, checkpoint)
                 self.conclude(rows)
                 self._set_attributes(result)
@@ -172,8 +182,13 @@ class Fit(ABC):
         """Decide the seeds, build or resume the module, and find the checkpoint of this fit."""
         estimator, continues = self.estimator, self.mode.continues
         min_samples = 1 if continues else 2
-        self.X = estimator._check_rows(self.given, reset=not continues, min_samples=min_samples)
-        self.weights = checked_weights(self.sample_weight, self.X)
+        weighted = self.sample_weight is not None
+        check_same_fit(self.ranks, estimator, self.mode.value, weighted)
+        self.X = estimator._check_rows(
+            self.given, reset=not continues, min_samples=min_samples, ranks=self.ranks
+        )
+        self.ranks.agree("the number of columns of X", self.X.shape[1])
+        self.weights = checked_weights(self.sample_weight, self.X, self.ranks)
         if self.weights is not None:
             present = self.weights > 0
             self.X, self.weights = self.X[present], self.weights[present]
@@ -181,14 +196,18 @@ class Fit(ABC):
                 raise ValueError(
                     "sample_weight is above 0 for 1 row, and a minimum of 2 is required."
                 )
+        self.shard = self.ranks.shard(len(self.X))
         self.device = resolve_device(estimator.device)
-        fresh = seed_of_pass(draw_seed(estimator.random_state), self._n_passes())
+        seed = draw_seed(estimator.random_state)
+        fresh = seed_of_pass(self.ranks.gather(seed)[0], self._n_passes())
         self.seeds = self.make_seeds(fresh)
         model = self.resume() if continues else self.start()
         checkpoint = None
         if self.mode is Mode.FIT and estimator.checkpoint_dir is not None:
             # A file is found by parameters, X and what they build; it holds the seed of the run.
-            checkpoint = open_checkpoint(estimator, self.device, model.module, self.X, self.weights)
+            checkpoint = open_checkpoint(
+                estimator, self.device, model.module, self.X, self.weights, self.ranks
+            )
             if (seed := checkpoint.seed(fresh)) != fresh:
                 self.seeds = self.make_seeds(seed)
                 model = self.start()
@@ -196,32 +215,27 @@ class Fit(ABC):
         self.standardizer = model.standardizer
         return checkpoint
 
+    def _has_holes(self) -> bool:
+        return self.ranks.any(has_holes(self.X))
+
     def _n_passes(self) -> int:
         """Fits and passes that the present model has behind it."""
         return getattr(self.estimator, "_n_passes", 1) if self.mode.continues else 0
 
     def _split(self, rows: Rows) -> tuple[Rows, Tensor | None]:
-        """Shuffle once and hold rows out, if early stopping wants some: (training, held out)."""
+        """Hold rows out, if early stopping wants some: (training, held out)."""
         if not self.estimator.early_stopping:
             return rows, None
-        fraction, n_rows = self.estimator.validation_fraction, rows.shape[0]
-        n_held_out = max(1, round(fraction * n_rows))
-        if n_held_out >= n_rows:
-            raise ValueError(
-                f"validation_fraction={fraction!r} of {n_rows} rows leaves none to train on. Use a "
-                "smaller fraction or early_stopping=False."
-            )
-        order = torch.randperm(n_rows, generator=make_generator(self.seeds.split)).to(rows.device)
-        rows = rows[order]
-        return rows[n_held_out:], in_memory(rows[:n_held_out])
+        return split(rows, self.shard, self.estimator.validation_fraction, self.seeds.split)
 
     def _train(
         self, train: Rows, held_out: Tensor | None, checkpoint: TrainingFile | None
     ) -> tuple[Run, EpochCallbacks]:
         estimator = self.estimator
-        self.n_train = len(train)
-        self.draws = make_generator(self.seeds.draws, self.device)
+        self.n_train = self.ranks.total(len(train))
+        self.draws = self._own_generator(self.seeds.draws)
         self.partition = self.make_partition()
+        self.partition.ranks = self.ranks
         weights = ParameterVector.of(self.module)
         optimizer = make_optimizer(weights, estimator.learning_rate)
         state = getattr(estimator, "_training_state", None)
@@ -229,8 +243,10 @@ class Fit(ABC):
             resume_optimizer(optimizer, state["optimizer"])
             self.partition.resume(state["partition"])
         average = WeightAverage(weights, self.averaging)
-        step = Step(self.make_loss(), weights, optimizer, average, MAX_GRADIENT_NORM)
-        global_draws = make_generator(self.seeds.globals, self.device)
+        step = Step(
+            self.make_loss(), weights, optimizer, average, MAX_GRADIENT_NORM, ranks=self.ranks
+        )
+        global_draws = self._own_generator(self.seeds.globals)
         max_epochs = 1 if self.mode.one_pass else estimator.max_iter
         callbacks = EpochCallbacks(estimator, self.given, self.y, max_epochs, self.attributes)
         lent = lent_globals(global_draws) if draws_globally(self.module) else nullcontext()
@@ -259,7 +275,7 @@ class Fit(ABC):
     ) -> Loop:
         estimator = self.estimator
         schedule = Schedule(
-            batch_size=estimator._resolve_batch_size(len(train)),
+            batch_size=estimator._resolve_batch_size(self.n_train),
             max_epochs=max_epochs,
             warmup=self.warmup,
             patience=estimator.n_iter_no_change,
@@ -271,22 +287,29 @@ class Fit(ABC):
         @torch.no_grad()
         def validate() -> float:
             assert held_out is not None
+            if not len(held_out):
+                return self.ranks.average(0.0, 0.0)
             self.module.eval()
             score = self.validate(held_out)
             self.module.train()
-            return score
+            _, weight = unpacked(held_out, self.weights is not None)
+            return self.ranks.average(
+                score, len(held_out) if weight is None else weight.sum().item()
+            )
 
         @torch.no_grad()
         def first_batch() -> float:
             # At full progress, where the loss is what it will be when training ends.
-            return step.loss(in_memory(train[: schedule.batch_size]), 1.0)[1]["objective"].item()
+            rows = in_memory(train[: self.ranks.share(schedule.batch_size)])
+            score = step.loss(rows, 1.0)[1]["objective"].item() if len(rows) else 0.0
+            return self.ranks.average(score, len(rows))
 
         def begin() -> None:
             self.partition.refresh()
             callbacks.begin()
 
         def end(epoch: int, record: dict[str, float]) -> bool:
-            if estimator.verbose:
+            if estimator.verbose and self.ranks.rank == 0:
                 terms = "  ".join(f"{k} {v:.4f}" for k, v in self._on_scale_of_x(record).items())
                 print(f"[{type(estimator).__name__}] epoch {epoch}  {terms}")
             return callbacks.end()
@@ -295,7 +318,7 @@ class Fit(ABC):
             step,
             train,
             schedule,
-            generator=make_generator(self.seeds.order, self.device),
+            generator=self._own_generator(self.seeds.order),
             validate=None if held_out is None else validate,
             check=first_batch if held_out is None else validate,
             on_epoch_begin=begin,
@@ -303,6 +326,9 @@ class Fit(ABC):
             checkpoint=checkpoint,
             recorded=self.make_recorded(step),
         )
+
+    def _own_generator(self, seed: int) -> torch.Generator:
+        return make_generator(self.ranks.seed(seed), self.device)
 
     def _on_scale_of_x(self, record: dict[str, Any]) -> dict[str, Any]:
         jacobian = self.standardizer.log_jacobian

@@ -79,10 +79,10 @@ class MappedRows:
         for part in row_slices(len(self), n_at_once):
             yield self._take(self.chosen[part])
 
-    def minibatches(self, order: Tensor, size: int) -> Iterator[Tensor]:
+    def minibatches(self, order: Tensor, sizes: list[int]) -> Iterator[Tensor]:
         """Rows in the given order, as tensors of so many."""
         # At once, because each copy from the device would wait for the steps before it.
-        for part in order.cpu().split(size):
+        for part in order.cpu().split(sizes):
             yield self._take(self.chosen[part.numpy()])
 
     def _take(self, index: np.ndarray) -> Tensor:

@@ -7,9 +7,11 @@ import warnings
 import numpy as np
 import torch
 from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing._data import _handle_zeros_in_scale, _is_constant_feature
 from torch import Tensor
 
 from skevae.utils.memory import by_row, has_holes, n_present, pieces, stays_in_file
+from skevae.utils.ranks import ALONE, Ranks
 
 
 def as_tensor(rows: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -36,6 +38,8 @@ class Standardizer:
         Columns that have a density, which depends on their scale; the others have probabilities.
         By default all.
     sample_weight : ndarray of shape (n,), optional
+    ranks : Ranks, optional
+        That have the rows, a part each.
 
     Attributes
     ----------
@@ -67,6 +71,7 @@ class Standardizer:
         enabled: bool | np.ndarray,
         continuous: np.ndarray | None = None,
         sample_weight: np.ndarray | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         n_features = X.shape[1]
         scaled = np.broadcast_to(enabled, n_features)
@@ -74,12 +79,12 @@ class Standardizer:
         self.fill = np.zeros(n_features)
         if scaled.any():
             with np.errstate(over="ignore", invalid="ignore"):
-                scaler = scaler_of(X, sample_weight)
-            self.centre = np.where(scaled, scaler.mean_, 0.0)
-            self.spread = np.where(scaled, scaler.scale_, 1.0)
+                mean, scale = mean_and_scale(scaler_of(X, sample_weight), ranks)
+            self.centre = np.where(scaled, mean, 0.0)
+            self.spread = np.where(scaled, scale, 1.0)
         if not scaled.all():
-            self.fill[~scaled] = column_means(X, ~scaled)
-        self._warn_of_underflow(X, scaled & (self.spread == 1))
+            self.fill[~scaled] = column_means(X, ~scaled, ranks)
+        self._warn_of_underflow(X, scaled & (self.spread == 1), ranks)
         extreme = ~(np.isfinite(self.centre) & np.isfinite(self.spread))
         if extreme.any():
             raise ValueError(
@@ -89,13 +94,15 @@ class Standardizer:
         self.log_spread = np.log(self.spread)
         if continuous is not None:
             self.log_spread[~continuous] = 0.0
-        self.log_jacobian = -float((self.log_spread * (n_present(X) / len(X))).sum())
+        observed = ranks.total(n_present(X)) / ranks.total(len(X))
+        self.log_jacobian = -float((self.log_spread * observed).sum())
 
     @staticmethod
-    def _warn_of_underflow(X: np.ndarray, unscaled: np.ndarray) -> None:
+    def _warn_of_underflow(X: np.ndarray, unscaled: np.ndarray, ranks: Ranks) -> None:
         """Warn of columns that count as constant because their variance underflows."""
         chosen = np.flatnonzero(unscaled)
-        low, high = np.fmin.reduce(X[:, chosen]), np.fmax.reduce(X[:, chosen])
+        low = np.fmin.reduce(ranks.gather(np.fmin.reduce(X[:, chosen])))
+        high = np.fmax.reduce(ranks.gather(np.fmax.reduce(X[:, chosen])))
         # Smaller squares are no normal numbers.
         tiny = chosen[(low < high) & (high - low < np.sqrt(np.finfo(np.float64).tiny))]
         if len(tiny):
@@ -160,11 +167,21 @@ def scaler_of(X: np.ndarray, sample_weight: np.ndarray | None) -> StandardScaler
     return scaler
 
 
-def column_means(X: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def mean_and_scale(scaler: StandardScaler, ranks: Ranks) -> tuple[np.ndarray, np.ndarray]:
+    """Means and standard deviations of columns, 1 for constant ones, over all ranks."""
+    if ranks.size == 1:
+        return scaler.mean_, scaler.scale_
+    # Through float64 numbers of rows, as which weighted rows are counted.
+    mean, variance, count = ranks.moments(
+        scaler.mean_, scaler.var_, np.asarray(scaler.n_samples_seen_, dtype=np.float64)
+    )
+    constant = _is_constant_feature(variance, mean, count)
+    return mean, _handle_zeros_in_scale(np.sqrt(variance), copy=False, constant_mask=constant)
+
+
+def column_means(X: np.ndarray, columns: np.ndarray, ranks: Ranks) -> np.ndarray:
     """Mean of the entries that are not missing, in float64, of the columns in a mask."""
-    if not stays_in_file(X):
-        return np.asarray(np.nanmean(X[:, columns], axis=0, dtype=np.float64))
     sums = np.zeros(int(columns.sum()))
-    for piece in pieces(X):
+    for piece in pieces(X) if stays_in_file(X) else [X]:
         sums += np.nansum(piece[:, columns], axis=0, dtype=np.float64)
-    return sums / n_present(X)[columns]
+    return np.asarray(ranks.total(sums) / ranks.total(n_present(X))[columns])

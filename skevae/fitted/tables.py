@@ -16,6 +16,7 @@ from skevae.estimators.base import (
 from skevae.estimators.bounds import Bounds
 from skevae.estimators.columns import Columns, as_frame
 from skevae.utils.memory import n_present
+from skevae.utils.ranks import ALONE, Ranks
 
 NUMBERS: dict[str, Any] = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan"}
 
@@ -31,15 +32,17 @@ class Tables(TorchDensityEstimator):
     n_features_in_: int
     _columns: Columns
 
-    def _check_rows(self, X: Any, *, reset: bool = False, min_samples: int = 1) -> np.ndarray:
+    def _check_rows(
+        self, X: Any, *, reset: bool = False, min_samples: int = 1, ranks: Ranks = ALONE
+    ) -> np.ndarray:
         """Turn X into numbers, nan where entries are missing: float32 or float64.
 
         Bounded columns are mapped to the real line. With ``reset`` the kinds of the columns are
-        learned from X.
+        learned from X, over ``ranks``.
         """
-        rows = self._numbers(X, reset, min_samples)
+        rows = self._numbers(X, reset, min_samples, ranks)
         if reset:
-            self._check_columns_have_values(rows)
+            self._check_columns_have_values(ranks.total(n_present(rows)))
             self._bounds = Bounds(self.bounds, self._columns)
         return self._bounds.forward(rows)
 
@@ -47,7 +50,7 @@ class Tables(TorchDensityEstimator):
         """Turn numbers, bounded columns mapped, into rows like those of `fit`."""
         return self._columns.rows(self._bounds.backward(rows))
 
-    def _numbers(self, X: Any, reset: bool, min_samples: int) -> np.ndarray:
+    def _numbers(self, X: Any, reset: bool, min_samples: int, ranks: Ranks) -> np.ndarray:
         """Turn X into numbers on its own scale."""
         refuse_dates(X)
         X = as_array_like(X)
@@ -57,9 +60,9 @@ class Tables(TorchDensityEstimator):
             named = any(kind is not None and not isinstance(kind, str) for kind in kinds)
             if as_frame(X) is None and not named:
                 rows = self._validated(X, reset=True, ensure_all_finite="allow-nan", **size)
-                self._columns = Columns(rows, None, None, self.handle_unknown)
+                self._columns = Columns(rows, None, None, self.handle_unknown, ranks)
                 return rows
-            self._columns = Columns(_table(X), *kinds, self.handle_unknown)
+            self._columns = Columns(_table(X), *kinds, self.handle_unknown, ranks)
         if self._columns.are_numbers:
             rows = self._validated(X, reset=reset, ensure_all_finite="allow-nan", **size)
         else:
@@ -69,8 +72,8 @@ class Tables(TorchDensityEstimator):
             rows = check_array(rows, estimator=self, input_name="X", **NUMBERS, **size)
         return rows
 
-    def _check_columns_have_values(self, rows: np.ndarray) -> None:
-        empty = n_present(rows) == 0
+    def _check_columns_have_values(self, counts: np.ndarray) -> None:
+        empty = counts == 0
         if empty.any():
             raise ValueError(
                 f"X has no value in {self._columns.name(int(empty.argmax()))}: all its entries "

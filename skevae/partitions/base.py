@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from skevae.densities.base import Density
 from skevae.posteriors.base import Posterior
 from skevae.posteriors.draws import LatentDraws
+from skevae.utils.ranks import ALONE, Ranks
 
 
 class PartitionEstimate:
@@ -20,6 +22,8 @@ class PartitionEstimate:
     needs_posterior : bool
         Whether ln Z is estimated from the densities of the posteriors' draws. A density cannot be
         trained alone by such an estimate.
+    ranks : Ranks
+        The processes that train together, among which Markov chains are divided.
 
     Parameters
     ----------
@@ -28,6 +32,7 @@ class PartitionEstimate:
     """
 
     needs_posterior: ClassVar[bool] = True
+    ranks: Ranks = ALONE
 
     def __init__(self, density: Density, generator: torch.Generator) -> None:
         self.density = density
@@ -65,6 +70,10 @@ class PartitionEstimate:
 
     def resume(self, state: dict[str, Any]) -> None:
         """Go on from the `state` of another."""
+
+    def divided(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return a state for this rank, from those of ranks that were more or fewer."""
+        return states[0]
 
 
 class DensityPartition(PartitionEstimate):

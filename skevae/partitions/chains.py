@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -61,6 +62,10 @@ class ChainPartition(DensityPartition):
         self.reference = state["reference"]
         self.transition.resume(state["transition"])
 
+    def divided(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        # What a sampler remembers belongs to its chains, of which there are others now.
+        return {**states[0], "transition": {}}
+
     def _refer_to(self, log_partition: float) -> None:
         self.reference, self.reference_step = log_partition, int(self.n_steps)
         self.noted = None
@@ -103,9 +108,15 @@ class PersistentPartition(ChainPartition):
         if state["chains"] is not None:
             self.chains = PersistentChains(state["chains"].to(self.generator.device))
 
+    def divided(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        present = [state["chains"] for state in states if state["chains"] is not None]
+        chains = torch.cat(present)[self.ranks.rank :: self.ranks.size] if present else None
+        return {**super().divided(states), "chains": chains}
+
     def evaluate(self, z: Tensor) -> Tensor:
         if self.chains is None:
-            start = self.density.sample(self.density.n_chains, self.generator)
+            n_chains = self.ranks.share(self.density.n_chains)
+            start = self.density.sample(n_chains, self.generator)
             self.chains = PersistentChains(start)
         return self._surrogate(self.chains.advance(self.transition, self.generator))
 

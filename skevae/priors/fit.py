@@ -50,7 +50,9 @@ class PriorFit(Fit):
         return Seeds(*spawn(seed, len(Seeds._fields)))
 
     def start(self) -> Model:
-        standardizer = Standardizer(self.X, self.estimator.standardize, sample_weight=self.weights)
+        standardizer = Standardizer(
+            self.X, self.estimator.standardize, sample_weight=self.weights, ranks=self.ranks
+        )
         generator = make_generator(self.seeds.initialise)
         return Model(self.estimator.make_density(self.X.shape[1], generator), standardizer)
 

@@ -18,12 +18,17 @@ from torch import nn
 
 from skevae.partitions.base import PartitionEstimate
 from skevae.utils.archive import ArchiveError, check_form, read_archive, write_archive
+from skevae.utils.random import make_generator, spawn
+from skevae.utils.ranks import ALONE, Ranks
 
 # Between two writes, other than the last: a large network is not to be held up by its copies.
 SECONDS_BETWEEN_SAVES = 20.0
 
 # What a file holds, with the version of its format.
-KIND = "skevae checkpoint 4"
+KIND = "skevae checkpoint 5"
+
+# Seeds before this one, spawned from that of a run, are spoken for.
+FIRST_FREE_SEED = 1000
 
 # A temporary file this old was left by a process that was killed.
 STALE_SECONDS = 3600.0
@@ -106,6 +111,8 @@ class TrainingFile:
         Made if it does not exist. Different runs, such as those of a grid search, can share it.
     name : str
         The `fingerprint`.
+    ranks : Ranks, optional
+        That train together. The first reads and writes the file, with the states of all.
 
     Raises
     ------
@@ -116,19 +123,25 @@ class TrainingFile:
         If the directory cannot be made or written.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], name: str) -> None:
-        self.path = prepare_directory(directory) / f"{name}.skevae"
+    def __init__(self, directory: str | os.PathLike[str], name: str, ranks: Ranks = ALONE) -> None:
+        self.path = Path(directory).expanduser() / f"{name}.skevae"
         self.name = name
-        self.saved: dict[str, Any] | None = None
+        self.ranks = ranks
         self._last_save = time.monotonic()
         self._failed = False
-        if self.path.exists():
-            try:
-                self.saved = read_archive(self.path, KIND)
-                if self.saved["name"] != name or not isinstance(self.saved["seed"], int):
-                    raise ArchiveError(f"it belongs to another run, {self.saved['name']}")
-            except (ArchiveError, KeyError, TypeError) as error:
-                raise ArchiveError(self._refusal(error)) from error
+        self.saved = ranks.first(self._read)
+
+    def _read(self) -> dict[str, Any] | None:
+        prepare_directory(self.path.parent)
+        if not self.path.exists():
+            return None
+        try:
+            saved = read_archive(self.path, KIND)
+            if saved["name"] != self.name or not isinstance(saved["seed"], int):
+                raise ArchiveError(f"it belongs to another run, {saved['name']}")
+        except (ArchiveError, KeyError, TypeError) as error:
+            raise ArchiveError(self._refusal(error)) from error
+        return saved
 
     def _refusal(self, error: Exception) -> str:
         return (
@@ -166,29 +179,51 @@ class TrainingFile:
         if self.saved is None:
             return False
         try:
-            check_form(self.saved["partition"], self.partition.state(), "the partition")
+            own = self._own(self.saved["ranks"])
+            check_form(own["partition"], self.partition.state(), "the partition")
             for name, generator in self.generators.items():
-                generator.set_state(self.saved["generators"][name])
-            self.partition.resume(self.saved["partition"])
-            resume(self.saved["loop"])
+                generator.set_state(own["generators"][name])
+            self.partition.resume(own["partition"])
+            resume({**self.saved["loop"], "order": own["order"]})
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise ArchiveError(self._refusal(error)) from error
         return True
+
+    def _own(self, states: list[dict[str, Any]]) -> dict[str, Any]:
+        """State of this rank; a new one, if there were more or fewer ranks before."""
+        assert self.saved is not None
+        if len(states) == self.ranks.size:
+            return states[self.ranks.rank]
+        # Other random numbers than those of the epochs that are over, and than each other's.
+        seed = spawn(self._seed, FIRST_FREE_SEED + self.saved["loop"]["past"]["epoch"])[-1]
+        order, *seeds = spawn(self.ranks.seed(seed), 1 + len(self.generators))
+        named = zip(self.generators.items(), seeds, strict=True)
+        return {
+            "order": make_generator(order, self.generators["draws"].device).get_state(),
+            "partition": self.partition.divided([state["partition"] for state in states]),
+            "generators": {n: make_generator(s, g.device).get_state() for (n, g), s in named},
+        }
 
     def save(self, state: Callable[[], dict[str, Any]], *, last: bool) -> None:
         """Replace the file, unless that was done a moment ago.
 
         A disk that is full must not end the training: the first failure is reported by a warning.
         """
-        if not last and time.monotonic() < self._last_save + SECONDS_BETWEEN_SAVES:
+        due = last or time.monotonic() >= self._last_save + SECONDS_BETWEEN_SAVES
+        if not self.ranks.gather(due)[0]:
             return
-        whole = {
-            "name": self.name,
-            "seed": self._seed,
-            "loop": state(),
+        loop = state()
+        own = {
+            "order": loop.pop("order"),
             "partition": self.partition.state(),
             "generators": {name: g.get_state() for name, g in self.generators.items()},
         }
+        states = self.ranks.gather(own)
+        if self.ranks.rank == 0:
+            self._write({"name": self.name, "seed": self._seed, "loop": loop, "ranks": states})
+        self._last_save = time.monotonic()
+
+    def _write(self, whole: dict[str, Any]) -> None:
         try:
             write_archive(self.path, KIND, whole)
         except OSError as error:
@@ -200,4 +235,3 @@ class TrainingFile:
                     stacklevel=2,
                 )
             self._failed = True
-        self._last_save = time.monotonic()

@@ -10,12 +10,14 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from skevae.training.parameters import lower_rate, optimizer_state, resume_optimizer
+from skevae.training.progress import Progress
 from skevae.training.step import RecordedStep, Step
 from skevae.utils.archive import check_form
 
@@ -43,7 +45,7 @@ class Rows(Protocol):
     device: torch.device
     shape: tuple[int, int]
 
-    def minibatches(self, order: Tensor, size: int) -> Iterator[Tensor]:
+    def minibatches(self, order: Tensor, sizes: list[int]) -> Iterator[Tensor]:
         """Rows in the given order, as tensors of so many on the device."""
 
 
@@ -100,39 +102,6 @@ class Run:
             self.history.setdefault(name, []).append(value)
 
 
-@dataclass
-class Progress:
-    """What a run knows between epochs, besides parameters, optimizer and average.
-
-    Attributes
-    ----------
-    start, best : list of Tensor
-        Snapshots of the state at the start, and of the one that would be kept if the run ended now.
-    start_score : float
-        The score of ``start``, by `check`.
-    epoch : int
-        Epochs done.
-    best_score, reference_score : float
-        The score of ``best``, and the score that has to be exceeded by ``tol``.
-    stale : int
-        Epochs in a row that did not exceed it.
-    n_drops : int
-        How often the learning rate has been lowered.
-    validated : bool
-        Whether ``best`` was chosen by a score.
-    """
-
-    start: list[Tensor]
-    best: list[Tensor]
-    start_score: float = -math.inf
-    epoch: int = 0
-    best_score: float = -math.inf
-    reference_score: float = -math.inf
-    stale: int = 0
-    n_drops: int = 0
-    validated: bool = False
-
-
 class Loop:
     """Minimise a loss over minibatches of X; the parameters end at the best state seen.
 
@@ -185,6 +154,8 @@ class Loop:
         self.on_epoch_end = on_epoch_end
         self.checkpoint = checkpoint
         self._take = step if recorded is None else recorded
+        self.ranks = step.ranks
+        self.n_total = self.ranks.total(X.shape[0])
         at_start = step.weights.snapshot()
         self.run = Run()
         self.past = Progress(start=at_start, best=at_start)
@@ -193,14 +164,16 @@ class Loop:
         """Train until the schedule, an early stop, divergence or the keyboard ends it."""
         self._deadline = time.monotonic() + self.schedule.max_seconds
         try:
-            self._begin()
-            while self.run.status == "running":
-                self._epoch()
-                out_of_time = self.run.status == "running" and self._is_out_of_time()
-                self._save(last=out_of_time)
-                if out_of_time:
-                    # Only now: the state that was saved is one to go on from.
-                    self.run.status = "out of time"
+            with self.ranks.interruptible():
+                self._begin()
+                while self.run.status == "running":
+                    self._epoch()
+                    late = self.ranks.any(self._is_out_of_time())
+                    out_of_time = late and self.run.status == "running"
+                    self._save(last=out_of_time)
+                    if out_of_time:
+                        # Only now: the state that was saved is one to go on from.
+                        self.run.status = "out of time"
         except KeyboardInterrupt:
             self.run.status = "interrupted"
         run = self.run
@@ -212,6 +185,8 @@ class Loop:
             if end_score < floor or math.isnan(end_score) > math.isnan(start_score):
                 run.status, run.best_epoch = "diverged", 0
                 self.step.weights.restore(self.past.start)
+            # A check can move running statistics, by what each rank is shown.
+            self.ranks.equalise(self.step.weights.buffers, average=True)
         return run
 
     def _begin(self) -> None:
@@ -224,7 +199,11 @@ class Loop:
         past.epoch += 1
         self.on_epoch_begin()
         share = self._take_steps()
-        means = {name: total / share for name, total in self.step.take_log().items()}
+        # Some statistics, such as those of batch normalisation, are each rank's own so far.
+        self.ranks.equalise(self.step.weights.buffers, average=True)
+        logs = self.ranks.gather(self.step.take_log())
+        names = max(logs, key=len)
+        means = {name: sum(log.get(name, 0.0) for log in logs) / share for name in names}
         finite = all(math.isfinite(term) for term in means.values())
         # A gradient can break the parameters after the last term of the epoch was computed.
         finite = finite and bool(self.step.weights.values.isfinite().all())
@@ -241,7 +220,7 @@ class Loop:
             warm = past.epoch > self.schedule.warmup * self.schedule.max_epochs
             warm = warm or past.epoch == self.schedule.max_epochs
             self._keep(score, warm)
-            stop = self.on_epoch_end(past.epoch, means)
+            stop = self.ranks.any(self.on_epoch_end(past.epoch, means))
         if self.validate is not None and warm:
             past.stale = 0 if score > past.reference_score + self.schedule.tol else past.stale + 1
             past.reference_score = max(score, past.reference_score)
@@ -256,19 +235,19 @@ class Loop:
 
     def _take_steps(self) -> float:
         """Take the steps of an epoch; return the part of the rows seen, 1 unless time ran out."""
-        n_rows, batch_size = self.X.shape[0], self.schedule.batch_size
-        n_batches = math.ceil(n_rows / batch_size)
+        n_rows, n_total = self.X.shape[0], self.n_total
+        sizes = minibatch_sizes(n_rows, n_total, self.schedule.batch_size)
         order = torch.randperm(n_rows, generator=self.generator, device=self.X.device)
         n_seen = 0
-        for index, x in enumerate(minibatches(self.X, order, batch_size)):
-            progress = (self.past.epoch - 1 + index / n_batches) / self.schedule.max_epochs
-            self._take(x, progress, x.shape[0] / n_rows)
+        for index, x in enumerate(minibatches(self.X, order, sizes)):
+            progress = (self.past.epoch - 1 + index / len(sizes)) / self.schedule.max_epochs
+            self._take(x, progress, x.shape[0] / n_total)
             n_seen += x.shape[0]
             # Read from the clock of the host, which does not wait for the device.
-            if self.checkpoint is None and self._is_out_of_time():
+            if self.checkpoint is None and self.ranks.stops(self._is_out_of_time()):
                 break
         self.step.weights.check()
-        return n_seen / n_rows
+        return self.ranks.total(n_seen) / n_total
 
     def _keep(self, score: float, warm: bool) -> None:
         """Take a snapshot if the present state is the one to keep."""
@@ -337,8 +316,19 @@ class Loop:
         self.generator.set_state(saved["order"])
 
 
-def minibatches(X: Tensor | Rows, order: Tensor, size: int) -> Iterator[Tensor]:
+def minibatch_sizes(n_rows: int, n_total: int, batch_size: int) -> list[int]:
+    """Rows that a rank has in each minibatch: of ``n_total`` rows on all ranks, it has ``n_rows``.
+
+    As many minibatches on all ranks, and in each as nearly as can be the same part of every rank's
+    rows.
+    """
+    ends = [min(start + batch_size, n_total) for start in range(0, n_total, batch_size)]
+    own = [0, *(end * n_rows // n_total for end in ends)]
+    return [end - start for start, end in pairwise(own)]
+
+
+def minibatches(X: Tensor | Rows, order: Tensor, sizes: list[int]) -> Iterator[Tensor]:
     """Rows in the given order, as tensors of so many."""
     if isinstance(X, Tensor):
-        return (X.index_select(0, rows) for rows in order.split(size))
-    return X.minibatches(order, size)
+        return (X.index_select(0, rows) for rows in order.split(sizes))
+    return X.minibatches(order, sizes)

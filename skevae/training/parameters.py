@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from skevae.utils.ranks import N_NOTES
+
 # The factor of the learning rate when training no longer improves.
 RATE_DROP = 0.2
 
@@ -31,13 +33,16 @@ class ParameterVector:
     ----------
     values : Tensor of shape (n,)
         Its ``grad`` is a buffer that `differentiate` writes.
+    message : Tensor of shape (n + N_NOTES,)
+        The gradient, with room behind it for what ranks tell each other along with it.
     """
 
     def __init__(self, parameters: Sequence[Tensor], buffers: Sequence[Tensor] = ()) -> None:
         self.parameters = list(parameters)
         self.buffers = list(buffers)
         self.values = torch.cat([parameter.detach().flatten() for parameter in self.parameters])
-        self.values.grad = torch.zeros_like(self.values)
+        self.message = self.values.new_zeros(self.values.numel() + N_NOTES)
+        self.values.grad = self.message[:-N_NOTES]
         sizes = [parameter.numel() for parameter in self.parameters]
         for parameter, part in zip(self.parameters, self.values.split(sizes), strict=True):
             parameter.data = part.view_as(parameter)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from skevae.training.parameters import ParameterVector, WeightAverage, recordable
+from skevae.utils.ranks import ALONE, N_NOTES, Ranks
 
 Loss = Callable[[Tensor, float], tuple[Tensor, dict[str, Tensor]]]
 
@@ -31,6 +32,9 @@ class Step:
         What is minimised, its parameters, their optimizer, and the largest norm of a gradient:
         longer ones are scaled down to it.
     average : WeightAverage
+    ranks : Ranks, optional
+        Among which the rows of each minibatch are divided. Several wait for each other, and for
+        their devices.
     """
 
     def __init__(
@@ -40,12 +44,15 @@ class Step:
         optimizer: torch.optim.Optimizer,
         average: WeightAverage,
         max_norm: float,
+        *,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.loss = loss
         self.weights = weights
         self.optimizer = optimizer
         self.average = average
         self.max_norm = max_norm
+        self.ranks = ranks
         self._names: list[str] = []
         self._sums = weights.values.new_empty(0)
 
@@ -56,16 +63,25 @@ class Step:
 
     def update(self, x: Tensor, progress: float, share: float) -> None:
         """Do all of a step that depends on no number but ``progress`` and ``share``."""
-        value, terms = self.loss(x, progress)
-        gradient = self.weights.differentiate(value)
+        gradient, terms = self._differentiate(x, progress)
+        self.ranks.combine(self.weights.message, x.shape[0])
         if self.max_norm < math.inf:
             gradient *= (self.max_norm / torch.linalg.vector_norm(gradient)).clamp(max=1.0)
         self.optimizer.step()
         self.average.update()
+        if not terms:
+            return
         if not self._names:
             self._names = list(terms)
             self._sums = self._sums.new_zeros(len(terms))
         self._sums += torch.stack(list(terms.values())) * share
+
+    def _differentiate(self, x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        if x.shape[0]:
+            value, terms = self.loss(x, progress)
+            return self.weights.differentiate(value), terms
+        # No row of this minibatch is this rank's.
+        return self.weights.message[:-N_NOTES].zero_(), {}
 
     def take_log(self) -> dict[str, float]:
         """Read the means of all terms since the last time."""

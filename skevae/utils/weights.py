@@ -10,10 +10,13 @@ from sklearn.utils.validation import _check_sample_weight
 from torch import Tensor
 
 from skevae.utils.arrays import from_torch
+from skevae.utils.ranks import ALONE, Ranks
 
 
-def checked_weights(sample_weight: Any, X: np.ndarray) -> np.ndarray | None:
+def checked_weights(sample_weight: Any, X: np.ndarray, ranks: Ranks = ALONE) -> np.ndarray | None:
     """Validate the weights of rows: (n,) float64 of mean 1 over those above 0, or None.
+
+    The mean is over all ranks, of whose rows X is a part.
 
     Raises
     ------
@@ -27,10 +30,11 @@ def checked_weights(sample_weight: Any, X: np.ndarray) -> np.ndarray | None:
         sample_weight, X, dtype=np.float64, ensure_non_negative=True, copy=True
     )
     # In two steps, so that the sum of large weights does not overflow.
-    weights /= weights.max()
+    weights /= max(ranks.gather(weights.max()))
     # Training computes in float32, in which smaller ones are 0.
     weights[weights < np.finfo(np.float32).tiny] = 0.0
-    return weights / weights[weights > 0].mean()
+    present = weights[weights > 0]
+    return weights / (ranks.total(present.sum()) / ranks.total(len(present)))
 
 
 def packed(rows: Tensor, weights: np.ndarray | None) -> Tensor:

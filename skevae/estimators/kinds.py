@@ -1,0 +1,55 @@
+"""What the dtype and the values of a column of a DataFrame say of its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import narwhals.stable.v2 as nw
+import numpy as np
+
+
+class Kind(NamedTuple):
+    """What is seen of a column, or of a part of its rows."""
+
+    categorical: bool = False
+    integer: bool = False  # by its dtype
+    floating: bool = False  # by its dtype
+    has_holes: bool = False
+    has_values: bool = False
+    has_fractions: bool = False
+
+
+def kind_of(column: Any) -> Kind:
+    """Look at a column of a DataFrame."""
+    dtype = column.dtype
+    if isinstance(dtype, (nw.Categorical, nw.Enum, nw.String, nw.Boolean)):
+        return Kind(categorical=True)
+    if isinstance(dtype, nw.Object):
+        present = [v for v in column.drop_nulls().to_list() if v == v]
+        return Kind(categorical=any(isinstance(v, (str, bytes, bool)) for v in present))
+    if dtype.is_integer():
+        return Kind(integer=True, has_values=len(column) > 0)
+    if not dtype.is_float():
+        return Kind()
+    values = column.to_numpy()
+    missing = np.isnan(values)
+    present = values[~missing]
+    return Kind(
+        floating=True,
+        has_holes=bool(missing.any()),
+        has_values=len(present) > 0,
+        has_fractions=bool((present != np.rint(present)).any()),
+    )
+
+
+def joined(parts: Sequence[Kind]) -> tuple[bool, bool]:
+    """Whether a column of which these are parts is categorical, and whether it holds integers.
+
+    Floats are integers where they have no fractions, and holes: as such pandas reads columns of
+    integers with missing entries.
+    """
+    every = Kind(*(any(values) for values in zip(*parts, strict=True)))
+    if every.categorical or not every.floating:
+        return every.categorical, every.integer
+    return False, every.has_holes and every.has_values and not every.has_fractions

@@ -1,0 +1,41 @@
+"""What a run of the training loop knows between epochs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass
+class Progress:
+    """What a run knows between epochs, besides parameters, optimizer and average.
+
+    Attributes
+    ----------
+    start, best : list of Tensor
+        Snapshots of the state at the start, and of the one that would be kept if the run ended now.
+    start_score : float
+        The score of ``start``, by `check`.
+    epoch : int
+        Epochs done.
+    best_score, reference_score : float
+        The score of ``best``, and the score that has to be exceeded by ``tol``.
+    stale : int
+        Epochs in a row that did not exceed it.
+    n_drops : int
+        How often the learning rate has been lowered.
+    validated : bool
+        Whether ``best`` was chosen by a score.
+    """
+
+    start: list[Tensor]
+    best: list[Tensor]
+    start_score: float = -math.inf
+    epoch: int = 0
+    best_score: float = -math.inf
+    reference_score: float = -math.inf
+    stale: int = 0
+    n_drops: int = 0
+    validated: bool = False
