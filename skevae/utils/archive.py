@@ -125,8 +125,20 @@ def check_form(value: Any, example: Any, name: str = "it") -> None:
             check_form(item, part, f"a part of {name}")
 
 
+def _flush(path: Path) -> None:
+    """Wait until what was written to a file is on the disk, and its name may be given away.
+
+    After a power cut the name would else stand for an empty file. The new name itself is left to
+    the system: until it is on the disk, which takes some seconds, the name stands for the old file.
+    """
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
 def write_archive(path: Path, kind: str, value: Any) -> None:
     """Write a value in one step: a reader sees the old file or the new one, never a part.
+
+    The same holds after a power cut, at the price of some milliseconds.
 
     Parameters
     ----------
@@ -152,6 +164,7 @@ def write_archive(path: Path, kind: str, value: Any) -> None:
     aside = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         aside.write_bytes(save(tensors, metadata))
+        _flush(aside)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

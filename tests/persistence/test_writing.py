@@ -1,5 +1,6 @@
 """Files are written in one step, hold nothing twice, and are about as large as the parameters."""
 
+import errno
 import os
 import random
 import signal
@@ -106,3 +107,36 @@ def test_a_killed_process_leaves_the_old_file_or_the_new_one(tmp_path):
         process.communicate()
         model = load_model(path)
         assert (model.ballast == model.random_state).all() and len(model.ballast) == 2**20
+
+
+def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    path, deeds = tmp_path / "model", []
+    real_sync, real_replace = os.fsync, type(path).replace
+
+    def sync(descriptor):
+        deeds.append("flushed")
+        real_sync(descriptor)
+
+    def replace(self, target):
+        deeds.append("named")
+        return real_replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(type(path), "replace", replace)
+    save_model(rbm(), path)
+    assert deeds == ["flushed", "named"]
+
+
+def test_a_disk_that_is_found_to_be_full_when_flushed(tmp_path, monkeypatch):
+    path = save_model(rbm(), tmp_path / "model")
+    content = path.read_bytes()
+
+    def fail(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="No space left"):
+            save_model(rbm(max_iter=3), path)
+    assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
