@@ -21,6 +21,9 @@ def as_tensor(rows: np.ndarray, device: torch.device, dtype: torch.dtype) -> Ten
 MAX_FLOAT32_DEVIATIONS = 1e15
 MAX_DEVIATIONS = 1e140
 
+# A standard deviation of fewer numbers that are next to each other has less than two digits.
+MIN_STEPS = 100
+
 
 class Standardizer:
     """Way between rows of X and what a module sees, with its Jacobian.
@@ -72,39 +75,58 @@ class Standardizer:
         scaled = np.broadcast_to(enabled, n_features)
         self.centre, self.spread = np.zeros(n_features), np.ones(n_features)
         self.fill = np.zeros(n_features)
+        deviation = np.full(n_features, np.nan)
         if scaled.any():
             with np.errstate(over="ignore", invalid="ignore"):
                 scaler = scaler_of(X, sample_weight)
+            deviation[scaled] = np.sqrt(scaler.var_)[scaled]
             self.centre = np.where(scaled, scaler.mean_, 0.0)
             self.spread = np.where(scaled, scaler.scale_, 1.0)
         if not scaled.all():
             self.fill[~scaled] = column_means(X, ~scaled)
-        self._warn_of_underflow(X, scaled & (self.spread == 1))
-        extreme = ~(np.isfinite(self.centre) & np.isfinite(self.spread))
+        extreme = ~(np.isfinite(self.centre) & np.isfinite(self.spread)) | np.isinf(deviation)
         if extreme.any():
             raise ValueError(
                 f"X has values too large to be standardised: the variance of column "
                 f"{extreme.argmax()} overflows. Scale X down first."
             )
+        self._warn_of_narrow(X, deviation)
         self.log_spread = np.log(self.spread)
         if continuous is not None:
             self.log_spread[~continuous] = 0.0
         self.log_jacobian = -float((self.log_spread * (n_present(X) / len(X))).sum())
 
-    @staticmethod
-    def _warn_of_underflow(X: np.ndarray, unscaled: np.ndarray) -> None:
-        """Warn of columns that count as constant because their variance underflows."""
-        chosen = np.flatnonzero(unscaled)
+    def _warn_of_narrow(self, X: np.ndarray, deviation: np.ndarray) -> None:
+        """Warn of columns that are too narrow, for how far from zero they are or at all.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, n_features)
+        deviation : ndarray of shape (n_features,)
+            Standard deviation; nan for columns that are left as they are.
+        """
+        # scikit-learn leaves the scale of those whose variance may be rounding errors alone.
+        constant = (self.spread == 1) & (np.abs(deviation - 1) > 0.5)
+        steps = np.spacing(np.abs(self.centre).astype(X.dtype))
+        chosen = np.flatnonzero(constant | (deviation < MIN_STEPS * steps))
         low, high = np.fmin.reduce(X[:, chosen]), np.fmax.reduce(X[:, chosen])
-        # Smaller squares are no normal numbers.
-        tiny = chosen[(low < high) & (high - low < np.sqrt(np.finfo(np.float64).tiny))]
-        if len(tiny):
-            warnings.warn(
-                f"The variance of column {tiny[0]} of X underflows, so it counts as constant. "
-                "Scale X up first.",
-                UserWarning,
-                stacklevel=2,
-            )
+        for j, width in zip(chosen[low < high], (high - low)[low < high], strict=True):
+            # Smaller squares are no normal numbers.
+            if width < np.sqrt(np.finfo(np.float64).tiny):
+                message = (
+                    f"The variance of column {j} of X underflows, so it counts as constant. "
+                    "Scale X up first."
+                )
+            else:
+                message = (
+                    f"Column {j} of X is narrow and far from zero (mean {self.centre[j]:g}, "
+                    f"standard deviation {deviation[j]:g}), where {X.dtype} numbers are "
+                    f"{steps[j]:g} apart"
+                    f"{', so it counts as constant' if constant[j] else ''}. Subtract a constant "
+                    "near the mean from it, in the precision it was measured in."
+                )
+            warnings.warn(message, UserWarning, stacklevel=2)
+            return
 
     def row_log_jacobians(self, X: np.ndarray) -> np.ndarray:
         """Minus the sum of ``log_spread`` over the observed entries of each row: (n,)."""
