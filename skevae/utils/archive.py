@@ -125,6 +125,11 @@ def check_form(value: Any, example: Any, name: str = "it") -> None:
             check_form(item, part, f"a part of {name}")
 
 
+def _check_kind(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "This is a folder or a device and no file", str(path))
+
+
 def _flush(path: Path) -> None:
     """Wait until what was written to a file is on the disk, and its name may be given away.
 
@@ -151,8 +156,11 @@ def write_archive(path: Path, kind: str, value: Any) -> None:
     Raises
     ------
     OSError
-        If the file cannot be written. Nothing is left behind.
+        If the file cannot be written, or a folder or device has its name. Nothing is left behind.
     """
+    # What the new file takes the name of is gone: a device must not be, nor a link that others use.
+    path = path.resolve()
+    _check_kind(path)
     tensors: dict[str, Tensor] = {}
     document = json.dumps(_flatten(value, tensors))
     metadata = {
@@ -180,9 +188,8 @@ def read_archive(path: Path, kind: str) -> Any:
     OSError
         If the file cannot be opened.
     """
-    if path.exists() and not path.is_file():
-        # The library's error names no file, and it would wait at a pipe for ever.
-        raise OSError(errno.EINVAL, "This is a folder or a device and no file", str(path))
+    # The library's error names no file, and it would wait at a pipe for ever.
+    _check_kind(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}

@@ -140,3 +140,28 @@ def test_a_disk_that_is_found_to_be_full_when_flushed(tmp_path, monkeypatch):
             save_model(rbm(max_iter=3), path)
     assert path.read_bytes() == content
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_pipes_devices_and_folders_are_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path):
+        with pytest.raises(OSError, match=f"no file.*{path.name}"):
+            save_model(rbm(), path)
+    assert pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
+
+
+def test_links_are_followed(tmp_path):
+    (tmp_path / "models").mkdir()
+    link, target = tmp_path / "latest", tmp_path / "models" / "today"
+    link.symlink_to(target)
+    for max_iter in (1, 2):
+        save_model(rbm(max_iter=max_iter), link)
+        assert link.is_symlink() and load_model(target).max_iter == max_iter
+    assert list((tmp_path / "models").iterdir()) == [target]
+
+
+@pytest.mark.parametrize("custom", ["affine", ["affine"], 3])
+def test_custom_is_a_dict(custom, tmp_path):
+    with pytest.raises(TypeError, match="custom must be a dict"):
+        load_model(save_model(rbm(), tmp_path / "model"), custom=custom)
