@@ -60,8 +60,28 @@ def layer_sizes(sizes: Any) -> list[int]:
     return [int(width) for width in widths]
 
 
-def refuse_dates(X: Any) -> None:
-    """Raise if columns hold dates or time spans, which would be read as nanoseconds."""
+# What the names of dtypes begin with, in pandas, polars and Arrow, that are no numbers; and why.
+UNREADABLE = {
+    ("date", "time", "duration", "period"): (
+        "dates or durations",
+        "Convert them to numbers first, for example to days since the earliest date.",
+    ),
+    ("interval", "list", "array", "struct", "binary"): (
+        "values that are neither numbers nor categories",
+        "Leave them out, or convert them to numbers or strings.",
+    ),
+}
+
+
+def refuse_unreadable(X: Any) -> None:
+    """Raise if X is no table at hand, or has columns, such as dates, that are read as nonsense."""
+    if hasattr(X, "collect_schema") and not hasattr(X, "__array__"):
+        raise TypeError(f"X is a {type(X).__name__}, which holds no rows yet. Pass X.collect().")
+    if getattr(getattr(X, "dtype", None), "names", None):
+        raise TypeError(
+            "X is a structured array, whose rows are single values. Pass pandas.DataFrame(X), or "
+            "numpy.lib.recfunctions.structured_to_unstructured(X)."
+        )
     dtypes = getattr(X, "dtypes", None)
     columns = getattr(X, "columns", None)
     if columns is None or dtypes is None:
@@ -69,17 +89,21 @@ def refuse_dates(X: Any) -> None:
     else:
         kinds = {f"column {c!r}": d for c, d in zip(columns, dtypes, strict=True)}
     for place, dtype in kinds.items():
-        if getattr(dtype, "kind", None) in ("M", "m") or str(dtype).startswith(("Date", "Dura")):
-            raise TypeError(
-                f"X holds dates or durations ({place} has dtype {dtype}). Convert them to numbers "
-                "first, for example to days since the earliest date."
-            )
+        for beginnings, (what, remedy) in UNREADABLE.items():
+            if str(dtype).lower().startswith(beginnings):
+                raise TypeError(f"X holds {what} ({place} has dtype {dtype}). {remedy}")
 
 
-def with_missing_as_nan(X: Any) -> Any:
-    """Replace masked entries by nan, and torch tensors by arrays."""
+def at_the_door(X: Any) -> Any:
+    """Replace masked entries by nan, tensors by arrays, and the byte order of other machines."""
     if isinstance(X, np.ma.MaskedArray):
         return np.ma.filled(X.astype(np.float64), np.nan)
+    if isinstance(X, np.ndarray):
+        return X if X.dtype.isnative else X.astype(X.dtype.newbyteorder("="))
+    if hasattr(X, "columns") and hasattr(X, "astype"):
+        dtypes = dict(X.dtypes)
+        foreign = {c: d for c, d in dtypes.items() if isinstance(d, np.dtype) and not d.isnative}
+        return X.astype({c: d.newbyteorder("=") for c, d in foreign.items()}) if foreign else X
     return from_torch(X, "X")
 
 
@@ -115,8 +139,8 @@ class TorchDensityEstimator(DensityMixin, DocumentedEstimator):
 
     def _check_rows(self, X: Any, *, reset: bool = False, min_samples: int = 1) -> np.ndarray:
         """Validate X as float32 or float64; other numbers become float64."""
-        refuse_dates(X)
-        X = with_missing_as_nan(X)
+        refuse_unreadable(X)
+        X = at_the_door(X)
         return self._validated(X, reset=reset, ensure_min_samples=min_samples)
 
     def _validated(self, X: Any, **checks: Any) -> np.ndarray:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import narwhals.stable.v2 as nw
 import numpy as np
+
+from skevae.estimators.kinds import kind_of
 
 # Larger integers are not all float64 numbers.
 LARGEST_INTEGER = 2**53
@@ -74,7 +76,10 @@ class Columns:
             of_dtype = np.zeros((2, n_features), dtype=bool)
         else:
             n_features = len(frame.columns)
-            of_dtype = np.array([_kind(column) for column in frame.iter_columns()]).T
+            if not n_features:
+                raise ValueError("X has no columns. Pass at least one.")
+            kinds = [kind_of(column) for column in frame.iter_columns()]
+            of_dtype = np.array(kinds).T
         self.n_columns = n_features
         is_categorical, self.integer = of_dtype
         if not isinstance(categorical, str):
@@ -182,6 +187,20 @@ class Columns:
             rows[:, j] = part
         return rows
 
+    def check_objects(self, X: Any) -> None:
+        """Raise if columns of numbers hold objects that are none.
+
+        Raises
+        ------
+        TypeError
+            Names the column.
+        """
+        frame = as_frame(X)
+        for j, categories in enumerate(self.categories[: 0 if frame is None else frame.shape[1]]):
+            assert frame is not None
+            if categories is None and isinstance(frame[:, j].dtype, nw.Object):
+                self._objects(X, frame, j)
+
     def row(self, given: Mapping[Any, Any]) -> np.ndarray:
         """Turn a few entries of a row, by name or index, into numbers: (1, n_features).
 
@@ -218,7 +237,7 @@ class Columns:
         if frame is None:
             values = np.asarray(X)[:, j]
         elif isinstance(frame[:, j].dtype, nw.Object):
-            values = np.array(self._values(X, frame, j), dtype=float)
+            values = self._objects(X, frame, j)
         else:
             column = frame[:, j]
             if not column.dtype.is_float():
@@ -234,6 +253,19 @@ class Columns:
         if self.integer[j]:
             self._check_integers(values, j)
         return values
+
+    def _objects(self, X: Any, frame: nw.DataFrame[Any], j: int) -> np.ndarray:
+        """Numbers of a column of Python objects."""
+        numbers = []
+        for value in self._values(X, frame, j):
+            try:
+                numbers.append(math.nan if value is None else float(value))
+            except (TypeError, ValueError) as error:
+                raise TypeError(
+                    f"{self.name(j)} holds {value!r}, which is neither a number nor a category. "
+                    "Leave it out, or convert it to numbers or strings."
+                ) from error
+        return np.array(numbers)
 
     def _check_integers(self, values: np.ndarray, j: int) -> None:
         present = values[np.isfinite(values)]
@@ -305,25 +337,3 @@ class Columns:
         if dtype is not None and isinstance(dtype, nw.Boolean):
             return [None if m else bool(v > 0.5) for v, m in zip(values, missing, strict=True)]
         return values.tolist()
-
-
-def _kind(column: Any) -> Sequence[bool]:
-    """Whether a column is categorical, and whether it holds integers, by its dtype."""
-    dtype = column.dtype
-    if isinstance(dtype, (nw.Categorical, nw.Enum, nw.String, nw.Boolean)):
-        return True, False
-    if isinstance(dtype, nw.Object):
-        present = [v for v in column.drop_nulls().to_list() if v == v]
-        return any(isinstance(v, (str, bytes, bool)) for v in present), False
-    if dtype.is_integer():
-        return False, True
-    if dtype.is_float():
-        return False, _holds_integers_with_holes(column.to_numpy())
-    return False, False
-
-
-def _holds_integers_with_holes(values: np.ndarray) -> bool:
-    """Whether floats are integers with missing entries, as which pandas reads such columns."""
-    missing = np.isnan(values)
-    present = values[~missing]
-    return bool(missing.any() and len(present) and (present == np.rint(present)).all())

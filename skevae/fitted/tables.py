@@ -10,8 +10,8 @@ from sklearn.utils.validation import validate_data
 
 from skevae.estimators.base import (
     TorchDensityEstimator,
-    refuse_dates,
-    with_missing_as_nan,
+    at_the_door,
+    refuse_unreadable,
 )
 from skevae.estimators.bounds import Bounds
 from skevae.estimators.columns import Columns, as_frame
@@ -49,8 +49,8 @@ class Tables(TorchDensityEstimator):
 
     def _numbers(self, X: Any, reset: bool, min_samples: int) -> np.ndarray:
         """Turn X into numbers on its own scale."""
-        refuse_dates(X)
-        X = with_missing_as_nan(X)
+        refuse_unreadable(X)
+        X = at_the_door(X)
         size = {"ensure_min_samples": min_samples}
         if reset:
             kinds = (self.categorical_features, self.integer_features)
@@ -61,6 +61,7 @@ class Tables(TorchDensityEstimator):
                 return rows
             self._columns = Columns(_table(X), *kinds, self.handle_unknown)
         if self._columns.are_numbers:
+            self._columns.check_objects(X)
             rows = self._validated(X, reset=reset, ensure_all_finite="allow-nan", **size)
         else:
             table = _table(X)
