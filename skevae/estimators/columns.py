@@ -234,10 +234,10 @@ class Columns:
         return np.array([codes[value] for value in values], dtype=float)
 
     def _number(self, X: Any, frame: nw.DataFrame[Any] | None, j: int) -> np.ndarray:
-        if frame is None:
-            values = np.asarray(X)[:, j]
-        elif isinstance(frame[:, j].dtype, nw.Object):
+        if np.asarray(X).dtype == object if frame is None else frame[:, j].dtype == nw.Object:
             values = self._objects(X, frame, j)
+        elif frame is None:
+            values = np.asarray(X)[:, j]
         else:
             column = frame[:, j]
             if not column.dtype.is_float():
@@ -254,7 +254,7 @@ class Columns:
             self._check_integers(values, j)
         return values
 
-    def _objects(self, X: Any, frame: nw.DataFrame[Any], j: int) -> np.ndarray:
+    def _objects(self, X: Any, frame: nw.DataFrame[Any] | None, j: int) -> np.ndarray:
         """Numbers of a column of Python objects."""
         numbers = []
         for value in self._values(X, frame, j):

@@ -88,3 +88,8 @@ def test_the_byte_order_of_another_machine(maker, dtype):
     for container in (np.asarray, pd.DataFrame):
         scores = [maker().fit(container(X)).score_samples(container(X)) for X in (foreign, native)]
         np.testing.assert_array_equal(*scores)
+
+
+def test_a_given_value_that_is_no_number_is_named():
+    with pytest.raises(TypeError, match="column 0 holds 'x', which is neither a number"):
+        vae().fit(NUMBERS).sample(2, given={0: "x"})
