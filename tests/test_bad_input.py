@@ -179,6 +179,18 @@ def test_values_whose_squares_overflow(maker, scale):
 
 
 @pytest.mark.parametrize("maker", TRAINED)
+def test_rows_whose_standardised_squares_overflow(maker):
+    # Later rows may be far off those that the standardisation was fixed by.
+    model = MAKERS[maker]().partial_fit(1e-12 * X_IRIS)
+    before = model.score_samples(1e-12 * X_IRIS)
+    with pytest.raises(ValueError, match=r"X has values as large as .* fit a new model"):
+        model.partial_fit(1e9 * X_IRIS)
+    assert_array_equal(model.score_samples(1e-12 * X_IRIS), before)
+    model.partial_fit(X_IRIS)
+    assert not np.isnan(model.score_samples(X_IRIS)).any()
+
+
+@pytest.mark.parametrize("maker", TRAINED)
 def test_columns_whose_variance_underflows_are_told(maker):
     for scale in (1e-170, 1e-310):
         with pytest.warns(UserWarning, match="column 0 .* counts as constant"):

@@ -30,6 +30,8 @@ class Density(nn.Module):
         Whether it is cheap enough for every training step.
     samples_exactly : bool
         Whether `sample` returns independent draws from p(z) itself.
+    scores_exactly : bool
+        Whether p(z), once ln Z is exact, is what is scored, and not a lower bound of it.
     """
 
     n_latent: int
@@ -37,6 +39,7 @@ class Density(nn.Module):
     has_exact_log_partition: bool
     trains_exactly: bool
     samples_exactly: bool = False
+    scores_exactly: bool = True
 
     def describe_size(self) -> str:
         """Say what makes exact normalisation expensive, for an error message."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn import config_context
+from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 from torch import Tensor
 
@@ -31,6 +33,13 @@ N_TRIALS = 100
 
 # `KernelDensity` scores all its kernels, but samples only these.
 SAMPLED_KERNELS = ("gaussian", "tophat")
+
+# Estimators that score the very density that they sample. Others may score less, such as a lower
+# bound of it, and nothing that an estimator returns tells; neither do their subclasses count.
+SCORES_EXACTLY: dict[type, Callable[[Any], bool]] = {
+    GaussianMixture: lambda estimator: True,
+    KernelDensity: lambda estimator: estimator.atol == estimator.rtol == 0,
+}
 
 # Latents are NumPy arrays whatever X was, so estimators need not support other arrays.
 numpy_dispatch = partial(config_context, array_api_dispatch=False)
@@ -96,6 +105,8 @@ class EstimatorDensity(Density):
         # Samples are taken to follow the density that is scored, unless an estimator of this
         # package says that it samples by Markov chains.
         self.samples_exactly = getattr(estimator, "_samples_exactly", True)
+        known = SCORES_EXACTLY.get(type(estimator), lambda e: getattr(e, "_scores_exactly", False))
+        self.scores_exactly = known(estimator)
 
     @torch.no_grad()
     def energy(self, z: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+from sklearn.utils import check_array
 
 from skevae.displays.checks import at_least, check_estimator, check_options
 from skevae.displays.drawing import BLUE, VERMILION, import_pyplot, make_panels
@@ -114,7 +115,7 @@ class ReconstructionDisplay:
         )
         check_options(cls.__name__, {"n_images": [at_least(1)]}, n_images=n_images)
         if not hasattr(X, "iloc") and not hasattr(X, "shape"):
-            X = np.asarray(X)
+            X = check_array(X, dtype=None, ensure_all_finite=False, input_name="X")
         X = X[:n_images]
         # Before the work of reconstruction.
         _shape_of_images(image_shape, np.shape(X)[-1])

@@ -62,8 +62,28 @@ def layer_sizes(sizes: Any) -> list[int]:
     return [int(width) for width in widths]
 
 
-def refuse_dates(X: Any) -> None:
-    """Raise if columns hold dates or time spans, which would be read as nanoseconds."""
+# What the names of dtypes begin with, in pandas, polars and Arrow, that are no numbers; and why.
+UNREADABLE = {
+    ("date", "time", "duration", "period"): (
+        "dates or durations",
+        "Convert them to numbers first, for example to days since the earliest date.",
+    ),
+    ("interval", "list", "array", "struct", "binary"): (
+        "values that are neither numbers nor categories",
+        "Leave them out, or convert them to numbers or strings.",
+    ),
+}
+
+
+def refuse_unreadable(X: Any) -> None:
+    """Raise if X is no table at hand, or has columns, such as dates, that are read as nonsense."""
+    if hasattr(X, "collect_schema") and not hasattr(X, "__array__"):
+        raise TypeError(f"X is a {type(X).__name__}, which holds no rows yet. Pass X.collect().")
+    if getattr(getattr(X, "dtype", None), "names", None):
+        raise TypeError(
+            "X is a structured array, whose rows are single values. Pass pandas.DataFrame(X), or "
+            "numpy.lib.recfunctions.structured_to_unstructured(X)."
+        )
     dtypes = getattr(X, "dtypes", None)
     columns = getattr(X, "columns", None)
     if columns is None or dtypes is None:
@@ -71,18 +91,22 @@ def refuse_dates(X: Any) -> None:
     else:
         kinds = {f"column {c!r}": d for c, d in zip(columns, dtypes, strict=True)}
     for place, dtype in kinds.items():
-        if getattr(dtype, "kind", None) in ("M", "m") or str(dtype).startswith(("Date", "Dura")):
-            raise TypeError(
-                f"X holds dates or durations ({place} has dtype {dtype}). Convert them to numbers "
-                "first, for example to days since the earliest date."
-            )
+        for beginnings, (what, remedy) in UNREADABLE.items():
+            if str(dtype).lower().startswith(beginnings):
+                raise TypeError(f"X holds {what} ({place} has dtype {dtype}). {remedy}")
 
 
 def as_array_like(X: Any) -> Any:
-    """Turn streams and torch tensors into arrays, and masked entries into nan."""
+    """Turn streams and tensors into arrays in native byte order, and masked entries into nan."""
     X = from_stream(X)
     if isinstance(X, np.ma.MaskedArray):
         return np.ma.filled(X.astype(np.float64), np.nan)
+    if isinstance(X, np.ndarray):
+        return X if X.dtype.isnative else X.astype(X.dtype.newbyteorder("="))
+    if hasattr(X, "columns") and hasattr(X, "astype"):
+        dtypes = dict(X.dtypes)
+        foreign = {c: d for c, d in dtypes.items() if isinstance(d, np.dtype) and not d.isnative}
+        return X.astype({c: d.newbyteorder("=") for c, d in foreign.items()}) if foreign else X
     return from_torch(X, "X")
 
 
@@ -123,7 +147,7 @@ class TorchDensityEstimator(DensityMixin, DocumentedEstimator):
 
         Other numbers become float64.
         """
-        refuse_dates(X)
+        refuse_unreadable(X)
         X = as_array_like(X)
         return self._validated(X, reset=reset, ensure_min_samples=min_samples)
 

@@ -92,15 +92,18 @@ class Bounds:
         return U
 
     def backward(self, U: np.ndarray) -> np.ndarray:
-        """Undo `forward`."""
+        """Undo `forward`; what rounds to a bound, or beyond all numbers, is the last one inside."""
         if self.are_open:
             return U
         X = U.copy()
-        X[:, self.positive] = self.low[self.positive] + np.exp(U[:, self.positive])
-        X[:, self.negative] = self.high[self.negative] - np.exp(-U[:, self.negative])
+        with np.errstate(over="ignore"):
+            X[:, self.positive] = self.low[self.positive] + np.exp(U[:, self.positive])
+            X[:, self.negative] = self.high[self.negative] - np.exp(-U[:, self.negative])
         low, high = self.low[self.interval], self.high[self.interval]
         X[:, self.interval] = low + (high - low) * expit(U[:, self.interval])
-        return X
+        first = np.nextafter(self.low.astype(X.dtype), X.dtype.type(np.inf))
+        last = np.nextafter(self.high.astype(X.dtype), X.dtype.type(-np.inf))
+        return X.clip(first, last)
 
     def log_derivatives(self, U: np.ndarray) -> np.ndarray:
         """Ln du/dx of each entry, at mapped rows; 0 for open columns and missing entries."""

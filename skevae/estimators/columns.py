@@ -9,27 +9,9 @@ from typing import Any
 import narwhals.stable.v2 as nw
 import numpy as np
 
-from skevae.estimators.kinds import joined, kind_of
+from skevae.estimators.frames import as_frame
+from skevae.estimators.kinds import check_integers, joined, kind_of
 from skevae.utils.ranks import ALONE, Ranks
-
-# Larger integers are not all float64 numbers.
-LARGEST_INTEGER = 2**53
-
-
-def as_frame(X: Any) -> nw.DataFrame[Any] | None:
-    """View a DataFrame of any library that narwhals knows; None for anything else."""
-    try:
-        frame = nw.from_native(X, eager_only=True, pass_through=True)
-    except nw.exceptions.DuplicateError as error:
-        raise ValueError(f"X has columns of the same name ({error}). Rename them.") from error
-    return frame if isinstance(frame, nw.DataFrame) else None
-
-
-def as_row(x: Any) -> Any:
-    """Turn a row, with its feature names if it is a pandas Series, into a table of one."""
-    if isinstance(x, np.ndarray):
-        return x[None]
-    return x.to_frame().T if hasattr(x, "index") and hasattr(x, "to_frame") else [list(x)]
 
 
 class Columns:
@@ -82,6 +64,8 @@ class Columns:
             of_dtype = np.zeros((2, n_features), dtype=bool)
         else:
             n_features = len(frame.columns)
+            if not n_features:
+                raise ValueError("X has no columns. Pass at least one.")
             parts = ranks.gather([kind_of(column) for column in frame.iter_columns()])
             of_dtype = np.array([joined(kinds) for kinds in zip(*parts, strict=True)]).T
         self.n_columns = n_features
@@ -218,6 +202,20 @@ class Columns:
             rows[:, j] = part
         return rows
 
+    def check_objects(self, X: Any) -> None:
+        """Raise if columns of numbers hold objects that are none.
+
+        Raises
+        ------
+        TypeError
+            Names the column.
+        """
+        frame = as_frame(X)
+        for j, categories in enumerate(self.categories[: 0 if frame is None else frame.shape[1]]):
+            assert frame is not None
+            if categories is None and isinstance(frame[:, j].dtype, nw.Object):
+                self._objects(X, frame, j)
+
     def row(self, given: Mapping[Any, Any]) -> np.ndarray:
         """Turn a few entries of a row, by name or index, into numbers: (1, n_features).
 
@@ -251,10 +249,10 @@ class Columns:
         return np.array([codes[value] for value in values], dtype=float)
 
     def _number(self, X: Any, frame: nw.DataFrame[Any] | None, j: int) -> np.ndarray:
-        if frame is None:
+        if np.asarray(X).dtype == object if frame is None else frame[:, j].dtype == nw.Object:
+            values = self._objects(X, frame, j)
+        elif frame is None:
             values = np.asarray(X)[:, j]
-        elif isinstance(frame[:, j].dtype, nw.Object):
-            values = np.array(self._values(X, frame, j), dtype=float)
         else:
             column = frame[:, j]
             if not column.dtype.is_float():
@@ -268,22 +266,21 @@ class Columns:
             values = column.to_numpy()
         values = np.asarray(values, dtype=np.float32 if values.dtype == np.float32 else np.float64)
         if self.integer[j]:
-            self._check_integers(values, j)
+            check_integers(values, self.name(j))
         return values
 
-    def _check_integers(self, values: np.ndarray, j: int) -> None:
-        present = values[np.isfinite(values)]
-        if (np.abs(present) > LARGEST_INTEGER).any():
-            raise ValueError(
-                f"{self.name(j)} has integers beyond 2^53, which float64 cannot tell apart. "
-                "Leave it out, or name it in neither categorical_features nor integer_features."
-            )
-        odd = present[present != np.rint(present)]
-        if len(odd):
-            raise ValueError(
-                f"{self.name(j)} is a column of integers, but has the value {odd[0]:g}. Change "
-                "integer_features to model it as continuous."
-            )
+    def _objects(self, X: Any, frame: nw.DataFrame[Any] | None, j: int) -> np.ndarray:
+        """Numbers of a column of Python objects."""
+        numbers = []
+        for value in self._values(X, frame, j):
+            try:
+                numbers.append(math.nan if value is None else float(value))
+            except (TypeError, ValueError) as error:
+                raise TypeError(
+                    f"{self.name(j)} holds {value!r}, which is neither a number nor a category. "
+                    "Leave it out, or convert it to numbers or strings."
+                ) from error
+        return np.array(numbers)
 
     def rows(self, numbers: np.ndarray) -> Any:
         """Turn numbers back into rows like those that the columns were learned from."""

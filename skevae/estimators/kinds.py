@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 import narwhals.stable.v2 as nw
 import numpy as np
 
+# Larger integers are not all float64 numbers.
+LARGEST_INTEGER = 2**53
+
 
 class Kind(NamedTuple):
     """What is seen of a column, or of a part of its rows."""
@@ -53,3 +56,19 @@ def joined(parts: Sequence[Kind]) -> tuple[bool, bool]:
     if every.categorical or not every.floating:
         return every.categorical, every.integer
     return False, every.has_holes and every.has_values and not every.has_fractions
+
+
+def check_integers(values: np.ndarray, name: str) -> None:
+    """Raise a ValueError if a column of integers has other values, or too large ones."""
+    present = values[np.isfinite(values)]
+    if (np.abs(present) > LARGEST_INTEGER).any():
+        raise ValueError(
+            f"{name} has integers beyond 2^53, which float64 cannot tell apart. "
+            "Leave it out, or name it in neither categorical_features nor integer_features."
+        )
+    odd = present[present != np.rint(present)]
+    if len(odd):
+        raise ValueError(
+            f"{name} is a column of integers, but has the value {odd[0]:g}. Change "
+            "integer_features to model it as continuous."
+        )

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skevae.estimators.standardizer import Standardizer
+from skevae.estimators.standardizer import MAX_FLOAT32_DEVIATIONS, Standardizer
 from skevae.utils.memory import (
     by_row,
     memory_budget,
@@ -99,24 +99,29 @@ def rows_to_train(X: np.ndarray, standardizer: Standardizer, device: torch.devic
     Raises
     ------
     ValueError
-        If values are beyond the range of float32, which is smaller than that of float64.
+        If squares of values are beyond the range of float32, which is smaller than that of float64.
     """
     rows: Rows
     if stays_in_file(X):
         rows = MappedRows(X, standardizer, device)
-        infinite = any(
-            standardizer.tensor(part, device, torch.float32).isinf().any() for part in pieces(X)
+        too_large = any(
+            _out_of_range(standardizer.tensor(part, device, torch.float32)) for part in pieces(X)
         )
     else:
         rows = standardizer.tensor(X, device, torch.float32)
-        infinite = bool(rows.isinf().any())
-    if infinite:
+        too_large = any(_out_of_range(rows[part]) for part in piece_slices(*X.shape))
+    if too_large:
         largest = np.nanmax(by_row(lambda part: np.fmax.reduce(np.abs(part), axis=1), X))
         raise ValueError(
-            f"X has values as large as {largest:g}, beyond the range of float32 "
-            "in which training computes. Scale X down first."
+            f"X has values as large as {largest:g}. Standardised, if that is on, they have squares "
+            "beyond the range of float32, in which training computes. Scale X down first, or fit a "
+            "new model to these rows."
         )
     return rows
+
+
+def _out_of_range(rows: Tensor) -> bool:
+    return bool((rows.abs() > MAX_FLOAT32_DEVIATIONS).any())
 
 
 def with_weights(rows: Rows, weights: np.ndarray | None) -> Rows:

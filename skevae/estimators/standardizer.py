@@ -23,6 +23,9 @@ def as_tensor(rows: np.ndarray, device: torch.device, dtype: torch.dtype) -> Ten
 MAX_FLOAT32_DEVIATIONS = 1e15
 MAX_DEVIATIONS = 1e140
 
+# A standard deviation of fewer numbers that are next to each other has less than two digits.
+MIN_STEPS = 100
+
 
 class Standardizer:
     """Way between rows of X and what a module sees, with its Jacobian.
@@ -77,41 +80,62 @@ class Standardizer:
         scaled = np.broadcast_to(enabled, n_features)
         self.centre, self.spread = np.zeros(n_features), np.ones(n_features)
         self.fill = np.zeros(n_features)
+        deviation = np.full(n_features, np.nan)
         if scaled.any():
             with np.errstate(over="ignore", invalid="ignore"):
-                mean, scale = mean_and_scale(scaler_of(X, sample_weight), ranks)
+                mean, variance, scale = moments_and_scale(scaler_of(X, sample_weight), ranks)
+            # In passes over a file, that of a constant column can be below 0 by rounding.
+            deviation[scaled] = np.sqrt(np.maximum(variance, 0.0))[scaled]
             self.centre = np.where(scaled, mean, 0.0)
             self.spread = np.where(scaled, scale, 1.0)
         if not scaled.all():
             self.fill[~scaled] = column_means(X, ~scaled, ranks)
-        self._warn_of_underflow(X, scaled & (self.spread == 1), ranks)
-        extreme = ~(np.isfinite(self.centre) & np.isfinite(self.spread))
+        extreme = ~(np.isfinite(self.centre) & np.isfinite(self.spread)) | np.isinf(deviation)
         if extreme.any():
             raise ValueError(
                 f"X has values too large to be standardised: the variance of column "
                 f"{extreme.argmax()} overflows. Scale X down first."
             )
+        self._warn_of_narrow(X, deviation, ranks)
         self.log_spread = np.log(self.spread)
         if continuous is not None:
             self.log_spread[~continuous] = 0.0
         observed = ranks.total(n_present(X)) / ranks.total(len(X))
         self.log_jacobian = -float((self.log_spread * observed).sum())
 
-    @staticmethod
-    def _warn_of_underflow(X: np.ndarray, unscaled: np.ndarray, ranks: Ranks) -> None:
-        """Warn of columns that count as constant because their variance underflows."""
-        chosen = np.flatnonzero(unscaled)
+    def _warn_of_narrow(self, X: np.ndarray, deviation: np.ndarray, ranks: Ranks) -> None:
+        """Warn of columns that are too narrow, for how far from zero they are or at all.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, n_features)
+        deviation : ndarray of shape (n_features,)
+            Standard deviation; nan for columns that are left as they are.
+        ranks : Ranks
+        """
+        # scikit-learn leaves the scale of those whose variance may be rounding errors alone.
+        constant = (self.spread == 1) & (np.abs(deviation - 1) > 0.5)
+        steps = np.spacing(np.abs(self.centre).astype(X.dtype))
+        chosen = np.flatnonzero(constant | (deviation < MIN_STEPS * steps))
         low = np.fmin.reduce(ranks.gather(np.fmin.reduce(X[:, chosen])))
         high = np.fmax.reduce(ranks.gather(np.fmax.reduce(X[:, chosen])))
-        # Smaller squares are no normal numbers.
-        tiny = chosen[(low < high) & (high - low < np.sqrt(np.finfo(np.float64).tiny))]
-        if len(tiny):
-            warnings.warn(
-                f"The variance of column {tiny[0]} of X underflows, so it counts as constant. "
-                "Scale X up first.",
-                UserWarning,
-                stacklevel=2,
-            )
+        for j, width in zip(chosen[low < high], (high - low)[low < high], strict=True):
+            # Smaller squares are no normal numbers.
+            if width < np.sqrt(np.finfo(np.float64).tiny):
+                message = (
+                    f"The variance of column {j} of X underflows, so it counts as constant. "
+                    "Scale X up first."
+                )
+            else:
+                message = (
+                    f"Column {j} of X is narrow and far from zero (mean {self.centre[j]:g}, "
+                    f"standard deviation {deviation[j]:g}), where {X.dtype} numbers are "
+                    f"{steps[j]:g} apart"
+                    f"{', so it counts as constant' if constant[j] else ''}. Subtract a constant "
+                    "near the mean from it, in the precision it was measured in."
+                )
+            warnings.warn(message, UserWarning, stacklevel=2)
+            return
 
     def row_log_jacobians(self, X: np.ndarray) -> np.ndarray:
         """Minus the sum of ``log_spread`` over the observed entries of each row: (n,)."""
@@ -167,16 +191,22 @@ def scaler_of(X: np.ndarray, sample_weight: np.ndarray | None) -> StandardScaler
     return scaler
 
 
-def mean_and_scale(scaler: StandardScaler, ranks: Ranks) -> tuple[np.ndarray, np.ndarray]:
-    """Means and standard deviations of columns, 1 for constant ones, over all ranks."""
+def moments_and_scale(
+    scaler: StandardScaler, ranks: Ranks
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means, variances and scales of columns over all ranks.
+
+    The scale is the standard deviation, 1 for constant columns.
+    """
     if ranks.size == 1:
-        return scaler.mean_, scaler.scale_
+        return scaler.mean_, scaler.var_, scaler.scale_
     # Through float64 numbers of rows, as which weighted rows are counted.
     mean, variance, count = ranks.moments(
         scaler.mean_, scaler.var_, np.asarray(scaler.n_samples_seen_, dtype=np.float64)
     )
     constant = _is_constant_feature(variance, mean, count)
-    return mean, _handle_zeros_in_scale(np.sqrt(variance), copy=False, constant_mask=constant)
+    scale = _handle_zeros_in_scale(np.sqrt(variance), copy=True, constant_mask=constant)
+    return mean, variance, scale
 
 
 def column_means(X: np.ndarray, columns: np.ndarray, ranks: Ranks) -> np.ndarray:

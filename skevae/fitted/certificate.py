@@ -28,8 +28,9 @@ class Certificates(Latents):
         latents are known, and with them there is an upper bound as well: one draw of the score is
         replaced by these latents. The difference of the two bounds is at least what the scores of
         such rows fall short by. It says nothing about rows unlike those that the model makes.
-        With ``ex_post``, ``upper`` is a bound only if that estimator scores the very density that
-        it samples; `BayesianGaussianMixture` and a nested `EnergyVAE` score less.
+        With ``ex_post`` that takes an estimator known to score the very density that it samples:
+        `GaussianMixture`, `KernelDensity` or a prior of this package. `BayesianGaussianMixture` and
+        a nested `EnergyVAE`, for example, score less.
 
         Parameters
         ----------
@@ -53,7 +54,8 @@ class Certificates(Latents):
         Raises
         ------
         ValueError
-            If the prior cannot be sampled exactly: then there is no upper bound.
+            If the prior cannot be sampled exactly, or the ``ex_post`` estimator is not known to
+            score what it samples: then there is no upper bound.
 
         Examples
         --------
@@ -79,6 +81,12 @@ class Certificates(Latents):
                 "certify needs exact draws of the latents, and this model's law of the latents has "
                 "none. Those of a GaussianBernoulliRBMPrior of up to 32 hidden units, and of all "
                 "normalised priors, have."
+            )
+        if not law.scores_exactly:
+            raise ValueError(
+                f"certify needs a law of the latents whose score is the density that it samples, "
+                f"which is not known of ex_post={self.ex_post_!r}. It is of GaussianMixture, of "
+                "KernelDensity with atol=0 and rtol=0, and of the priors of this package."
             )
         n_draws = self.n_score_draws if n_draws is None else n_draws
         seed = self._seed_for(random_state)

@@ -13,7 +13,7 @@ from sklearn.utils._param_validation import StrOptions, validate_parameter_const
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skevae.estimators.columns import as_frame, as_row
+from skevae.estimators.frames import as_frame, as_row
 from skevae.evaluation.conditional import feature_scores, resampled_latents
 from skevae.evaluation.importance import EncodedRows, Noise
 from skevae.fitted.latents import Latents

@@ -15,7 +15,7 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils.validation import check_is_fitted
 
-from skevae.estimators.columns import as_frame, as_row
+from skevae.estimators.frames import as_frame, as_row
 from skevae.estimators.standardizer import as_tensor
 from skevae.fitted.latents import Latents
 from skevae.interpolation import raise_low_points, straight_path

@@ -11,10 +11,11 @@ from sklearn.utils.validation import validate_data
 from skevae.estimators.base import (
     TorchDensityEstimator,
     as_array_like,
-    refuse_dates,
+    refuse_unreadable,
 )
 from skevae.estimators.bounds import Bounds
-from skevae.estimators.columns import Columns, as_frame
+from skevae.estimators.columns import Columns
+from skevae.estimators.frames import as_frame
 from skevae.utils.memory import n_present
 from skevae.utils.ranks import ALONE, Ranks
 
@@ -52,7 +53,7 @@ class Tables(TorchDensityEstimator):
 
     def _numbers(self, X: Any, reset: bool, min_samples: int, ranks: Ranks) -> np.ndarray:
         """Turn X into numbers on its own scale."""
-        refuse_dates(X)
+        refuse_unreadable(X)
         X = as_array_like(X)
         size = {"ensure_min_samples": min_samples}
         if reset:
@@ -64,6 +65,7 @@ class Tables(TorchDensityEstimator):
                 return rows
             self._columns = Columns(_table(X), *kinds, self.handle_unknown, ranks)
         if self._columns.are_numbers:
+            self._columns.check_objects(X)
             rows = self._validated(X, reset=reset, ensure_all_finite="allow-nan", **size)
         else:
             table = _table(X)

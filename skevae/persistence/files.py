@@ -36,7 +36,7 @@ def save_model(estimator: Any, path: str | os.PathLike[str]) -> Path:
         attributes: pass the functions and classes to `load_model` as ``custom``.
     path : str or path
         An existing file is replaced in one step: whatever happens, there is the old file or the
-        new one.
+        new one. Links are followed.
 
     Returns
     -------
@@ -49,7 +49,7 @@ def save_model(estimator: Any, path: str | os.PathLike[str]) -> Path:
         If ``estimator`` is no estimator, or it holds something that the file cannot hold, such as
         another scikit-learn estimator, callbacks or a lambda function beside another.
     OSError
-        If the file cannot be written.
+        If the file cannot be written, or a folder or a device has its name.
 
     See Also
     --------
@@ -106,6 +106,8 @@ def load_model(path: str | os.PathLike[str], *, custom: Mapping[str, Any] | None
         functions or classes that ``custom`` does not have.
     OSError
         If the file cannot be opened.
+    TypeError
+        If ``custom`` is no dict.
     ImportError
         If the model has a flow and zuko is not installed.
 
@@ -127,6 +129,8 @@ def load_model(path: str | os.PathLike[str], *, custom: Mapping[str, Any] | None
     >>> again.network is affine
     True
     """
+    if not isinstance(custom, Mapping | None):
+        raise TypeError(f"custom must be a dict of names to functions or classes, got {custom!r}.")
     given = dict(custom or {})
     path = Path(path)
     document = read_archive(path, KIND)

@@ -8,7 +8,7 @@ from typing import Any
 
 import narwhals.stable.v2 as nw
 
-from skevae.estimators.columns import as_frame
+from skevae.estimators.frames import as_frame
 from skevae.persistence.graph import KINDS, Decoder, Encoder, Kind
 from skevae.persistence.values import typed
 from skevae.utils.archive import ArchiveError

@@ -112,6 +112,9 @@ class DensityPrior(TorchDensityEstimator):
             "_interval": None,
         }
 
+    # What `skevae.densities.ex_post` asks of an estimator: no score is a bound by its draws.
+    _scores_exactly = True
+
     @property
     def _samples_exactly(self) -> bool:
         """Whether `sample` draws from the very law that `score_samples` scores."""

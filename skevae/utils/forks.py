@@ -2,12 +2,15 @@
 
 A forked child has a copy of its parent's memory, but of its threads only the one that forked. If
 torch has computed in several threads before, the child waits for ever for the others at its first
-parallel loop. That cannot be mended from here, but it can be said.
+parallel loop. That cannot be mended from here, but it can be said. A lock that another thread held
+at that moment would never be released either; those of this package are new in a child.
 """
 
 from __future__ import annotations
 
 import os
+import threading
+from weakref import WeakSet
 
 import torch
 
@@ -22,9 +25,39 @@ class _Threads:
         self.used, self.lost = False, self.used or self.lost
 
 
+class ProcessLock:
+    """A lock that a thread can take several times, and that a forked child does not find taken.
+
+    Unless the thread that forked had taken it itself.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        _locks.add(self)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *raised: object) -> None:
+        self._lock.release()
+
+    def forked(self) -> None:
+        if self._lock.acquire(blocking=False):
+            self._lock.release()
+        else:
+            self._lock = threading.RLock()
+
+
+def _forked() -> None:
+    _threads.forked()
+    for lock in _locks:
+        lock.forked()
+
+
 _threads = _Threads()
+_locks: WeakSet[ProcessLock] = WeakSet()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_threads.forked)
+    os.register_at_fork(after_in_child=_forked)
 
 
 def check_threads() -> None:

@@ -8,7 +8,6 @@ networks that can only draw from torch's.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +16,8 @@ import torch
 from scipy.special import ndtri
 from scipy.stats import qmc
 from sklearn.utils import check_random_state
+
+from skevae.utils.forks import ProcessLock
 
 SEED_BOUND = 2**31 - 1
 
@@ -59,7 +60,7 @@ def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Gener
 
 
 # Held while torch's global generators are lent out, so that threads take turns.
-_GLOBAL_GENERATORS = threading.RLock()
+_GLOBAL_GENERATORS = ProcessLock()
 
 
 @contextmanager

@@ -79,3 +79,9 @@ def test_bad_arguments(artist, images, plt):
     with pytest.raises(ValueError, match="'n_images' parameter .* Got 0"):
         ReconstructionDisplay.from_estimator(artist, images, n_images=0)
     assert not plt.get_fignums()
+
+
+def test_what_is_no_table_is_refused(artist):
+    for X in (None, 3, []):
+        with pytest.raises(ValueError, match="2D array"):
+            ReconstructionDisplay.from_estimator(artist, X)

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
+from sklearn.neighbors import KernelDensity
 from test_importance import D, log_likelihood, log_z, make_model, normals
 from test_refinement import each_posterior, refined, spoilt, three_laws
 
-from skevae import EnergyVAE, NeuralPrior
+from skevae import EnergyVAE, NeuralPrior, NormalPrior
 from skevae.evaluation.certificate import two_sided
 from skevae.evaluation.importance import EncodedRows
 from skevae.utils.random import make_generator
@@ -72,3 +74,32 @@ def test_without_exact_draws_there_is_no_upper_bound():
         vae.certify()
     with pytest.raises(ValueError, match="n_samples"):
         vae.certify(3)
+
+
+class OwnMixture(GaussianMixture):
+    """May score what it likes."""
+
+
+@pytest.mark.parametrize(
+    "ex_post, known",
+    [
+        (GaussianMixture(2), True),
+        (KernelDensity(), True),
+        (NormalPrior(), True),
+        (KernelDensity(rtol=0.1), False),
+        (BayesianGaussianMixture(n_components=2), False),
+        (OwnMixture(2), False),
+        (EnergyVAE(1, hidden_layer_sizes=(4,), max_iter=1, prior="normal"), False),
+    ],
+    ids=repr,
+)
+def test_ex_post_has_an_upper_bound_only_where_it_is_known_to_score_what_it_samples(ex_post, known):
+    X = normals(60, 3).numpy()
+    vae = EnergyVAE(2, prior="normal", hidden_layer_sizes=(4,), max_iter=1, random_state=0)
+    vae.set_params(ex_post=ex_post, n_score_draws=20).fit(X)
+    if known:
+        result = vae.certify(16)
+        assert result.gap > -4 * result.standard_error
+    else:
+        with pytest.raises(ValueError, match="not known of ex_post="):
+            vae.certify(16)

@@ -6,60 +6,30 @@ import os
 import pickle
 import random
 import resource
-import shutil
 import tracemalloc
-import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from model_files import BOUNDS, TABLE, X, rbm, vae
-from safetensors import safe_open
-from safetensors.torch import save
-from sklearn.base import clone
-from sklearn.neighbors import KernelDensity
+from damaged_files import (
+    CHECKPOINT_PARTS,
+    HOSTILE,
+    Checkpoints,
+    Models,
+    assert_refused,
+    checkpoint_places,
+    forge,
+    places,
+    replaced,
+    text_of,
+)
+from model_files import TABLE, X, rbm, vae
 
 from skevae import GaussianBernoulliRBMPrior, load_model, save_model
 from skevae.persistence.files import KIND
-from skevae.training import checkpoint
-from skevae.utils.archive import ArchiveError, _checksum, read_archive, write_archive
+from skevae.utils.archive import ArchiveError, read_archive, write_archive
 
 N_FILES = 300
-
-
-class Checkpoints:
-    """A fit that goes on from the one checkpoint in a folder."""
-
-    kind = checkpoint.KIND
-
-    def __init__(self, folder, original=None):
-        self.estimator = rbm(max_iter=2, partition="persistent", checkpoint_dir=folder)
-        if original is None:
-            clone(self.estimator).fit(X)
-            (self.path,) = folder.glob("*.skevae")
-        else:
-            self.path = Path(shutil.copy(original, folder))
-
-    def load(self):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return clone(self.estimator).fit(X)
-
-
-class Models:
-    """A model of a mixed table in a file."""
-
-    kind = KIND
-
-    def __init__(self, folder, original=None):
-        if original is None:
-            model = vae(bounds=BOUNDS, ex_post=KernelDensity()).fit(TABLE)
-            self.path = save_model(model, folder / "model.skevae")
-        else:
-            self.path = Path(shutil.copy(original, folder))
-
-    def load(self):
-        return load_model(self.path)
 
 
 @pytest.fixture(scope="module")
@@ -75,24 +45,6 @@ def saved(request, originals, tmp_path):
 @pytest.fixture
 def model(originals, tmp_path):
     return Models(tmp_path, originals[Models])
-
-
-def forge(path, kind, text):
-    """Write a file with this text as its JSON, whose checksum is right."""
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    metadata = {"kind": kind, "document": text, "sha256": _checksum(kind, text, tensors)}
-    path.write_bytes(save(tensors, metadata))
-
-
-def text_of(path):
-    with safe_open(path, framework="pt") as file:
-        return file.metadata()["document"]
-
-
-def assert_refused(saved):
-    with pytest.raises(ArchiveError, match=saved.path.name):
-        saved.load()
 
 
 def test_truncated_files(saved):
@@ -111,53 +63,6 @@ def test_flipped_bits(saved):
         assert_refused(saved)
 
 
-HOSTILE = [
-    {"ref": 10**9},
-    {"ref": -1},
-    {"ref": "0"},
-    {"__tensor__": "no such tensor"},
-    {"__number__": "1e9999"},
-    {"is": "no such kind"},
-    {"is": "object", "class": "os.system", "state": []},
-    {"is": "object", "class": "skevae.os", "state": []},
-    {"is": "object", "class": "sklearn.Pipeline", "state": []},
-    {"is": "object", "class": "custom.affine", "state": []},
-    {"is": "object", "class": "skevae.VAE", "state": []},
-    {"is": "module", "class": "torch.load", "training": False, "state": []},
-    {"is": "function", "name": "os.system"},
-    {"is": "function", "name": "custom.exec"},
-    {"is": "partial", "function": {"is": "function", "name": "builtins.eval"}},
-    {"is": "array", "dtype": "<f8", "shape": [2**60], "fortran": False, "content": None},
-    {"is": "array", "dtype": "O", "shape": [2**60], "items": [0]},
-    {"is": "array", "dtype": "V9999999999", "shape": [1], "fortran": False, "content": None},
-    {"is": "tuple", "items": {"is": "dict"}},
-    {"is": "scalar", "dtype": "<f8", "value": "1"},
-    {"is": "device", "name": "no such device"},
-    {"is": "torch.dtype", "name": "load"},
-    {"is": "frame", "library": "os", "names": [], "dtypes": []},
-    {"is": "RandomState", "key": [1], "position": 0, "has_gauss": 0, "gauss": 0.0},
-]
-
-
-def places(value, path=()):
-    """Paths of all parts of a document."""
-    yield path
-    if isinstance(value, dict | list):
-        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from places(part, (*path, key))
-
-
-def replaced(document, path, part):
-    if not path:
-        return part
-    document = copy.deepcopy(document)
-    place = document
-    for key in path[:-1]:
-        place = place[key]
-    place[path[-1]] = part
-    return document
-
-
 def test_forged_parts_of_a_model(model):
     document, rng = json.loads(text_of(model.path)), random.Random(2)
     everywhere = list(places(document))
@@ -171,11 +76,7 @@ def test_forged_parts_of_a_model(model):
 def test_forged_parts_of_a_checkpoint(tmp_path):
     saved = Checkpoints(tmp_path)
     document, rng = json.loads(text_of(saved.path)), random.Random(3)
-    wrong = [None, [], {"__tensor__": "no such tensor"}, {"is": "function", "name": "os.system"}]
-    loop = document["loop"]
-    typed = [(key,) for key in document]
-    typed += [("loop", key) for key in loop if key != "optimizer"]  # empty at the start of a run
-    typed += [("loop", part, key) for part in ("run", "past") for key in loop[part]]
+    typed, wrong = checkpoint_places(document), CHECKPOINT_PARTS
     for index in range(N_FILES // 3):
         path, part = rng.choice(typed), wrong[index % len(wrong)]
         forge(saved.path, saved.kind, json.dumps(replaced(document, path, part)))

@@ -1,5 +1,6 @@
 """Files are written in one step, hold nothing twice, and are about as large as the parameters."""
 
+import errno
 import os
 import random
 import signal
@@ -106,3 +107,61 @@ def test_a_killed_process_leaves_the_old_file_or_the_new_one(tmp_path):
         process.communicate()
         model = load_model(path)
         assert (model.ballast == model.random_state).all() and len(model.ballast) == 2**20
+
+
+def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    path, deeds = tmp_path / "model", []
+    real_sync, real_replace = os.fsync, type(path).replace
+
+    def sync(descriptor):
+        deeds.append("flushed")
+        real_sync(descriptor)
+
+    def replace(self, target):
+        deeds.append("named")
+        return real_replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(type(path), "replace", replace)
+    save_model(rbm(), path)
+    assert deeds == ["flushed", "named"]
+
+
+def test_a_disk_that_is_found_to_be_full_when_flushed(tmp_path, monkeypatch):
+    path = save_model(rbm(), tmp_path / "model")
+    content = path.read_bytes()
+
+    def fail(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="No space left"):
+            save_model(rbm(max_iter=3), path)
+    assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_pipes_devices_and_folders_are_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path):
+        with pytest.raises(OSError, match=f"no file.*{path.name}"):
+            save_model(rbm(), path)
+    assert pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
+
+
+def test_links_are_followed(tmp_path):
+    (tmp_path / "models").mkdir()
+    link, target = tmp_path / "latest", tmp_path / "models" / "today"
+    link.symlink_to(target)
+    for max_iter in (1, 2):
+        save_model(rbm(max_iter=max_iter), link)
+        assert link.is_symlink() and load_model(target).max_iter == max_iter
+    assert list((tmp_path / "models").iterdir()) == [target]
+
+
+@pytest.mark.parametrize("custom", ["affine", ["affine"], 3])
+def test_custom_is_a_dict(custom, tmp_path):
+    with pytest.raises(TypeError, match="custom must be a dict"):
+        load_model(save_model(rbm(), tmp_path / "model"), custom=custom)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sklearn.exceptions import NotFittedError
 from sklearn.mixture import GaussianMixture
 from small_priors import small_prior
+from tally import count
 
 import skevae
 from skevae import EnergyVAE
@@ -59,6 +60,7 @@ def attempt(call, *arguments):
     """
     before, given = global_states(), [content(X) for X in arguments]
     result = None
+    count("random calls: calls")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -68,6 +70,7 @@ def attempt(call, *arguments):
             known = origin.startswith(OURS) or any(words in str(error) for words in CONVERSION)
             if not known or len(str(error)) < 20:
                 raise AssertionError(f"an error nobody thought of: {error!r}") from error
+            count("random calls: calls refused with an error of a documented kind")
     assert global_states() == before, "a global generator was used"
     assert [content(X) for X in arguments] == given, "an argument was changed"
     return result

@@ -18,6 +18,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from sklearn.base import clone
+from tally import count
 
 from skevae import load_model, save_model
 
@@ -33,6 +34,7 @@ class Calls(RuleBasedStateMachine):
 
     @initialize(params=options(), data=st.data())
     def begin(self, params, data):
+        count("random calls: sequences")
         self.folder = tempfile.TemporaryDirectory()
         self.model = make(params)
         # Half of the models begin fitted: an error at the first fit leaves little to try.
@@ -192,7 +194,7 @@ def test_some_calls():
     run(0, 4)
 
 
-@pytest.mark.torture
+@pytest.mark.torture(share=15)
 def test_calls(rounds):
     for number in rounds:
         run(number, 50)

@@ -10,94 +10,38 @@ import shutil
 import signal
 import sys
 import time
-import traceback
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from score_models import quick, rows
+from children import (
+    ENDS,
+    X_FAULTS,
+    assert_same,
+    end,
+    forks,
+    kill_after,
+    make,
+    seeds,
+    short_and_long,
+    start,
+)
+from score_models import rows
 from sklearn.base import clone
-from small_priors import small_prior
+from tally import count
 
 from skevae import EnergyVAE, load_model, save_model
-from skevae.training import checkpoint
 from skevae.utils.archive import ArchiveError
 
 pytestmark = pytest.mark.slow
-
-X_FAULTS = rows(60, 3)
-
-forks = pytest.mark.skipif(
-    not hasattr(os, "fork") or torch.get_num_threads() > 1,
-    reason="children are forked, which takes a parent with one thread",
-)
-short_and_long = pytest.mark.parametrize(
-    "long", [False, pytest.param(True, marks=pytest.mark.torture)]
-)
-
-
-def make(**params):
-    options = {"prior": small_prior("grbm"), "max_iter": 12, "n_score_draws": 20, "batch_size": 16}
-    return quick(**{**options, "early_stopping": True, **params})
-
-
-def start(work):
-    """Fork a child that works and then exits with 0, or 1 after an error."""
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        work()
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-    os._exit(1)
-
-
-def end(pid, seconds=60):
-    """Exit code of a child, minus the signal that killed it; one that takes too long is killed."""
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return "took too long"
-
-
-def kill_after(pid, seconds):
-    time.sleep(seconds)
-    os.kill(pid, signal.SIGKILL)
-    return end(pid)
-
-
-def seeds(long, request, n_short):
-    return request.getfixturevalue("rounds") if long else range(n_short)
-
-
-@pytest.fixture
-def save_each_epoch(monkeypatch):
-    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN_SAVES", 0.0)
-
-
-def assert_same(one, other):
-    np.testing.assert_array_equal(one.score_samples(X_FAULTS), other.score_samples(X_FAULTS))
-    assert one.history_.keys() == other.history_.keys()
-    for name, values in one.history_.items():
-        np.testing.assert_array_equal(values, other.history_[name])
 
 
 # --- killed --------------------------------------------------------------------------------------
 
 
 @forks
-@short_and_long
+@short_and_long(4)
 def test_a_killed_fit_goes_on_to_the_same_end(long, request, tmp_path, save_each_epoch):
     begin = time.monotonic()
     whole = make().fit(X_FAULTS)
@@ -106,9 +50,8 @@ def test_a_killed_fit_goes_on_to_the_same_end(long, request, tmp_path, save_each
         rng, folder = random.Random(seed), tmp_path / str(seed)
         model = make(checkpoint_dir=folder)
         for _ in range(rng.randint(1, 3)):
-            kill_after(
-                start(lambda m=model: clone(m).fit(X_FAULTS)), rng.uniform(0, 1.3 * duration)
-            )
+            pid = start(lambda m=model: clone(m).fit(X_FAULTS))
+            kill_after(pid, rng.uniform(0, 1.3 * duration), rng.choice(ENDS))
         assert_same(clone(model).fit(X_FAULTS), whole)
         left = [path for path in folder.iterdir() if path.suffix != ".skevae"]
         for path in left:  # as if an hour had passed
@@ -118,7 +61,7 @@ def test_a_killed_fit_goes_on_to_the_same_end(long, request, tmp_path, save_each
 
 
 @forks
-@short_and_long
+@short_and_long(1)
 def test_a_killed_save_leaves_the_old_file_or_the_new_one(long, request, tmp_path):
     models = [make(max_iter=1, random_state=seed).fit(X_FAULTS) for seed in (1, 2)]
     truth = [model.score(X_FAULTS) for model in models]
@@ -131,12 +74,13 @@ def test_a_killed_save_leaves_the_old_file_or_the_new_one(long, request, tmp_pat
 
     save_model(models[0], path)
     for seed in seeds(long, request, 4):
-        assert kill_after(start(save_for_ever), random.Random(seed).uniform(0, 0.05)) == -9
+        how = random.Random(seed).choice(ENDS)
+        assert kill_after(start(save_for_ever), random.Random(seed).uniform(0, 0.05), how) == -how
         assert load_model(path).score(X_FAULTS) in truth
 
 
 @forks
-@short_and_long
+@short_and_long(2)
 def test_processes_that_share_a_folder_arrive_at_the_same(long, request, tmp_path, save_each_epoch):
     whole = make().fit(X_FAULTS)
     for seed in seeds(long, request, 1):
@@ -145,9 +89,13 @@ def test_processes_that_share_a_folder_arrive_at_the_same(long, request, tmp_pat
         def work(model=model):
             assert_same(model.fit(X_FAULTS), whole)
 
-        assert [end(pid) for pid in [start(work) for _ in range(3)]] == [0, 0, 0]
+        pids = [start(work) for _ in range(3)]
+        victim = start(work)
+        kill_after(victim, random.Random(seed).uniform(0, 0.3))
+        assert [end(pid) for pid in pids] == [0, 0, 0]
+        count("faults: fits of processes that share a folder", 3)
         assert_same(model.fit(X_FAULTS), whole)
-        assert len(list((tmp_path / str(seed)).iterdir())) == 1
+        assert len(list((tmp_path / str(seed)).glob("*.skevae"))) == 1
 
 
 # --- disks ---------------------------------------------------------------------------------------
@@ -174,7 +122,7 @@ class Failing:
 CODES = [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE]
 
 
-@short_and_long
+@pytest.mark.parametrize("long", [False, pytest.param(True, marks=pytest.mark.torture)])
 def test_a_failing_disk_never_spoils_a_fit(long, tmp_path, save_each_epoch, monkeypatch):
     whole = make(max_iter=3).fit(X_FAULTS)
     for number, code in enumerate(CODES if long else CODES[:1]):
@@ -185,6 +133,7 @@ def test_a_failing_disk_never_spoils_a_fit(long, tmp_path, save_each_epoch, monk
                 with monkeypatch.context() as patch, warnings.catch_warnings():
                     warnings.simplefilter("ignore", RuntimeWarning)
                     patch.setattr(Path, name, Failing(name, call, code))
+                    count("faults: failing calls to the disk")
                     try:
                         assert_same(model.fit(X_FAULTS), whole)
                     except OSError as error:
@@ -244,21 +193,32 @@ def test_what_stands_in_the_place_of_a_file_is_named(tmp_path):
 # --- interrupted, out of memory ------------------------------------------------------------------
 
 
+class Ended(BaseException):
+    """What a handler of SIGTERM may raise, such as SystemExit: nothing of ours handles it."""
+
+
 @pytest.fixture
 def alarm():
-    """Call that raises KeyboardInterrupt after some seconds, as Ctrl-C does."""
+    """Call that raises an exception after some seconds, KeyboardInterrupt as Ctrl-C does."""
 
     def interrupt(number, frame):
-        raise KeyboardInterrupt
+        raise kind
+
+    kind = KeyboardInterrupt
+
+    def set_alarm(seconds, raised=KeyboardInterrupt):
+        nonlocal kind
+        kind = raised
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
     before = signal.signal(signal.SIGALRM, interrupt)
-    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds)
+    yield set_alarm
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no such timer")
-@short_and_long
+@short_and_long(2)
 def test_ctrl_c_at_any_moment(long, request, alarm, tmp_path, save_each_epoch):
     whole = make().fit(X_FAULTS)
     for seed in seeds(long, request, 4):
@@ -268,11 +228,17 @@ def test_ctrl_c_at_any_moment(long, request, alarm, tmp_path, save_each_epoch):
         was_fitted = rng.random() < 0.5
         if was_fitted:
             model.set_params(max_iter=1).fit(X_FAULTS[:30]).set_params(max_iter=12)
+            before = model.score(X_FAULTS)
         try:
-            alarm(rng.uniform(0.0005, 0.1))
+            alarm(rng.uniform(0.0005, 0.1), rng.choice([KeyboardInterrupt, Ended]))
             model.fit(X_FAULTS)
             alarm(0)
+        except Ended:
+            count("faults: fits ended by an exception of a signal's handler")
+            assert hasattr(model, "module_") == was_fitted
+            assert not was_fitted or model.score(X_FAULTS) == before
         except KeyboardInterrupt as error:
+            count("faults: fits interrupted by Ctrl-C")
             message = str(error)
             assert was_fitted or hasattr(model, "module_") == message.startswith("Training was")
         if hasattr(model, "module_"):
@@ -290,7 +256,7 @@ OUT_OF_MEMORY = (MemoryError, RuntimeError)
 
 @forks
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are those of Linux")
-@short_and_long
+@short_and_long(2)
 def test_too_little_memory_leaves_the_old_model_or_none(long, request):
     import resource
 
@@ -326,4 +292,6 @@ def test_too_little_memory_leaves_the_old_model_or_none(long, request):
         room = rng.choice([0, 2**18, 2**20, 2**22, 2**23, 2**24, 2**25, 2**27])
         case = (room, rng.random() < 0.5, params)
         codes.append(end(start(lambda case=case: work(*case))))
+    count("faults: fits under a limit of memory", len(codes))
+    count("faults: fits that such a limit stopped", codes.count(10))
     assert set(codes) <= {0, 10}, codes

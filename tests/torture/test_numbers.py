@@ -39,6 +39,7 @@ def test_scale_and_mean_of_a_column_only_shift_scores(scale, mean, prior):
 
 
 REDUNDANT = {
+    "twenty times the same": np.repeat(STANDARD[:, :1], 20, axis=1),
     "equal": STANDARD[:, [0, 0, 1]],
     "opposite": np.c_[STANDARD, -STANDARD],
     "constant but for a row": np.c_[np.arange(200) == 7, STANDARD].astype(float),

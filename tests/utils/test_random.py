@@ -1,5 +1,9 @@
 """Laws of randomness as an argument."""
 
+import os
+import signal
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -191,3 +195,44 @@ def test_construction_nests():
         with lent_globals(make_generator(1)):
             torch.rand(7)
         assert torch.equal(torch.rand(2), expected)
+
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+
+
+def borrow_in_a_child():
+    """Exit status of a forked child that borrows, within seconds; to be returned from at once."""
+    pid = os.fork()
+    if not pid:
+        signal.alarm(5)
+        try:
+            with lent_globals(make_generator(1)), lent_globals(make_generator(2)):
+                os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1]
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_does_not_wait_for_a_thread_that_it_does_not_have():
+    taken, over = threading.Event(), threading.Event()
+
+    def borrow():
+        with lent_globals(make_generator(0)):
+            taken.set()
+            over.wait()
+
+    thread = threading.Thread(target=borrow)
+    thread.start()
+    taken.wait()
+    status = borrow_in_a_child()
+    over.set()
+    thread.join()
+    assert status == 0
+
+
+@forks
+def test_a_thread_may_fork_while_it_borrows():
+    with lent_globals(make_generator(0)):
+        assert borrow_in_a_child() == 0

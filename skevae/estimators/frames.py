@@ -1,0 +1,24 @@
+"""DataFrames of any library, and rows of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import narwhals.stable.v2 as nw
+import numpy as np
+
+
+def as_frame(X: Any) -> nw.DataFrame[Any] | None:
+    """View a DataFrame of any library that narwhals knows; None for anything else."""
+    try:
+        frame = nw.from_native(X, eager_only=True, pass_through=True)
+    except nw.exceptions.DuplicateError as error:
+        raise ValueError(f"X has columns of the same name ({error}). Rename them.") from error
+    return frame if isinstance(frame, nw.DataFrame) else None
+
+
+def as_row(x: Any) -> Any:
+    """Turn a row, with its feature names if it is a pandas Series, into a table of one."""
+    if isinstance(x, np.ndarray):
+        return x[None]
+    return x.to_frame().T if hasattr(x, "index") and hasattr(x, "to_frame") else [list(x)]
