@@ -29,9 +29,9 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
     .. math:: p(x) = \frac{1}{M} \sum_{m=1}^M p_m(x)
 
     Each member starts from other weights, sees other minibatches and, with early stopping, holds
-    out other rows. On a few hundred rows fits differ by luck, and their mean is better than most
-    of them: its score is at least the mean of the members' scores (Jensen's inequality), whatever
-    the rows. Where each member's score is a lower bound in expectation, so is that of the mean.
+    out other rows. On a few hundred rows fits differ by luck. The mean takes most of it out: its
+    score is at least the mean of the members' scores, whatever the rows (Jensen's inequality).
+    Where each member's score is a lower bound in expectation, so is that of the mean.
 
     Parameters
     ----------
