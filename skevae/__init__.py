@@ -1,6 +1,7 @@
 """Variational autoencoders with energy-based priors, as scikit-learn estimators."""
 
 from skevae.energy_vae import EnergyVAE
+from skevae.meta.ensemble import EnergyEnsemble
 from skevae.meta.imputer import EnergyImputer
 from skevae.meta.outliers import EnergyOutlierDetector
 from skevae.persistence import export_decoder, export_encoder, load_model, save_model
@@ -14,6 +15,7 @@ from skevae.priors.vamp import VampPrior
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "EnergyEnsemble",
     "EnergyImputer",
     "EnergyOutlierDetector",
     "EnergyVAE",

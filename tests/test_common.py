@@ -18,6 +18,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from small_priors import LATER, small_prior
 
 from skevae import (
+    EnergyEnsemble,
     EnergyImputer,
     EnergyOutlierDetector,
     EnergyVAE,
@@ -57,13 +58,14 @@ def small_meta(**params):
     return [
         EnergyImputer(small_vae(mask_rate=0.2), **params),
         EnergyOutlierDetector(small_vae(), **params),
+        EnergyEnsemble(small_vae(), n_estimators=2, **params),
     ]
 
 
 # Every public estimator, and other settings of the largest.
 ESTIMATORS = [small_vae(), small_rbm(), NormalPrior(), *later_priors(), *small_meta()]
 # Those that model tables with missing values; scikit-learn asks the others to refuse them.
-TAKE_MISSING_VALUES = (EnergyVAE, EnergyImputer, EnergyOutlierDetector)
+TAKE_MISSING_VALUES = (EnergyVAE, EnergyImputer, EnergyOutlierDetector, EnergyEnsemble)
 VARIANTS = [small_vae(ex_post=GaussianMixture()), EnergyVAE(max_iter=2)]
 TRANSFORMERS = [small_vae(random_state=0), small_rbm(random_state=0)]
 DENSITIES = [*TRANSFORMERS, NormalPrior(random_state=0), *later_priors(random_state=0)]

@@ -154,8 +154,13 @@ FITTED = {}
 def fitted(name):
     from sklearn.datasets import load_iris
 
+    vae = {"n_components": 2, "hidden_layer_sizes": (4,), "max_iter": 1}
+    density = {"estimator": skevae.EnergyVAE(**vae)}
     small = {
-        "EnergyVAE": {"n_components": 2, "hidden_layer_sizes": (4,), "max_iter": 1},
+        "EnergyVAE": vae,
+        "EnergyImputer": density,
+        "EnergyOutlierDetector": density,
+        "EnergyEnsemble": {**density, "n_estimators": 2},
         **{
             PRIORS[name].__name__: {**params, "max_iter": 1}
             for name, params in SMALL.items()

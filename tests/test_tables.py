@@ -15,7 +15,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from skevae import EnergyImputer, EnergyOutlierDetector, EnergyVAE, GaussianBernoulliRBMPrior
+from skevae import (
+    EnergyEnsemble,
+    EnergyImputer,
+    EnergyOutlierDetector,
+    EnergyVAE,
+    GaussianBernoulliRBMPrior,
+)
 
 X_IRIS = load_iris().data
 # Standard errors within which an estimate has to lie.
@@ -468,7 +474,12 @@ def test_weights_are_routed_and_checked():
             small(max_iter=2).set_fit_request(sample_weight=True),
         )
         pipe.fit(X_IRIS, sample_weight=weights)
-    for model in (small(), EnergyImputer(small()), EnergyOutlierDetector(small())):
+    for model in (
+        small(),
+        EnergyImputer(small()),
+        EnergyOutlierDetector(small()),
+        EnergyEnsemble(small()),
+    ):
         for bad, message in (
             (-weights, "[Nn]egative"),
             (0 * weights, "non-zero"),

@@ -146,12 +146,8 @@ class EstimatorDensity(Density):
         draw = torch.randint(high, (), generator=generator, device=generator.device)
         seed = int(draw.item())
         with numpy_dispatch():
-            if "random_state" in inspect.signature(self.estimator.sample).parameters:
-                drawn = self.estimator.sample(n_samples, random_state=seed)
-            else:
-                drawn = self._seeded(seed).sample(n_samples)
-        # Mixtures also return the component of each row, and order the rows by component.
-        rows = np.asarray(drawn[0] if isinstance(drawn, tuple) else drawn, dtype=np.float64)
+            drawn = seeded_sample(self.estimator, n_samples, seed)
+        rows = np.asarray(drawn, dtype=np.float64)
         if rows.shape != (n_samples, self.n_latent):
             raise ValueError(
                 f"ex_post: sample({n_samples}) of {self.estimator!r} returned an array of shape "
@@ -160,12 +156,23 @@ class EstimatorDensity(Density):
         rows = rows[np.random.default_rng(seed).permutation(n_samples)]
         return torch.as_tensor(rows, device=generator.device)
 
-    def _seeded(self, seed: int) -> Any:
-        """Return a copy whose own random_state, if it has one, is ``seed``."""
-        estimator = copy.copy(self.estimator)
+
+def seeded_sample(estimator: Any, n_samples: int, seed: int) -> Any:
+    """Draw rows from a fitted estimator, whether or not its ``sample`` takes a ``random_state``.
+
+    Returns
+    -------
+    What ``sample`` returns, of shape (n_samples, n_features), in an order that need not be random
+    """
+    if "random_state" in inspect.signature(estimator.sample).parameters:
+        drawn = estimator.sample(n_samples, random_state=seed)
+    else:
+        estimator = copy.copy(estimator)
         if hasattr(estimator, "random_state"):
             estimator.random_state = seed
-        return estimator
+        drawn = estimator.sample(n_samples)
+    # Mixtures also return the component of each row, and order the rows by component.
+    return drawn[0] if isinstance(drawn, tuple) else drawn
 
 
 def fit_density(estimator: Any, draws: Tensor, generator: torch.Generator) -> Any:

@@ -1,1 +1,1 @@
-"""Estimators that make use of a density: imputation and outlier detection."""
+"""Estimators that make use of densities: ensembles, imputation and outlier detection."""

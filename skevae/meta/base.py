@@ -22,9 +22,13 @@ class DensityMeta(DocumentedEstimator):
             estimator.set_params(random_state=self.random_state)
         weights = {} if sample_weight is None else {"sample_weight": sample_weight}
         self.estimator_ = estimator.fit(X, **weights)
-        self.n_features_in_ = self.estimator_.n_features_in_
-        if hasattr(self.estimator_, "feature_names_in_"):
-            self.feature_names_in_ = self.estimator_.feature_names_in_
+        self._take_features(self.estimator_)
+
+    def _take_features(self, fitted: Any) -> None:
+        """Set what is known of the columns of X from an estimator that was fitted to it."""
+        self.n_features_in_ = fitted.n_features_in_
+        if hasattr(fitted, "feature_names_in_"):
+            self.feature_names_in_ = fitted.feature_names_in_
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
 

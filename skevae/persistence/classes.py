@@ -15,6 +15,7 @@ from skevae.estimators.bounds import Bounds
 from skevae.estimators.columns import Columns
 from skevae.estimators.standardizer import Standardizer
 from skevae.log_partition.annealing import EstimatedInterval, LogPartitionInterval
+from skevae.meta.ensemble import EnergyEnsemble
 from skevae.meta.imputer import EnergyImputer
 from skevae.meta.outliers import EnergyOutlierDetector
 from skevae.networks.flows import import_zuko
@@ -23,7 +24,7 @@ from skevae.utils.archive import ArchiveError
 from skevae.vae_fit import Decided
 
 # Importing the public estimators has loaded all modules, so their classes are found by descent.
-PUBLIC = (EnergyVAE, EnergyImputer, EnergyOutlierDetector)
+PUBLIC = (EnergyVAE, EnergyEnsemble, EnergyImputer, EnergyOutlierDetector)
 VALUES = (Bounds, Columns, Standardizer)
 TUPLES = (Decided, EstimatedInterval, LogPartitionInterval)
 

@@ -28,7 +28,14 @@ from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 from sklearn.neighbors import KernelDensity
 from small_priors import small_prior
 
-from skevae import EnergyImputer, EnergyOutlierDetector, EnergyVAE, load_model, save_model
+from skevae import (
+    EnergyEnsemble,
+    EnergyImputer,
+    EnergyOutlierDetector,
+    EnergyVAE,
+    load_model,
+    save_model,
+)
 from skevae.likelihoods import LIKELIHOODS, GaussianMixtureLikelihood
 from skevae.networks import MLP, NETWORKS
 from skevae.posteriors import POSTERIORS
@@ -69,6 +76,7 @@ MODELS = {
     "one feature": (small_prior("flow", max_iter=1, random_state=0), X[:, :1]),
     "float32": (vae(), X.astype(np.float32)),
     "imputer": (EnergyImputer(vae(bounds=BOUNDS)), TABLE),
+    "ensemble": (EnergyEnsemble(vae(bounds=BOUNDS), n_estimators=2, random_state=0), TABLE),
     "outliers": (EnergyOutlierDetector(vae(), contamination=0.2), X),
     "outliers by kernels": (EnergyOutlierDetector(KernelDensity()), X),
     "outliers by mixture": (EnergyOutlierDetector(GaussianMixture(2, random_state=0)), X),

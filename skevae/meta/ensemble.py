@@ -1,0 +1,216 @@
+"""EnergyEnsemble: several fits as one density."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral
+from typing import Any
+
+import narwhals.stable.v2 as nw
+import numpy as np
+from scipy.special import logsumexp
+from sklearn.base import DensityMixin, _fit_context, clone
+from sklearn.utils import get_tags
+from sklearn.utils._param_validation import Interval, validate_parameter_constraints
+from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import check_is_fitted
+
+from skevae.densities.ex_post import DensityEstimatorInstance, seeded_sample
+from skevae.energy_vae import EnergyVAE
+from skevae.estimators.columns import as_frame
+from skevae.meta.base import DensityMeta
+from skevae.utils.random import draw_seed, spawn
+from skevae.utils.weights import checked_weights
+
+
+class EnergyEnsemble(DensityMixin, DensityMeta):
+    r"""Several fits with different seeds, as one density: their mean.
+
+    .. math:: p(x) = \frac{1}{M} \sum_{m=1}^M p_m(x)
+
+    Each member starts from other weights, sees other minibatches and, with early stopping, holds
+    out other rows. On a few hundred rows fits differ by luck. The mean takes most of it out: its
+    score is at least the mean of the members' scores, whatever the rows (Jensen's inequality).
+    Where each member's score is a lower bound in expectation, so is that of the mean.
+
+    Parameters
+    ----------
+    estimator : density estimator, default=None
+        With ``fit``, ``score_samples``, ``sample`` and a ``random_state``, which is set for each
+        member. None is ``EnergyVAE()``.
+    n_estimators : int, default=5
+        Members M. Fit and scores take M times as long as those of one.
+    n_jobs : int, default=None
+        Members that are fitted at the same time, each in a process of its own. None is 1, -1 is
+        one for each processor.
+    random_state : int, RandomState instance or None, default=None
+        Of the members' seeds, and of samples.
+
+    Attributes
+    ----------
+    estimators_ : list of estimators
+        The fitted members.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Defined only when `X` has feature names that are all strings.
+
+    See Also
+    --------
+    EnergyVAE : A single fit, which is enough where rows are many.
+    sklearn.ensemble.BaggingRegressor : The mean of several regressors.
+
+    References
+    ----------
+    .. [1] Smyth & Wolpert (1999). "Linearly combining density estimators via stacking".
+    .. [2] Lakshminarayanan, Pritzel & Blundell (2017). "Simple and scalable predictive uncertainty
+       estimation using deep ensembles".
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skevae import EnergyEnsemble, EnergyVAE
+    >>> X = load_iris().data
+    >>> member = EnergyVAE(4, max_iter=5)
+    >>> model = EnergyEnsemble(member, n_estimators=2, random_state=0).fit(X)
+    >>> model.score_samples(X).shape
+    (150,)
+    >>> bool(model.score(X) > min(fitted.score(X) for fitted in model.estimators_))
+    True
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "estimator": [DensityEstimatorInstance(), None],
+        "n_estimators": [Interval(Integral, 1, None, closed="left")],
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(self, estimator=None, *, n_estimators=5, n_jobs=None, random_state=None):
+        self.estimator = estimator
+        self.n_estimators = n_estimators
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = get_tags(self._template).input_tags.allow_nan
+        return tags
+
+    @property
+    def _template(self) -> Any:
+        return EnergyVAE() if self.estimator is None else self.estimator
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None, sample_weight=None):
+        """Fit the members.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+        y : Ignored
+            For API consistency.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows in the fits.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If ``estimator`` has no ``random_state``, so that all members would be the same.
+        """
+        seeds = spawn(draw_seed(self.random_state), self.n_estimators)
+        members = [_with_seed(self._template, seed) for seed in seeds]
+        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+        self.estimators_ = Parallel(n_jobs=self.n_jobs)(
+            delayed(member.fit)(X, **weights) for member in members
+        )
+        self._take_features(self.estimators_[0])
+        return self
+
+    def score_samples(self, X):
+        """Log-likelihood of each row.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Logarithm of the mean of the members' densities, in nats, on the scale of X.
+        """
+        check_is_fitted(self, "estimators_")
+        scores = np.stack([member.score_samples(X) for member in self.estimators_])
+        return logsumexp(scores, axis=0) - math.log(len(scores))
+
+    def score(self, X, y=None, sample_weight=None):
+        """Mean log-likelihood of the rows of X.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+        y : Ignored
+            For API consistency.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows in the mean.
+
+        Returns
+        -------
+        float
+            Mean of `score_samples`, in nats, on the scale of X.
+        """
+        scores = self.score_samples(X)
+        return float(np.average(scores, weights=checked_weights(sample_weight, scores[:, None])))
+
+    def sample(self, n_samples=1, random_state=None):
+        """Draw rows, each from a member that is chosen at random.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+        random_state : int, RandomState instance or None, default=None
+            None uses the estimator's own ``random_state``.
+
+        Returns
+        -------
+        ndarray or DataFrame of shape (n_samples, n_features)
+            Like those that the members draw, in random order.
+        """
+        check_is_fitted(self, "estimators_")
+        validate_parameter_constraints(
+            {"n_samples": [Interval(Integral, 1, None, closed="left")]},
+            {"n_samples": n_samples},
+            caller_name=f"{type(self).__name__}.sample",
+        )
+        state = self.random_state if random_state is None else random_state
+        choice, *seeds = spawn(draw_seed(state), 1 + len(self.estimators_))
+        rng = np.random.default_rng(choice)
+        counts = rng.multinomial(n_samples, np.full(len(seeds), 1 / len(seeds)))
+        parts = [
+            seeded_sample(member, int(count), seed)
+            for member, count, seed in zip(self.estimators_, counts, seeds, strict=True)
+            if count
+        ]
+        return _joined(parts, rng.permutation(n_samples))
+
+
+def _with_seed(template: Any, seed: int) -> Any:
+    """Clone an estimator with another ``random_state``."""
+    member = clone(template)
+    if "random_state" not in member.get_params():
+        raise ValueError(
+            f"estimator={template!r} has no random_state, so all members would be the same. Use it "
+            "without an ensemble, or an estimator that has one."
+        )
+    return member.set_params(random_state=seed)
+
+
+def _joined(parts: list[Any], order: np.ndarray) -> Any:
+    """Put arrays or DataFrames one below the other, and their rows into an order."""
+    frames = [frame for frame in map(as_frame, parts) if frame is not None]
+    if not frames:
+        return np.concatenate(parts)[order]
+    return nw.maybe_reset_index(nw.concat(frames)[order.tolist()]).to_native()
