@@ -11,15 +11,16 @@ from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
 
 
 def one_hot(imputer, frame):
-    """Impute by an imputer of numbers: categories as one-hot columns, of which the largest counts.
+    """Impute by an imputer of numbers, categories as one-hot columns, of which the largest counts.
 
-    Columns are standardised, which `KNNImputer` needs.
+    The first category has no column of its own: regressions would predict each column from the
+    others, which are missing with it. Columns are standardised, which `KNNImputer` needs.
     """
     parts = []
     for name in frame:
         part = frame[[name]]
         if not pd.api.types.is_numeric_dtype(frame[name]):
-            part = pd.get_dummies(frame[name], dtype=float)
+            part = pd.get_dummies(frame[name], dtype=float).iloc[:, 1:]
             part[frame[name].isna()] = np.nan
         parts.append(part.to_numpy(float))
     X = np.hstack(parts)
@@ -32,6 +33,7 @@ def one_hot(imputer, frame):
         if pd.api.types.is_numeric_dtype(frame[name]):
             result[name] = block[:, 0]
         else:
+            block = np.column_stack([1 - block.sum(1), block])
             result[name] = np.array(frame[name].cat.categories)[block.argmax(1)]
     return pd.DataFrame(result)
 
