@@ -53,8 +53,8 @@ for name, frame in filled.items():
 
 # %%
 # Many draws for each removed entry. The interval between their quantiles should hold the truth as
-# often as it says. Fitted to so few rows, the model is somewhat too sure of itself, and quantiles of
-# 30 draws are a little narrow.
+# often as it says. It holds it somewhat less often: the model is fitted to few rows, and the
+# quantiles are those of 30 draws.
 density = imputer.estimator_
 draws = np.array(
     [density.impute(table, method="draw", random_state=s)[numbers].to_numpy() for s in range(30)]
