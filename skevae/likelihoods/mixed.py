@@ -112,7 +112,7 @@ def make_table_likelihood(
         [v is not None and are_told_apart(v, w) for v, w in zip(values, half_units, strict=True)]
     )
     integer = np.flatnonzero(~np.isnan(half_units) & ~is_seen)
-    seen = np.flatnonzero(is_seen)
+    seen = np.flatnonzero(is_seen).tolist()
     continuous = np.flatnonzero((n_categories == 0) & np.isnan(half_units))
     if len(continuous) == len(n_categories):
         return family.make_likelihood(len(continuous))
@@ -126,7 +126,7 @@ def make_table_likelihood(
         half_widths = torch.from_numpy(half_units[seen])
         of_columns = [torch.from_numpy(np.asarray(values[j])) for j in seen]
         likelihood = SeenIntegers(half_widths, of_columns, N_INTEGER_COMPONENTS)
-        parts.append((seen.tolist(), likelihood))
+        parts.append((seen, likelihood))
     if len(categorical):
         counts = n_categories[categorical].tolist()
         parts.append((categorical.tolist(), Categorical(counts)))
