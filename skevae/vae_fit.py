@@ -25,6 +25,7 @@ from skevae.likelihoods import LIKELIHOODS
 from skevae.likelihoods.base import Likelihood, LikelihoodFamily
 from skevae.likelihoods.mixed import make_table_likelihood
 from skevae.likelihoods.observed import Observed
+from skevae.likelihoods.seen import few_values, values_seen
 from skevae.networks.build import build_network
 from skevae.networks.inputs import Inputs, TableEncoder
 from skevae.networks.precision import PRECISIONS
@@ -115,10 +116,25 @@ class VAEFit(Fit):
                 bounds.log_derivatives(self.X).sum(1).mean(), len(self.X)
             )
         half_units = np.where(binned, 0.5 / standardizer.spread, np.nan)
-        likelihood = make_table_likelihood(family, columns.n_categories, half_units)
+        likelihood = make_table_likelihood(
+            family, columns.n_categories, half_units, self._few_values(binned, standardizer)
+        )
         likelihood.check_rows(self.X)
         module = self._build(likelihood, torch.from_numpy(standardizer.fill), construction, density)
         return Model(module, standardizer)
+
+    def _few_values(
+        self, integer: np.ndarray, standardizer: Standardizer
+    ) -> list[np.ndarray | None]:
+        """Of columns of integers that have few values, these, as the module sees them."""
+        chosen = np.flatnonzero(integer)
+        of_ranks = self.ranks.gather([values_seen(self.X[:, j]) for j in chosen])
+        found: list[np.ndarray | None] = [None] * len(integer)
+        for j, parts in zip(chosen, zip(*of_ranks, strict=True), strict=True):
+            values = few_values(parts)
+            if values is not None:
+                found[j] = (values - standardizer.centre[j]) / standardizer.spread[j]
+        return found
 
     def resume(self) -> Model:
         self.ex_post = self._unfitted_ex_post()

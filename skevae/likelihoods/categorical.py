@@ -29,7 +29,7 @@ class Categorical(Likelihood):
         order = torch.tensor([column for group in self.columns for column in group])
         self.register_buffer("order", order.argsort())
 
-    def _logits(self, outputs: Tensor) -> Iterator[tuple[list[int], Tensor]]:
+    def grouped_logits(self, outputs: Tensor) -> Iterator[tuple[list[int], Tensor]]:
         """Columns with as many categories, and their logits, (..., n_columns, n_categories)."""
         widths = [size * len(group) for size, group in zip(self.sizes, self.columns, strict=True)]
         for columns, size, part in zip(
@@ -37,31 +37,32 @@ class Categorical(Likelihood):
         ):
             yield columns, part.unflatten(-1, (len(columns), size))
 
-    def _in_order(self, parts: list[Tensor]) -> Tensor:
+    def in_order(self, parts: list[Tensor]) -> Tensor:
+        """Put columns that were evaluated together back in their order."""
         return torch.cat(parts, -1).index_select(-1, self.order)
 
     def feature_log_density(self, x: Tensor, outputs: Tensor) -> Tensor:
         parts = []
-        for columns, logits in self._logits(outputs):
+        for columns, logits in self.grouped_logits(outputs):
             codes = x[..., columns].long()
             shape = torch.broadcast_shapes(logits.shape[:-1], codes.shape)
             log_probability = logits.log_softmax(-1).expand(*shape, -1)
             chosen = log_probability.gather(-1, codes.expand(shape)[..., None])
             parts.append(chosen[..., 0])
-        return self._in_order(parts)
+        return self.in_order(parts)
 
     def mean(self, outputs: Tensor) -> Tensor:
         """Most probable category: (..., n_outputs) -> (..., n_features)."""
-        parts = [logits.argmax(-1).to(outputs.dtype) for _, logits in self._logits(outputs)]
-        return self._in_order(parts)
+        parts = [logits.argmax(-1).to(outputs.dtype) for _, logits in self.grouped_logits(outputs)]
+        return self.in_order(parts)
 
     def pooled_mean(self, outputs: Tensor) -> Tensor:
-        parts = [part.softmax(-1).mean(0).argmax(-1) for _, part in self._logits(outputs)]
-        return self._in_order(parts).to(outputs.dtype)
+        parts = [part.softmax(-1).mean(0).argmax(-1) for _, part in self.grouped_logits(outputs)]
+        return self.in_order(parts).to(outputs.dtype)
 
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         parts = []
-        for _, logits in self._logits(outputs):
+        for _, logits in self.grouped_logits(outputs):
             below = logits.softmax(-1).cumsum(-1)[..., :-1]
             uniform = torch.rand(
                 (*below.shape[:-1], 1),
@@ -70,4 +71,4 @@ class Categorical(Likelihood):
                 device=below.device,
             )
             parts.append((uniform > below).sum(-1).to(outputs.dtype))
-        return self._in_order(parts)
+        return self.in_order(parts)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from skevae.likelihoods.base import Likelihood, LikelihoodFamily
 from skevae.likelihoods.categorical import Categorical
 from skevae.likelihoods.integer import BinnedMixture
+from skevae.likelihoods.seen import SeenIntegers, are_told_apart
 
 # Gaussians in the mixture of an integer column.
 N_INTEGER_COMPONENTS = 3
@@ -88,7 +89,10 @@ class Mixed(Likelihood):
 
 
 def make_table_likelihood(
-    family: LikelihoodFamily, n_categories: np.ndarray, half_units: np.ndarray
+    family: LikelihoodFamily,
+    n_categories: np.ndarray,
+    half_units: np.ndarray,
+    values: Sequence[np.ndarray | None],
 ) -> Likelihood:
     """Make the likelihood of a table.
 
@@ -100,9 +104,15 @@ def make_table_likelihood(
         0 for columns of numbers.
     half_units : ndarray of shape (n_features,)
         Half a unit of columns of integers, in standardised coordinates; nan for other columns.
+    values : sequence of ndarray or None
+        Of columns of integers that have few values, these, in standardised coordinates.
     """
     categorical = np.flatnonzero(n_categories)
-    integer = np.flatnonzero(~np.isnan(half_units))
+    is_seen = np.array(
+        [v is not None and are_told_apart(v, w) for v, w in zip(values, half_units, strict=True)]
+    )
+    integer = np.flatnonzero(~np.isnan(half_units) & ~is_seen)
+    seen = np.flatnonzero(is_seen).tolist()
     continuous = np.flatnonzero((n_categories == 0) & np.isnan(half_units))
     if len(continuous) == len(n_categories):
         return family.make_likelihood(len(continuous))
@@ -112,6 +122,11 @@ def make_table_likelihood(
     if len(integer):
         half_widths = torch.from_numpy(half_units[integer])
         parts.append((integer.tolist(), BinnedMixture(half_widths, N_INTEGER_COMPONENTS)))
+    if len(seen):
+        half_widths = torch.from_numpy(half_units[seen])
+        of_columns = [torch.from_numpy(np.asarray(values[j])) for j in seen]
+        likelihood = SeenIntegers(half_widths, of_columns, N_INTEGER_COMPONENTS)
+        parts.append((seen, likelihood))
     if len(categorical):
         counts = n_categories[categorical].tolist()
         parts.append((categorical.tolist(), Categorical(counts)))
