@@ -374,6 +374,7 @@ def grid_search():
     return GridSearchCV(pipeline, grid, cv=2, n_jobs=2, error_score="raise").fit(X_IRIS)
 
 
+@pytest.mark.slow
 def test_grid_search_in_two_processes():
     first, second = grid_search(), grid_search()
     scores = first.cv_results_["mean_test_score"]

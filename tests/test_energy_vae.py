@@ -504,6 +504,7 @@ def test_early_stopping_restores_the_best_state(monkeypatch):
     assert_allclose(stopped.score_samples(X_IRIS), model.score_samples(X_IRIS), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_rate_drops", [0, 1, 2])
 def test_patience_counts_epochs_without_a_rise(n_rate_drops, monkeypatch):
     monkeypatch.setattr(VAEFit, "max_drops", n_rate_drops)
@@ -547,6 +548,7 @@ def test_paper_s_partition_reports_what_score_does_not():
     assert model.history_["objective"][-1] > model.score(X_IRIS) + 0.5
 
 
+@pytest.mark.slow
 def test_persistent_training_comes_close_to_exact_training():
     common = {"max_iter": 80, "learning_rate": 2e-2, "n_score_draws": 200}
     exact, chains = (
@@ -623,6 +625,7 @@ def test_warm_start_keeps_the_standardisation():
     assert_allclose(model.score_samples(X_IRIS), before, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_warm_start_of_a_converged_model_is_no_loss():
     model = vae(max_iter=80, learning_rate=2e-2, warm_start=True, n_score_draws=200).fit(X_IRIS)
     before = model.score(X_IRIS)
@@ -737,6 +740,7 @@ def test_memory_follows_the_setting(likelihood):
     assert mebibytes < 32 + 8 * 2000 * 300 * 8 / 2**20 + 32
 
 
+@pytest.mark.slow
 def test_digits_end_to_end():
     X = load_digits().data
     model = EnergyVAE(8, max_iter=8, random_state=0, n_score_draws=20).fit(X)

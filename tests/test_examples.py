@@ -142,6 +142,7 @@ def test_table2_and_figures(tmp_path):
         assert (tmp_path / f"figure{number}.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_table2_without_data_says_what_it_needs(tmp_path):
     command = [sys.executable, str(PAPER / "table2.py"), "--data", str(tmp_path / "absent.npz")]
     done = subprocess.run(

@@ -202,6 +202,7 @@ def test_inside_a_pipeline():
     assert by_joblib(model).score(X_IRIS) == model.score(X_IRIS)
 
 
+@pytest.mark.slow
 def test_in_another_process(tmp_path):
     model = vae().fit(X_IRIS)
     np.save(tmp_path / "X.npy", X_IRIS)

@@ -50,6 +50,7 @@ def test_with_the_exact_posterior_they_meet():
     torch.testing.assert_close(low - log_z(model), log_likelihood(x), rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_draws_of_a_fitted_model_are_enough():
     X = normals(300, D).numpy() @ np.array([[1.0, 0.5, 0.2], [0.0, 1.0, 2.0]])
     X += 0.3 * normals(300, 3, seed=1).numpy()

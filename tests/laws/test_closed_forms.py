@@ -133,7 +133,7 @@ def test_scores_err_low_whatever_error_is_asked_for(linear):
     """Draws that decided by themselves when they are enough would end on luck."""
     model, X, exact = linear
     tol = np.median(model.log_likelihood(X, n_draws=62).standard_error)
-    n_seeds = 40
+    n_seeds = 20
     found = [model.log_likelihood(X, n_draws=1000, tol=tol, random_state=s) for s in range(n_seeds)]
     n_draws = np.array([result.n_draws for result in found])
     assert 0.1 < (n_draws == 62).mean() < 0.9

@@ -57,15 +57,19 @@ SETTINGS = [
     *product(["auto"], ["vamp"], FLOWS, ["gaussian"]),
     ("auto", "flow", "diagonal", "gaussian"),  # thousands of splines a row take their time
 ]
-# What is spiky and what is slow comes twice or once, the rest in all pairs of options.
+# What is spiky or slow comes twice or once, the rest in all pairs of what a score sees. Partitions,
+# by which models are only trained, take turns.
 ORDINARY = [name for name in PARTITIONS if name != "posterior"]
+PAIRS = all_pairs(["grbm", "normal"], CLOSED, GAUSSIANS)
 QUICK = [
-    *all_pairs(ORDINARY, ["grbm", "normal"], CLOSED, GAUSSIANS),
+    *(
+        (partition, *case)
+        for partition, case in zip(itertools.cycle(ORDINARY), PAIRS, strict=False)
+    ),
     ("posterior", "grbm", "fixed", "gaussian"),
     ("posterior", "normal", "diagonal", "gaussian-rowwise"),
-    *zip(["exact", "aggregate"], ["grbm", "normal"], FLOWS, ["gaussian"] * 2, strict=True),
+    ("exact", "grbm", FLOWS[0], "gaussian"),
     *product(["auto"], ["mixture", "vamp", "neural"], ["diagonal"], ["gaussian"]),
-    ("auto", "flow", "diagonal", "gaussian"),
 ]
 
 
@@ -131,7 +135,7 @@ def test_binary_rows_have_probabilities_that_sum_to_one(prior, posterior):
     model = quick(prior=prior_of(prior), posterior=posterior, likelihood="bernoulli").fit(X)
     sums = [
         np.exp(model.log_likelihood(every_row, random_state=seed).log_likelihood).sum()
-        for seed in range(16)
+        for seed in range(8)
     ]
     error = np.std(sums, ddof=1)
     assert error < 0.05

@@ -201,6 +201,7 @@ def test_exactness_is_refused():
         NeuralPrior(partition="exact").fit(X_IRIS)
 
 
+@pytest.mark.slow
 def test_population_puts_the_right_mass_into_modes_no_chain_crosses(assert_mean):
     """A well of 12 nats in the middle; the right mode holds e of the left one's mass."""
 

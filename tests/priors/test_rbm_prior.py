@@ -2,10 +2,12 @@
 
 import itertools
 import warnings
+from itertools import product
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from pairs import quick_and_slow
 from scipy.special import expit, logsumexp
 from scipy.stats import multivariate_normal
 from sklearn.base import clone
@@ -140,9 +142,13 @@ def test_density_integrates_to_one(partition, standardize):
     assert cell * np.exp(model.score_samples(grid)).sum() == pytest.approx(1, abs=1e-9)
 
 
-@pytest.mark.parametrize("X", [X_IRIS, X_DIGITS], ids=["iris", "digits"])
-@pytest.mark.parametrize("partition", ["exact", "persistent"])
-def test_fit_improves_the_likelihood_of_unseen_rows(X, partition):
+@quick_and_slow(
+    "data, partition",
+    [("iris", "exact"), ("digits", "persistent")],
+    product(["iris", "digits"], ["exact", "persistent"]),
+)
+def test_fit_improves_the_likelihood_of_unseen_rows(data, partition):
+    X = {"iris": X_IRIS, "digits": X_DIGITS}[data]
     train, test = train_test_split(X, test_size=0.3, random_state=0)
     model = rbm(6, partition=partition, max_iter=100).fit(train)
     start = rbm(6, partition=partition, max_iter=1, learning_rate=1e-12).fit(train).score(test)
