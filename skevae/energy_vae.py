@@ -171,7 +171,8 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
     warm_start : bool, default=False
         Whether `fit` goes on from the fitted state, for another ``max_iter`` epochs, warm-up
         included. What was fitted keeps its network, posterior, likelihood, prior and
-        standardisation: a change of these parameters has no effect.
+        standardisation: a change of these parameters has no effect. Of the same rows the same ones
+        are held out.
     checkpoint_dir : str or path, default=None
         Directory where `fit` keeps the state of its training, in a file named by a hash of
         parameters and X. The same fit, called again after it was cut off, goes on from there to

@@ -1,5 +1,6 @@
 """EnergyVAE as users call it: fit and go on, options, history, samples, memory."""
 
+import pickle
 import re
 import subprocess
 import sys
@@ -616,6 +617,24 @@ def test_warm_start_goes_on():
     assert all(values.shape == (45,) for values in model.history_.values())
     assert model.score(X_IRIS) > first
     assert model.module_.encoder is not encoder
+
+
+def test_warm_start_holds_out_the_same_rows(monkeypatch):
+    # Other rows have been trained on, and would be scored too well.
+    seen = []
+    validate = VAEFit.validate
+
+    def watch(self, held_out):
+        seen.append(held_out.clone())
+        return validate(self, held_out)
+
+    monkeypatch.setattr(VAEFit, "validate", watch)
+    for random_state in (0, None):
+        seen.clear()
+        model = vae(warm_start=True, max_iter=1, early_stopping=True, random_state=random_state)
+        for _ in range(3):
+            model = pickle.loads(pickle.dumps(model.fit(X_IRIS)))
+        assert all(torch.equal(rows, seen[0]) for rows in seen)
 
 
 def test_warm_start_keeps_the_standardisation():

@@ -57,8 +57,10 @@ class Density(nn.Module):
         """Exact ln Z, scalar, differentiable."""
         raise NotImplementedError
 
-    def log_partition_interval(self, generator: torch.Generator) -> LogPartitionInterval:
-        """Bounds of ln Z, equal where it is exact."""
+    def log_partition_interval(
+        self, generator: torch.Generator, effort: int = 1
+    ) -> LogPartitionInterval:
+        """Bounds of ln Z, equal where it is exact; annealing takes ``effort`` times the steps."""
         raise NotImplementedError
 
     def quick_log_partition(self, generator: torch.Generator) -> float:
@@ -157,7 +159,9 @@ class NormalizedDensity(Density):
         return self.anchor.clone()
 
     @torch.no_grad()
-    def log_partition_interval(self, generator: torch.Generator) -> LogPartitionInterval:
+    def log_partition_interval(
+        self, generator: torch.Generator, effort: int = 1
+    ) -> LogPartitionInterval:
         value = self.log_partition().item()
         return LogPartitionInterval(value, value)
 

@@ -137,7 +137,9 @@ class EstimatorDensity(Density):
     def log_partition(self) -> Tensor:
         return torch.zeros(())
 
-    def log_partition_interval(self, generator: torch.Generator) -> LogPartitionInterval:
+    def log_partition_interval(
+        self, generator: torch.Generator, effort: int = 1
+    ) -> LogPartitionInterval:
         return LogPartitionInterval(0.0, 0.0)
 
     def sample(self, n_samples: int, generator: torch.Generator) -> Tensor:

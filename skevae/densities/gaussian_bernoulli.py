@@ -33,8 +33,9 @@ EXACT_TRAINING_UNITS = 24
 # Width at which an interval of ln Z that is proven is narrow enough, in nats.
 CERTIFIED_WIDTH = 0.1
 
-# Independent annealed intervals where it is not.
+# Independent annealed intervals where it is not, and the steps of each.
 N_ANNEALED_INTERVALS = 3
+N_ANNEALING_STEPS = 1000
 
 # Steps of the chains that replace independent draws where these are too expensive.
 BURN_IN_STEPS = 1000
@@ -129,7 +130,9 @@ class GaussianBernoulliDensity(AnnealedDensity):
         return is_far_from_underflow(self.as_energy().to(torch.float64))
 
     @torch.no_grad()
-    def log_partition_interval(self, generator: torch.Generator) -> LogPartitionInterval:
+    def log_partition_interval(
+        self, generator: torch.Generator, effort: int = 1
+    ) -> LogPartitionInterval:
         energy = self.as_energy().to(torch.float64)
         if self.has_exact_log_partition:
             value = exact_log_partition(energy).item()
@@ -139,25 +142,26 @@ class GaussianBernoulliDensity(AnnealedDensity):
         )
         if interval.high - interval.low <= CERTIFIED_WIDTH:
             return interval
-        runs = [self._annealed_interval(energy, generator) for _ in range(N_ANNEALED_INTERVALS)]
+        n_steps = effort * N_ANNEALING_STEPS
+        runs = [
+            self._annealed_interval(energy, generator, n_steps) for _ in range(N_ANNEALED_INTERVALS)
+        ]
         # What independent runs disagree by is a part of their error.
         low, high = min(run.low for run in runs), max(run.high for run in runs)
         high = min(max(high, interval.low), interval.high)
         return EstimatedInterval(min(max(low, interval.low), high), high)
 
     def _annealed_interval(
-        self, energy: GaussianBernoulliEnergy, generator: torch.Generator
+        self, energy: GaussianBernoulliEnergy, generator: torch.Generator, n_steps: int
     ) -> EstimatedInterval:
         """Interval of annealing, whose reverse runs start from a population that is resampled."""
         path = self._annealing_path(energy)
 
         def draws(n_chains: int, ends: Tensor) -> Tensor:
-            z = anneal_population(
-                path, block_gibbs, generator, n_chains=n_chains, n_betas=BURN_IN_STEPS
-            )
-            return block_gibbs(energy, z, generator, BURN_IN_STEPS // 10)
+            z = anneal_population(path, block_gibbs, generator, n_chains=n_chains, n_betas=n_steps)
+            return block_gibbs(energy, z, generator, n_steps // 10)
 
-        return annealed_interval(path, block_gibbs, generator, draws)
+        return annealed_interval(path, block_gibbs, generator, draws, n_betas=n_steps)
 
     @torch.no_grad()
     def quick_log_partition(self, generator: torch.Generator) -> float:

@@ -131,7 +131,9 @@ class NeuralDensity(AnnealedDensity):
         return CorrectedGaussianEnergy(self.mean, self.log_variance.exp(), self.correction)
 
     @torch.no_grad()
-    def log_partition_interval(self, generator: torch.Generator) -> LogPartitionInterval:
+    def log_partition_interval(
+        self, generator: torch.Generator, effort: int = 1
+    ) -> LogPartitionInterval:
         def draws(n_chains: int, ends: Tensor) -> Tensor:
             return self._population(POPULATION, generator)[:n_chains]
 
@@ -141,7 +143,7 @@ class NeuralDensity(AnnealedDensity):
             generator,
             draws,
             n_chains=N_CHAINS,
-            n_betas=self.n_annealing_steps,
+            n_betas=effort * self.n_annealing_steps,
         )
 
     @torch.no_grad()

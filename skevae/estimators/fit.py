@@ -36,7 +36,7 @@ from skevae.utils.device import copy_to, own_context, resolve_device
 from skevae.utils.memory import has_holes
 from skevae.utils.random import draw_seed, lent_globals, make_generator, seed_of_pass
 from skevae.utils.ranks import Shard, current_ranks
-from skevae.utils.weights import checked_weights, unpacked
+from skevae.utils.weights import checked_weights, rows_with_weight, unpacked
 
 # Gradients of larger norm are scaled down: one odd minibatch must not throw a run off.
 MAX_GRADIENT_NORM = 10.0
@@ -190,12 +190,7 @@ class Fit(ABC):
         self.ranks.agree("the number of columns of X", self.X.shape[1])
         self.weights = checked_weights(self.sample_weight, self.X, self.ranks)
         if self.weights is not None:
-            present = self.weights > 0
-            self.X, self.weights = self.X[present], self.weights[present]
-            if len(self.X) < min_samples:
-                raise ValueError(
-                    "sample_weight is above 0 for 1 row, and a minimum of 2 is required."
-                )
+            self.X, self.weights = rows_with_weight(self.X, self.weights, min_samples)
         self.shard = self.ranks.shard(len(self.X))
         self.device = resolve_device(estimator.device)
         seed = draw_seed(estimator.random_state)
@@ -211,6 +206,10 @@ class Fit(ABC):
             if (seed := checkpoint.seed(fresh)) != fresh:
                 self.seeds = self.make_seeds(seed)
                 model = self.start()
+        # Of the same table the same rows are held out each time: others have been trained on.
+        self.split_seed = getattr(estimator, "_split_seed", None) if continues else None
+        if self.split_seed is None:
+            self.split_seed = self.seeds.split
         self.module = copy_to(model.module, self.device, torch.float32)
         self.standardizer = model.standardizer
         return checkpoint
@@ -226,7 +225,7 @@ class Fit(ABC):
         """Hold rows out, if early stopping wants some: (training, held out)."""
         if not self.estimator.early_stopping:
             return rows, None
-        return split(rows, self.shard, self.estimator.validation_fraction, self.seeds.split)
+        return split(rows, self.shard, self.estimator.validation_fraction, self.split_seed)
 
     def _train(
         self, train: Rows, held_out: Tensor | None, checkpoint: TrainingFile | None
@@ -346,5 +345,6 @@ class Fit(ABC):
                 "best_n_iter_": kept_epoch(old, result, getattr(self.estimator, "best_n_iter_", 0)),
                 "_training_state": self._training_state,
                 "_n_passes": self._n_passes() + 1,
+                "_split_seed": self.split_seed,
             }
         )

@@ -37,7 +37,8 @@ class FittedModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Tables):
         device = resolve_device(self.device)
         # A change of the module in place makes new versions of its tensors.
         state = (id(self.module_), *(t._version for t in self.module_.parameters()))
-        key = (device, np.dtype(dtype), holes, state, id(self.ex_post_))
+        log_partition = self._log_partition
+        key = (device, np.dtype(dtype), holes, state, id(self.ex_post_), log_partition)
         if key not in self._cache:
             with own_context():
                 model = copy_to(self.module_, device, TORCH_DTYPES[np.dtype(dtype)])
@@ -47,7 +48,7 @@ class FittedModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Tables):
                 standardizer, seed = self._standardizer, self._decided.score_seed
                 if holes:
                     model = accepting_holes(model, torch.from_numpy(standardizer.fill))
-                scorer = Scorer(model, standardizer, law, guide, self._log_partition, seed)
+                scorer = Scorer(model, standardizer, law, guide, log_partition, seed)
             for other in list(self._cache):
                 if other[3:] != key[3:]:
                     self._cache.pop(other, None)

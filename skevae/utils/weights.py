@@ -37,6 +37,22 @@ def checked_weights(sample_weight: Any, X: np.ndarray, ranks: Ranks = ALONE) -> 
     return weights / (ranks.total(present.sum()) / ranks.total(len(present)))
 
 
+def rows_with_weight(
+    X: np.ndarray, weights: np.ndarray, min_samples: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Leave out rows of weight 0.
+
+    Raises
+    ------
+    ValueError
+        If fewer than ``min_samples`` rows are left.
+    """
+    present = weights > 0
+    if present.sum() < min_samples:
+        raise ValueError("sample_weight is above 0 for 1 row, and a minimum of 2 is required.")
+    return X[present], weights[present]
+
+
 def packed(rows: Tensor, weights: np.ndarray | None) -> Tensor:
     """Rows with their weights, if there are any, in a last column: (n, d) -> (n, d + 1)."""
     if weights is None:

@@ -15,6 +15,7 @@ from skevae.densities.gaussian_bernoulli import (
     GaussianBernoulliDensity,
 )
 from skevae.densities.normal import StandardNormalDensity
+from skevae.log_partition.annealing import LogPartitionInterval
 from skevae.priors import PRIORS
 from skevae.samplers import SAMPLERS, ExactSampler, resolve_sampler
 from skevae.samplers import exact as exact_draws
@@ -383,6 +384,18 @@ def test_annealed_interval_brackets_the_sum_over_all_hidden_rows(large, mixture)
 def test_annealed_interval_is_narrow_enough_to_publish(large):
     low, high = large.log_partition_interval(make_generator(1))
     assert high - low < 0.1
+
+
+def test_more_steps_narrow_the_annealed_interval(large, mixture, monkeypatch):
+    unknown = LogPartitionInterval(-math.inf, math.inf)
+    monkeypatch.setattr(gaussian_bernoulli, "certified_interval", lambda *args, **options: unknown)
+    monkeypatch.setattr(gaussian_bernoulli, "N_ANNEALING_STEPS", 100)
+    truth = mixture(large.as_energy())[1].logsumexp(0).item()
+    (low, high), (lower, higher) = (
+        large.log_partition_interval(make_generator(0), effort) for effort in (4, 1)
+    )
+    assert high - low < 0.75 * (higher - lower)
+    assert low - (high - low) / 2 <= truth <= high + (high - low) / 2
 
 
 def test_annealed_interval_is_determined_by_the_generator(large):

@@ -184,7 +184,7 @@ class StudentDensity(Density):
         return (each + self.log_scale).sum()
 
     @torch.no_grad()
-    def log_partition_interval(self, generator):
+    def log_partition_interval(self, generator, effort=1):
         value = self.log_partition().item()
         return LogPartitionInterval(value, value)
 

@@ -17,8 +17,9 @@ from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import train_test_split
 from sklearn.utils import Bunch
 
-from skevae import GaussianBernoulliRBMPrior
+from skevae import EnergyVAE, GaussianBernoulliRBMPrior
 from skevae.densities import gaussian_bernoulli
+from skevae.log_partition.annealing import LogPartitionInterval
 from skevae.partitions import DENSITY_PARTITIONS
 from skevae.priors.fit import PriorFit
 from skevae.samplers import SAMPLERS, MetropolisLangevin
@@ -187,6 +188,24 @@ def test_a_wide_interval_is_warned_about(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.score(X_IRIS)  # said once, at fit
+
+
+def test_more_effort_narrows_the_interval_and_lifts_scores(monkeypatch):
+    nothing_is_exact(monkeypatch)
+    unknown = LogPartitionInterval(-np.inf, np.inf)
+    monkeypatch.setattr(gaussian_bernoulli, "certified_interval", lambda *args, **options: unknown)
+    monkeypatch.setattr(gaussian_bernoulli, "N_ANNEALING_STEPS", 100)
+    nested = rbm(12, initial_scale=0.8)
+    vae = EnergyVAE(4, prior=nested, hidden_layer_sizes=8, max_iter=2, random_state=0)
+    with warnings.catch_warnings(action="ignore"):
+        vae.fit(X_IRIS)
+        before, scores = vae.prior_.normalize(), vae.score_samples(X_IRIS[:5])
+        after = vae.prior_.normalize(effort=8)
+    assert after.high - after.low < before.high - before.low
+    assert after == vae.prior_.log_partition_interval_ == vae.prior_.normalize()
+    assert_allclose(vae.score_samples(X_IRIS[:5]) - scores, before.high - after.high, atol=1e-6)
+    with pytest.raises(ValueError, match="effort"):
+        vae.prior_.normalize(effort=0)
 
 
 # --- samples and chains ---------------------------------------------------------------------------
