@@ -207,9 +207,8 @@ class Fit(ABC):
                 self.seeds = self.make_seeds(seed)
                 model = self.start()
         # Of the same table the same rows are held out each time: others have been trained on.
-        self.split_seed = getattr(estimator, "_split_seed", None) if continues else None
-        if self.split_seed is None:
-            self.split_seed = self.seeds.split
+        own = self.seeds.split
+        self.split_seed: int = getattr(estimator, "_split_seed", own) if continues else own
         self.module = copy_to(model.module, self.device, torch.float32)
         self.standardizer = model.standardizer
         return checkpoint
