@@ -53,7 +53,7 @@ lint: $(ENV) ## check style, format and types
 	$(BIN)/mypy skevae
 
 docs: $(DOCS_ENV) ## build the documentation into docs/_build/html
-	$(BIN)/sphinx-build -W -b html docs docs/_build/html
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W -b html docs docs/_build/html
 
 check: lint test docs ## lint, test and docs
 
