@@ -21,7 +21,7 @@ from skevae.utils.device import ModuleT, copy_to
 from skevae.utils.documentation import DocumentedEstimator
 from skevae.utils.random import draw_seed
 from skevae.utils.ranks import ALONE, Ranks
-from skevae.utils.weights import checked_weights
+from skevae.utils.weights import mean_score
 
 TORCH_DTYPES = {np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
 
@@ -181,9 +181,7 @@ class TorchDensityEstimator(DensityMixin, DocumentedEstimator):
         float
             Mean of `score_samples`, in nats, on the scale of X.
         """
-        scores = self.score_samples(X)
-        weights = checked_weights(sample_weight, scores[:, None])
-        return float(np.average(scores, weights=weights))
+        return mean_score(self.score_samples(X), sample_weight)
 
     def _seed_for(self, random_state: int | np.random.RandomState | None) -> int:
         """Seed of a call: from its own random_state, else from the estimator's."""

@@ -61,7 +61,8 @@ def from_stream(X: Any) -> Any:
                     f"X is a stream whose first batch has {shape[1]} columns of {dtype}, and a "
                     f"later one {rows.shape[1]} of {rows.dtype}. All batches must be alike."
                 )
-            _write(file, rows)
+            if len(rows):
+                _write(file, rows)
             shape = (shape[0] + len(rows), shape[1])
         if dtype is None or 0 in shape:
             raise ValueError(
@@ -92,7 +93,7 @@ def _numbers(batch: Any) -> np.ndarray:
 
 def _write(file: Any, rows: np.ndarray) -> None:
     try:
-        rows.tofile(file) if rows.size else None
+        rows.tofile(file)
     except OSError as error:
         raise OSError(
             errno.ENOSPC,

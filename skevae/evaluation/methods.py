@@ -62,11 +62,30 @@ def importance_weights(
 
 
 METHODS: dict[str, Method] = {
-    # Refining costs as much as some hundreds of draws.
-    "importance": Method(importance_weights, importance_estimate, True, 100, 0.25, 0.1),
-    "annealed": Method(annealed_weights, importance_estimate, True, 1, 0.0, 0.0),
-    # Eq. 5 depends on draws of the row's own posterior.
+    "importance": Method(
+        importance_weights,
+        importance_estimate,
+        is_bound=True,
+        # Refining costs as much as some hundreds of draws.
+        min_refined_draws=100,
+        own_share=0.25,
+        defensive_share=0.1,
+    ),
+    "annealed": Method(
+        annealed_weights,
+        importance_estimate,
+        is_bound=True,
+        min_refined_draws=1,
+        own_share=0.0,
+        defensive_share=0.0,
+    ),
+    # Eq. 5 depends on draws of the row's own posterior. It flatters.
     "self_normalized": Method(
-        importance_weights, self_normalized_estimate, False, math.inf, 1.0, 0.0
+        importance_weights,
+        self_normalized_estimate,
+        is_bound=False,
+        min_refined_draws=math.inf,
+        own_share=1.0,
+        defensive_share=0.0,
     ),
 }

@@ -20,7 +20,7 @@ from skevae.energy_vae import EnergyVAE
 from skevae.estimators.columns import as_frame
 from skevae.meta.base import DensityMeta
 from skevae.utils.random import draw_seed, spawn
-from skevae.utils.weights import checked_weights
+from skevae.utils.weights import mean_score
 
 
 class EnergyEnsemble(DensityMixin, DensityMeta):
@@ -162,8 +162,7 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         float
             Mean of `score_samples`, in nats, on the scale of X.
         """
-        scores = self.score_samples(X)
-        return float(np.average(scores, weights=checked_weights(sample_weight, scores[:, None])))
+        return mean_score(self.score_samples(X), sample_weight)
 
     def sample(self, n_samples=1, random_state=None):
         """Draw rows, each from a member that is chosen at random.

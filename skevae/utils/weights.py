@@ -70,6 +70,12 @@ def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
     return values.mean() if weight is None else (values * weight).mean()
 
 
+def mean_score(scores: np.ndarray, sample_weight: Any) -> float:
+    """Mean of the scores of rows, (n,), by the user's weights if there are any."""
+    weights = checked_weights(sample_weight, scores[:, None])
+    return float(np.average(scores, weights=weights))
+
+
 def weighted_average(values: Tensor, weight: Tensor | None) -> float:
     """Average of values, (n,), by weights that need not have mean 1."""
     if weight is None:

@@ -17,7 +17,6 @@ from skevae.evaluation import annealed
 from skevae.evaluation.annealed import Moves, Target, anneal, annealed_weights, move
 from skevae.evaluation.diagnostics import DIAGNOSTICS
 from skevae.evaluation.importance import EncodedRows, Noise, log_weights
-from skevae.evaluation.methods import METHODS
 from skevae.posteriors import POSTERIORS
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
@@ -157,7 +156,3 @@ def test_holes_and_conditions(fitted, few_steps):
     part = np.where(np.arange(4) < 2, X[4:5], np.nan)
     expected = scores[4] - fitted.log_likelihood(part, **options).log_likelihood
     assert_allclose(given, expected, rtol=1e-6)
-
-
-def test_few_draws_are_refined_too():
-    assert METHODS["annealed"].min_refined_draws == 1
