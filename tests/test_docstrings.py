@@ -160,7 +160,7 @@ def fitted(name):
         "EnergyVAE": vae,
         "EnergyImputer": density,
         "EnergyOutlierDetector": density,
-        "EnergyEnsemble": {**density, "n_estimators": 2},
+        "EnergyEnsemble": {**density, "n_estimators": 2, "stacking": True},
         **{
             PRIORS[name].__name__: {**params, "max_iter": 1}
             for name, params in SMALL.items()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from numbers import Integral
 from typing import Any
 
 import narwhals.stable.v2 as nw
 import numpy as np
-from scipy.special import logsumexp
 from sklearn.base import DensityMixin, _fit_context, clone
 from sklearn.utils import get_tags
 from sklearn.utils._param_validation import Interval, validate_parameter_constraints
@@ -19,37 +17,52 @@ from skevae.densities.ex_post import DensityEstimatorInstance, seeded_sample
 from skevae.energy_vae import EnergyVAE
 from skevae.estimators.columns import as_frame
 from skevae.meta.base import DensityMeta
+from skevae.meta.stacking import Stack, mean_density
 from skevae.utils.random import draw_seed, spawn
 from skevae.utils.weights import mean_score
 
 
 class EnergyEnsemble(DensityMixin, DensityMeta):
-    r"""Several fits with different seeds, as one density: their mean.
+    r"""Several fits as one density: their weighted mean.
 
-    .. math:: p(x) = \frac{1}{M} \sum_{m=1}^M p_m(x)
+    .. math:: p(x) = \sum_{m=1}^M w_m p_m(x)
 
     Each member starts from other weights, sees other minibatches and, with early stopping, holds
-    out other rows. On a few hundred rows fits differ by luck. The mean takes most of it out: its
-    score is at least the mean of the members' scores, whatever the rows (Jensen's inequality).
-    Where each member's score is a lower bound in expectation, so is that of the mean.
+    out other rows. On a few hundred rows such fits differ by chance. Their mean scores at least
+    as high as the members do on average (Jensen's inequality). If each member's score is a lower
+    bound in expectation, so is that of the mean.
+
+    Members may be of several kinds. With ``stacking=True`` each kind is weighted by how well it
+    predicts rows that it was not fitted to [1]_.
 
     Parameters
     ----------
-    estimator : density estimator, default=None
-        With ``fit``, ``score_samples``, ``sample`` and a ``random_state``, which is set for each
-        member. None is ``EnergyVAE()``.
+    estimator : density estimator or list of density estimators, default=None
+        Each has ``fit``, ``score_samples``, ``sample`` and a ``random_state``, which is set for
+        each member. None is ``EnergyVAE()``.
     n_estimators : int, default=5
-        Members M. Fit and scores take M times as long as those of one.
+        Members of each estimator. Fit and scores take as long as those of all members together.
+    stacking : bool, default=False
+        If False, all members have the same weight and are fitted to all rows. If True, the rows
+        are split into ``n_estimators`` folds. Member k of each estimator is fitted to the rows
+        outside of fold k. The weights of the estimators maximise the log-likelihood of the rows
+        under the members that were not fitted to them.
     n_jobs : int, default=None
         Members that are fitted at the same time, each in a process of its own. None is 1, -1 is
         one for each processor.
     random_state : int, RandomState instance or None, default=None
-        Of the members' seeds, and of samples.
+        Determines the members' seeds, the folds and the samples.
 
     Attributes
     ----------
     estimators_ : list of estimators
-        The fitted members.
+        The fitted members: those of the first estimator, then those of the second, and so on.
+    weights_ : ndarray of shape (n_members,)
+        Weights of the members. They sum to one.
+    held_out_scores_ : ndarray of shape (n_samples,)
+        Log-likelihood of each row of the fit under the members that were not fitted to it, in
+        nats. Its mean estimates the score of new rows; it is slightly too high, as the weights
+        were chosen on these rows. Defined only with ``stacking=True``.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Defined only when `X` has feature names that are all strings.
@@ -76,29 +89,43 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
     (150,)
     >>> bool(model.score(X) > min(fitted.score(X) for fitted in model.estimators_))
     True
+
+    Two kinds of networks, weighted by held-out rows:
+
+    >>> kinds = [member, EnergyVAE(4, network="densenet", max_iter=5)]
+    >>> model = EnergyEnsemble(kinds, n_estimators=2, stacking=True, random_state=0).fit(X)
+    >>> model.weights_.shape
+    (4,)
     """
 
     _parameter_constraints: dict[str, list[Any]] = {
-        "estimator": [DensityEstimatorInstance(), None],
+        "estimator": [DensityEstimatorInstance(), list, None],
         "n_estimators": [Interval(Integral, 1, None, closed="left")],
+        "stacking": ["boolean"],
         "n_jobs": [Integral, None],
         "random_state": ["random_state"],
     }
 
-    def __init__(self, estimator=None, *, n_estimators=5, n_jobs=None, random_state=None):
+    def __init__(
+        self, estimator=None, *, n_estimators=5, stacking=False, n_jobs=None, random_state=None
+    ):
         self.estimator = estimator
         self.n_estimators = n_estimators
+        self.stacking = stacking
         self.n_jobs = n_jobs
         self.random_state = random_state
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = get_tags(self._template).input_tags.allow_nan
+        kinds = [get_tags(kind).input_tags.allow_nan for kind in self._kinds]
+        tags.input_tags.allow_nan = all(kinds)
         return tags
 
     @property
-    def _template(self) -> Any:
-        return EnergyVAE() if self.estimator is None else self.estimator
+    def _kinds(self) -> list[Any]:
+        if isinstance(self.estimator, list):
+            return self.estimator
+        return [EnergyVAE() if self.estimator is None else self.estimator]
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y=None, sample_weight=None):
@@ -110,7 +137,7 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         y : Ignored
             For API consistency.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows in the fits.
+            Weights of the rows in the fits and in the choice of the weights.
 
         Returns
         -------
@@ -119,14 +146,27 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         Raises
         ------
         ValueError
-            If ``estimator`` has no ``random_state``, so that all members would be the same.
+            If an estimator is no density estimator or has no ``random_state``, so that all its
+            members would be the same. With ``stacking=True`` also if there is only one fold, or
+            are more folds than rows, and if an estimator scores held-out rows with NaN.
         """
-        seeds = spawn(draw_seed(self.random_state), self.n_estimators)
-        members = [_with_seed(self._template, seed) for seed in seeds]
-        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
-        self.estimators_ = Parallel(n_jobs=self.n_jobs)(
-            delayed(member.fit)(X, **weights) for member in members
-        )
+        kinds = _checked(self._kinds)
+        seed = draw_seed(self.random_state)
+        members = [
+            _with_seed(kind, member_seed)
+            for kind in kinds
+            for member_seed in spawn(seed, self.n_estimators)
+        ]
+        run = Parallel(n_jobs=self.n_jobs)
+        if self.stacking:
+            stack = Stack.fit(run, members, X, sample_weight, folds=self.n_estimators, seed=seed)
+            self.estimators_, self.weights_, self.held_out_scores_ = stack
+        else:
+            weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+            self.estimators_ = run(delayed(member.fit)(X, **weights) for member in members)
+            self.weights_ = np.full(len(members), 1 / len(members))
+            if hasattr(self, "held_out_scores_"):
+                del self.held_out_scores_
         self._take_features(self.estimators_[0])
         return self
 
@@ -140,11 +180,11 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         Returns
         -------
         ndarray of shape (n_samples,)
-            Logarithm of the mean of the members' densities, in nats, on the scale of X.
+            Logarithm of the weighted mean of the members' densities, in nats, on the scale of X.
         """
         check_is_fitted(self, "estimators_")
         scores = np.stack([member.score_samples(X) for member in self.estimators_])
-        return logsumexp(scores, axis=0) - math.log(len(scores))
+        return mean_density(scores, self.weights_)
 
     def score(self, X, y=None, sample_weight=None):
         """Mean log-likelihood of the rows of X.
@@ -165,7 +205,7 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         return mean_score(self.score_samples(X), sample_weight)
 
     def sample(self, n_samples=1, random_state=None):
-        """Draw rows, each from a member that is chosen at random.
+        """Draw rows, each from a member that is drawn by its weight.
 
         Parameters
         ----------
@@ -187,13 +227,25 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         state = self.random_state if random_state is None else random_state
         choice, *seeds = spawn(draw_seed(state), 1 + len(self.estimators_))
         rng = np.random.default_rng(choice)
-        counts = rng.multinomial(n_samples, np.full(len(seeds), 1 / len(seeds)))
+        counts = rng.multinomial(n_samples, self.weights_)
         parts = [
             seeded_sample(member, int(count), seed)
             for member, count, seed in zip(self.estimators_, counts, seeds, strict=True)
             if count
         ]
         return _joined(parts, rng.permutation(n_samples))
+
+
+def _checked(kinds: list[Any]) -> list[Any]:
+    if not kinds:
+        raise ValueError("estimator=[] names no density estimator. Give at least one, or None.")
+    for kind in kinds:
+        validate_parameter_constraints(
+            {"estimator": [DensityEstimatorInstance()]},
+            {"estimator": kind},
+            caller_name="EnergyEnsemble",
+        )
+    return kinds
 
 
 def _with_seed(template: Any, seed: int) -> Any:

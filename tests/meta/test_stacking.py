@@ -1,0 +1,190 @@
+"""Stacking: members fitted outside of a fold, kinds of members weighted by the rows inside."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
+from sklearn.base import clone
+from sklearn.datasets import load_iris
+from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import KernelDensity
+
+from skevae import EnergyEnsemble, EnergyVAE, GaussianBernoulliRBMPrior, load_model, save_model
+from skevae.meta.stacking import stacking_weights
+
+X_IRIS = load_iris().data
+# Standard errors within which an estimate has to lie.
+SIGMAS = 4
+
+
+def small(**params):
+    prior = GaussianBernoulliRBMPrior(4)
+    settings = {"prior": prior, "max_iter": 3, "n_draws": 2, "n_score_draws": 20}
+    return EnergyVAE(2, hidden_layer_sizes=(8,), **settings, **params)
+
+
+class NoDensity(GaussianMixture):
+    """Scores every row with NaN."""
+
+    def score_samples(self, X):
+        return np.full(len(X), np.nan)
+
+
+@pytest.fixture(scope="module")
+def stack():
+    kinds = [GaussianMixture(3), GaussianMixture(1, covariance_type="diag"), small()]
+    return EnergyEnsemble(kinds, n_estimators=4, stacking=True, random_state=0).fit(X_IRIS)
+
+
+# --- weights --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scores():
+    return np.random.default_rng(0).normal(size=(2, 50)) - 3000
+
+
+def test_weights_maximise_the_likelihood(scores):
+    def loss(weight):
+        return -logsumexp(scores, axis=0, b=np.array([[weight], [1 - weight]])).sum()
+
+    expected = minimize_scalar(loss, bounds=(0, 1), method="bounded", options={"xatol": 1e-10}).x
+    assert 0.1 < expected < 0.9
+    assert_allclose(stacking_weights(scores), [expected, 1 - expected], atol=1e-6)
+
+
+def test_a_weight_of_two_is_the_row_twice(scores):
+    counts = np.arange(50) % 3
+    repeated = stacking_weights(np.repeat(scores, counts, axis=1))
+    assert_allclose(stacking_weights(scores, counts.astype(float)), repeated, atol=1e-12)
+
+
+def test_equal_densities_share_and_hopeless_ones_get_nothing(scores):
+    assert_allclose(stacking_weights(scores[[0, 0]]), [0.5, 0.5])
+    weights = stacking_weights(np.stack([scores[0], scores[0] - 20]))
+    assert_allclose(weights, [1, 0], atol=1e-6)
+
+
+def test_rows_that_a_density_excludes(scores):
+    scores[0, 3] = -np.inf
+    assert 0 < stacking_weights(scores)[0] < 1
+    everywhere = np.concatenate([scores, np.full((2, 1), -np.inf)], axis=1)
+    assert_array_equal(stacking_weights(everywhere), stacking_weights(scores))
+    assert_array_equal(stacking_weights(np.full((2, 3), -np.inf)), [0.5, 0.5])
+
+
+# --- the density ----------------------------------------------------------------------------------
+
+
+def test_score_is_the_logarithm_of_the_weighted_mean_density(stack):
+    scores = np.array([member.score_samples(X_IRIS) for member in stack.estimators_])
+    expected = np.log(stack.weights_ @ np.exp(scores))
+    assert_allclose(stack.score_samples(X_IRIS), expected, rtol=1e-9)
+    assert stack.weights_.sum() == pytest.approx(1)
+    # Members of one kind have one weight.
+    assert np.ptp(stack.weights_.reshape(3, 4), axis=1).max() == 0
+    # Iris is three correlated groups: one group without correlations predicts it worst.
+    assert stack.weights_.reshape(3, 4).sum(axis=1).argmin() == 1
+
+
+def test_each_row_is_held_out_once(stack):
+    members = np.reshape(stack.estimators_, (3, 4))
+    scores = np.array([[m.score_samples(X_IRIS) for m in kind] for kind in members])
+    kinds = stack.weights_.reshape(3, 4).sum(axis=1)
+    # For each row there is one fold whose members give the held-out score, and folds are equal.
+    by_fold = logsumexp(scores, axis=0, b=kinds[:, None, None])
+    same = np.isclose(by_fold, stack.held_out_scores_, rtol=1e-6)
+    assert same.any(axis=0).all()
+    folds = same.argmax(axis=0)
+    assert set(np.bincount(folds)) == {37, 38}
+    # That fold's members were fitted to the other rows.
+    again = clone(members[0, 1]).fit(X_IRIS[folds != 1])
+    assert_allclose(again.means_.sum(0), members[0, 1].means_.sum(0), rtol=0.05)
+
+
+def test_held_out_rows_score_lower_than_fitted_ones():
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    model = EnergyEnsemble(GaussianMixture(8), n_estimators=5, stacking=True, random_state=0)
+    gap = model.fit(X).score_samples(X) - model.held_out_scores_
+    assert gap.mean() > SIGMAS * gap.std() / np.sqrt(60)
+
+
+def test_samples_follow_the_weights():
+    rng = np.random.default_rng(0)
+    kinds = [GaussianMixture(), GaussianMixture()]
+    model = EnergyEnsemble(kinds, n_estimators=2, stacking=True, random_state=0)
+    model.fit(rng.normal(size=(100, 1)))
+    for member, centre in zip(model.estimators_, (-30, -10, 10, 30), strict=True):
+        member.fit(centre + rng.normal(size=(100, 1)))
+    model.weights_ = np.array([0.1, 0.2, 0.3, 0.4])
+    n = 10_000
+    shares = np.histogram(model.sample(n), bins=[-50, -20, 0, 20, 50])[0] / n
+    error = np.sqrt(model.weights_ * (1 - model.weights_) / n)
+    assert (abs(shares - model.weights_) < SIGMAS * error).all()
+
+
+# --- fit ------------------------------------------------------------------------------------------
+
+
+def test_it_follows_the_seed(stack):
+    again = clone(stack).fit(X_IRIS)
+    assert_array_equal(again.weights_, stack.weights_)
+    assert_array_equal(again.held_out_scores_, stack.held_out_scores_)
+    other = clone(stack).set_params(random_state=1).fit(X_IRIS)
+    assert (other.held_out_scores_ != stack.held_out_scores_).any()
+
+
+def test_without_stacking_kinds_have_equal_weights(stack):
+    model = clone(stack).set_params(estimator=stack.estimator[:2], stacking=False).fit(X_IRIS)
+    assert_allclose(model.weights_, 1 / 8)
+    assert not hasattr(model, "held_out_scores_")
+    kinds = [type(member).__name__ for member in model.estimators_]
+    assert kinds == ["GaussianMixture"] * 8
+    assert [member.n_components for member in model.estimators_] == [3] * 4 + [1] * 4
+
+
+def test_a_fit_without_stacking_drops_the_held_out_scores(stack):
+    model = clone(stack).set_params(estimator=GaussianMixture()).fit(X_IRIS)
+    assert hasattr(model, "held_out_scores_")
+    assert not hasattr(model.set_params(stacking=False).fit(X_IRIS), "held_out_scores_")
+
+
+def test_tables():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=80)
+    kind = pd.Categorical(np.where(z > 0, "tall", "short"), categories=["short", "tall", "none"])
+    X = pd.DataFrame({"height": z + 0.1 * rng.normal(size=80), "kind": kind})
+    X.loc[3, "height"] = None
+    kinds = [small(), small(network="densenet")]
+    model = EnergyEnsemble(kinds, n_estimators=2, stacking=True, random_state=0)
+    model.fit(X, sample_weight=rng.uniform(size=80))
+    assert np.isfinite(model.held_out_scores_).all()
+    assert list(model.sample(5).dtypes) == list(X.dtypes)
+
+
+def test_files(stack, tmp_path):
+    save_model(stack, tmp_path / "stack")
+    loaded = load_model(tmp_path / "stack")
+    assert_array_equal(loaded.score_samples(X_IRIS), stack.score_samples(X_IRIS))
+    assert_array_equal(loaded.held_out_scores_, stack.held_out_scores_)
+    assert loaded.get_params()["estimator"][0].n_components == 3
+
+
+@pytest.mark.parametrize(
+    "params, message",
+    [
+        ({"estimator": []}, r"estimator=\[\] names no density estimator"),
+        ({"estimator": [small(), KernelDensity]}, "'estimator' parameter .* an instance"),
+        ({"estimator": [small(), KernelDensity()]}, "KernelDensity.* has no random_state"),
+        ({"estimator": NoDensity()}, "NoDensity.* 38 held-out rows with NaN"),
+        ({"n_estimators": 1}, "n_estimators=1 cannot split 150 rows"),
+        ({"n_estimators": 151}, "n_estimators=151 cannot split 150 rows"),
+        ({"stacking": 2}, "'stacking' parameter"),
+    ],
+)
+def test_bad_parameters(params, message):
+    settings = {"n_estimators": 4, "stacking": True, **params}
+    with pytest.raises(ValueError, match=message):
+        EnergyEnsemble(**settings).fit(X_IRIS)
