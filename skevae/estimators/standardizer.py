@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.preprocessing._data import _handle_zeros_in_scale, _is_constant_feature
 from torch import Tensor
 
-from skevae.utils.memory import by_row, has_holes, n_present, pieces, stays_in_file
+from skevae.utils.memory import by_row, has_holes, n_present, piece_slices, pieces
 from skevae.utils.ranks import ALONE, Ranks
 
 
@@ -84,7 +84,7 @@ class Standardizer:
         if scaled.any():
             with np.errstate(over="ignore", invalid="ignore"):
                 mean, variance, scale = moments_and_scale(scaler_of(X, sample_weight), ranks)
-            # In passes over a file, that of a constant column can be below 0 by rounding.
+            # In several pieces, that of a constant column can be below 0 by rounding.
             deviation[scaled] = np.sqrt(np.maximum(variance, 0.0))[scaled]
             self.centre = np.where(scaled, mean, 0.0)
             self.spread = np.where(scaled, scale, 1.0)
@@ -145,10 +145,13 @@ class Standardizer:
 
     def tensor(self, X: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Rows as the module sees them, on the device."""
-        # Centred in float64: a column near 1e6 would lose its digits in float32.
-        rows = X - self.centre
-        rows /= self.spread
-        return as_tensor(rows, device, dtype)
+        result = torch.empty(X.shape, dtype=dtype, device=device)
+        for part in piece_slices(*X.shape):
+            # Centred in float64: a column near 1e6 would lose its digits in float32.
+            rows = X[part] - self.centre
+            rows /= self.spread
+            result[part] = torch.from_numpy(rows)
+        return result
 
     def rows(self, z: Tensor) -> np.ndarray:
         """Undo the standardisation."""
@@ -179,15 +182,11 @@ class Standardizer:
 
 
 def scaler_of(X: np.ndarray, sample_weight: np.ndarray | None) -> StandardScaler:
-    """Fit a scaler in float64; to rows that stay in their file, piece by piece."""
+    """Fit a scaler in float64, piece by piece."""
     scaler = StandardScaler()
-    if not stays_in_file(X):
-        return scaler.fit(X.astype(np.float64, copy=False), sample_weight=sample_weight)
-    start = 0
-    for piece in pieces(X):
-        rows = slice(start, start := start + len(piece))
+    for rows in piece_slices(*X.shape):
         weights = None if sample_weight is None else sample_weight[rows]
-        scaler.partial_fit(piece.astype(np.float64, copy=False), sample_weight=weights)
+        scaler.partial_fit(X[rows].astype(np.float64, copy=False), sample_weight=weights)
     return scaler
 
 
@@ -212,6 +211,6 @@ def moments_and_scale(
 def column_means(X: np.ndarray, columns: np.ndarray, ranks: Ranks) -> np.ndarray:
     """Mean of the entries that are not missing, in float64, of the columns in a mask."""
     sums = np.zeros(int(columns.sum()))
-    for piece in pieces(X) if stays_in_file(X) else [X]:
+    for piece in pieces(X):
         sums += np.nansum(piece[:, columns], axis=0, dtype=np.float64)
     return np.asarray(ranks.total(sums) / ranks.total(n_present(X))[columns])
