@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from density_peers import PredictiveBayesianMixture, PythaeVAE, ZukoFlow
 from density_sets import find_sets, likelihood_split, outlier_split
+from mixed_peers import ContinuousDensity, spflow_density, vine_density
 from scipy.stats import rankdata
 from sklearn.ensemble import IsolationForest
 from sklearn.exceptions import ConvergenceWarning
@@ -105,8 +106,12 @@ def rbm(effort, seed, n_rows):
     return GaussianBernoulliRBMPrior(random_state=seed, **effort.rbm)
 
 
-def flow(effort, seed, n_rows, name):
-    return ZukoFlow(name, random_state=seed, **effort.network)
+def flow(effort, seed, n_rows, name, **parameters):
+    return ZukoFlow(name, random_state=seed, **parameters, **effort.network)
+
+
+def table_density(effort, seed, n_rows, density):
+    return ContinuousDensity(density, random_state=seed)
 
 
 def pythae(effort, seed, n_rows, model):
@@ -125,7 +130,10 @@ ESTIMATORS = {
     "BayesianMixture": bayesian_mixture,
     "KernelDensity": kernel_density,
     "NSF": partial(flow, name="NSF"),
+    "NSF (10)": partial(flow, name="NSF", transforms=10),
     "MAF": partial(flow, name="MAF"),
+    "VineDensity": partial(table_density, density=vine_density),
+    "SPFlow": partial(table_density, density=spflow_density),
     "pythae VAE": partial(pythae, model="VAE"),
     "pythae IWAE": partial(pythae, model="IWAE"),
     "pythae VAMP": partial(pythae, model="VAMP"),
@@ -144,7 +152,10 @@ STYLES = {
     "BayesianMixture": ("0.35", "p"),
     "KernelDensity": ("0.35", "^"),
     "NSF": ("#009E73", "<"),
+    "NSF (10)": ("#009E73", "4"),
     "MAF": ("#009E73", ">"),
+    "VineDensity": ("#F0E442", "P"),
+    "SPFlow": ("#F0E442", "X"),
     "pythae VAE": ("#D55E00", "v"),
     "pythae IWAE": ("#D55E00", "x"),
     "pythae VAMP": ("#D55E00", "+"),
@@ -153,8 +164,13 @@ STYLES = {
 }
 OURS = ("EnergyVAE", "EnergyEnsemble", "EnergyVAE (gaussian)", "EnergyVAE (normal)", "GB-RBM")
 NO_DENSITY = ("IsolationForest", "LocalOutlierFactor")
-REQUIRES = {"NSF": "zuko", "MAF": "zuko"} | {
-    name: "pythae" for name in ESTIMATORS if name.startswith("pythae")
+REQUIRES = {
+    "NSF": "zuko",
+    "NSF (10)": "zuko",
+    "MAF": "zuko",
+    "VineDensity": "pyvinecopulib",
+    "SPFlow": "spflow",
+    **{name: "pythae" for name in ESTIMATORS if name.startswith("pythae")},
 }
 
 

@@ -1,4 +1,4 @@
-"""Densities of mixed tables from other packages, for `mixed.py`.
+"""Densities of mixed tables from other packages, for `mixed.py` and, of numbers, for `fit.py`.
 
 Both are fitted on the numbers of `skevae.estimators.columns.Columns`: categories as 0, 1, ...,
 holes as nan. Their scores are densities of continuous columns times probabilities of the others.
@@ -8,6 +8,9 @@ import contextlib
 import io
 
 import numpy as np
+from sklearn.base import BaseEstimator
+
+from skevae.estimators.columns import Columns
 
 # Rows below which a node of the sum-product network is not split further; by held-out rows.
 MIN_ROWS = (50, 100, 300)
@@ -15,6 +18,30 @@ MIN_ROWS = (50, 100, 300)
 MAX_VALUES = 50
 # Of a normal leaf, in standard deviations of the column: the smallest scale.
 SCALE_FLOOR = 0.02
+
+
+class ContinuousDensity(BaseEstimator):
+    """One of the densities below on an array of continuous columns, as an estimator.
+
+    Both stages run when rows are scored.
+
+    Parameters
+    ----------
+    density : callable (columns, train, test, seed) -> log-densities of the test rows
+    random_state : int
+    """
+
+    def __init__(self, density, random_state=0):
+        self.density = density
+        self.random_state = random_state
+
+    def fit(self, X, y=None):
+        self.columns_ = Columns(X, None, None, "error")
+        self.X_ = X
+        return self
+
+    def score_samples(self, X):
+        return self.density(self.columns_, self.X_, X, self.random_state)
 
 
 def vine_density(columns, train, test, seed):
