@@ -234,6 +234,7 @@ def report_of(tmp_path, values):
         row = {"task": "likelihood", "set": set_name, "estimator": name, "seed": 0}
         error = np.std(scores, ddof=1) / np.sqrt(len(scores))
         row |= {"value": np.mean(scores), "standard_error": error, "scores": scores}
+        row["fit_seconds"] = {"a": 1.0, "b": 4.0, "c": 90.0}[set_name]
         results.append(row)
     names = ["EnergyVAE", "GaussianMixture", "KernelDensity"]
     return fit.Summary("likelihood", fit.Results(tmp_path / "results.jsonl"), ["*"], names)
@@ -261,6 +262,7 @@ def test_table_marks_the_best_two_and_ranks_complete_sets(tmp_path):
         ["mean (of 2)", "1.50", "1.50", "-0.25"],
         ["mean rank (of 2)", "1.50", "1.50", "3.00"],
         ["first (of 2)", "1", "1", "0"],
+        ["median seconds to fit", "2.5", "2.5", "2.5"],
     ]
 
 
