@@ -34,7 +34,7 @@ class FlowDensity(NormalizedDensity):
     hidden_layer_sizes : sequence of int
         Of the network of each.
     generator : torch.Generator
-        Of the initial weights.
+        Generator of the initial weights.
     """
 
     def __init__(

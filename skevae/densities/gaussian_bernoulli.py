@@ -49,7 +49,7 @@ class GaussianBernoulliDensity(AnnealedDensity):
     n_latent, n_hidden : int
         D and H.
     generator : torch.Generator
-        Of the initial weights.
+        Generator of the initial weights.
     sampler : str or Sampler
         A key of `skevae.samplers.SAMPLERS`, or a sampler with parameters of its own.
     n_gibbs_steps : int

@@ -23,7 +23,7 @@ class GaussianMixtureDensity(NormalizedDensity):
     n_latent, n_components : int
         D and K.
     generator : torch.Generator
-        Of the initial means.
+        Generator of the initial means.
     min_scale : float
         Lower bound of every s: without one a component on a single row has no best scale.
     """

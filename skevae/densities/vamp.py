@@ -52,7 +52,7 @@ class VampDensity(NormalizedDensity):
     n_latent, n_components : int
         D and K.
     generator : torch.Generator
-        Of the initial pseudo-inputs.
+        Generator of the initial pseudo-inputs.
     learn_weights : bool
         Whether w is learned; it is 1/K otherwise.
     """

@@ -109,8 +109,8 @@ class ChainsDisplay:
         random_state : int, RandomState instance or None, default=None
             None uses that of the prior.
         ax : matplotlib Axes or array-like of Axes, default=None
-            Axes to draw on: one for each panel, or a single one, which is divided. None makes a new
-            figure.
+            Axes to draw on: one for each panel, or a single one to divide into panels. If None,
+            create a new figure.
 
         Returns
         -------
@@ -123,7 +123,7 @@ class ChainsDisplay:
         TypeError
             If its prior has no Markov chains.
         ValueError
-            If a parameter is out of its range, or ``features`` names no feature.
+            If a parameter is out of its range, or ``features`` names an unknown feature.
         ImportError
             If matplotlib is not installed.
 
@@ -170,11 +170,11 @@ class ChainsDisplay:
         feature_names : list of str, default=None
             None is "column 0", "column 1" and so on.
         features : int or array-like of int or str, default=3
-            Traces that are shown: an int is their number at most, the first features; else the
-            indices or names of features.
+            Features to show: a maximum number of features (the first ones), or a list of indices or
+            names.
         ax : matplotlib Axes or array-like of Axes, default=None
-            Axes to draw on: one for each panel, or a single one, which is divided. None makes a new
-            figure.
+            Axes to draw on: one for each panel, or a single one to divide into panels. If None,
+            create a new figure.
 
         Returns
         -------
@@ -212,11 +212,11 @@ class ChainsDisplay:
         Parameters
         ----------
         ax : matplotlib Axes or array-like of Axes, default=None
-            Axes to draw on: one for each panel, or a single one, which is divided. None makes a new
-            figure.
+            Axes to draw on: one for each panel, or a single one to divide into panels. If None,
+            create a new figure.
         features : int or array-like of int or str, default=3
-            Traces that are shown: an int is their number at most, the first features; else the
-            indices or names of features.
+            Features to show: a maximum number of features (the first ones), or a list of indices or
+            names.
 
         Returns
         -------

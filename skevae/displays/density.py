@@ -102,7 +102,7 @@ class DensityDisplay:
         X : array-like or DataFrame of shape (n_samples, n_features)
             Real rows.
         features : int or array-like of int or str, default=5
-            Columns that are shown: an int is their number at most, the first ones; else indices or
+            Columns to show: a maximum number of columns (the first ones), or a list of indices or
             names.
         kind : {"auto", "density", "pairs"}, default="auto"
             "density" needs two continuous columns. If X has others, these are integrated out, by an
@@ -122,8 +122,8 @@ class DensityDisplay:
         random_state : int, RandomState instance or None, default=None
             Of the samples. None uses the estimator's own.
         ax : matplotlib Axes or array-like of Axes, default=None
-            Axes to draw on: one for each panel, or a single one, which is divided. None makes a new
-            figure.
+            Axes to draw on: one for each panel, or a single one to divide into panels. If None,
+            create a new figure.
 
         Returns
         -------
@@ -189,13 +189,13 @@ class DensityDisplay:
         X_sampled : array-like or DataFrame of shape (n_drawn, n_features)
             Rows drawn from a model, with the columns of X.
         features : int or array-like of int or str, default=5
-            Columns that are shown: an int is their number at most, the first ones; else indices or
+            Columns to show: a maximum number of columns (the first ones), or a list of indices or
             names.
         max_points : int, default=1000
             Rows of each kind at most that are drawn as points.
         ax : matplotlib Axes or array-like of Axes, default=None
-            Axes to draw on: one for each panel, or a single one, which is divided. None makes a new
-            figure.
+            Axes to draw on: one for each panel, or a single one to divide into panels. If None,
+            create a new figure.
 
         Returns
         -------
@@ -250,8 +250,8 @@ class DensityDisplay:
         Parameters
         ----------
         ax : matplotlib Axes or array-like of Axes, default=None
-            Axes to draw on: one for each panel, or a single one, which is divided. None makes a new
-            figure.
+            Axes to draw on: one for each panel, or a single one to divide into panels. If None,
+            create a new figure.
         scale : {"density", "log-density"}, default="density"
             What the colours of a density stand for.
         max_points : int, default=1000

@@ -113,8 +113,8 @@ class DiagnosticsDisplay:
         random_state : int, RandomState instance or None, default=None
             None uses the noise that was fixed at ``fit``, that of ``score_samples``.
         ax : matplotlib Axes or array-like of Axes, default=None
-            Axes to draw on: one for each panel, or a single one, which is divided. None makes a new
-            figure.
+            Axes to draw on: one for each panel, or a single one to divide into panels. If None,
+            create a new figure.
 
         Returns
         -------
@@ -159,8 +159,8 @@ class DiagnosticsDisplay:
         Parameters
         ----------
         ax : matplotlib Axes or array-like of Axes, default=None
-            Axes to draw on: one for each panel, or a single one, which is divided. None makes a new
-            figure.
+            Axes to draw on: one for each panel, or a single one to divide into panels. If None,
+            create a new figure.
 
         Returns
         -------

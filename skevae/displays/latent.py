@@ -116,7 +116,7 @@ class LatentDisplay:
         random_state : int, RandomState instance or None, default=None
             Of the samples. None uses that of ``prior_``.
         ax : matplotlib Axes, default=None
-            Axes to draw on. None makes a new figure.
+            Axes to draw on. If None, create a new figure.
 
         Returns
         -------
@@ -186,7 +186,7 @@ class LatentDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes to draw on. None makes a new figure.
+            Axes to draw on. If None, create a new figure.
 
         Returns
         -------

@@ -78,7 +78,7 @@ class ReconstructionDisplay:
         cmap : str or matplotlib Colormap, default="gray_r"
             Of grey pixels. The smallest and largest number of the originals are its ends.
         ax : matplotlib Axes, default=None
-            Axes to draw on. None makes a new figure.
+            Axes to draw on. If None, create a new figure.
 
         Returns
         -------
@@ -128,7 +128,7 @@ class ReconstructionDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes to draw on. None makes a new figure.
+            Axes to draw on. If None, create a new figure.
         n_columns : int, default=10
             Images in a strip.
         cmap : str or matplotlib Colormap, default="gray_r"

@@ -90,8 +90,8 @@ class TrainingDisplay:
             Epoch from which the curves are drawn. The first epochs are often so far below the
             others that these cannot be told apart.
         ax : matplotlib Axes or array-like of Axes, default=None
-            Axes to draw on: one for each panel, or a single one, which is divided. None makes a new
-            figure.
+            Axes to draw on: one for each panel, or a single one to divide into panels. If None,
+            create a new figure.
 
         Returns
         -------
@@ -136,8 +136,8 @@ class TrainingDisplay:
         Parameters
         ----------
         ax : matplotlib Axes or array-like of Axes, default=None
-            Axes to draw on: one for each panel, or a single one, which is divided. None makes a new
-            figure.
+            Axes to draw on: one for each panel, or a single one to divide into panels. If None,
+            create a new figure.
         first_epoch : int, default=1
             Epoch from which the curves are drawn.
 

@@ -1,4 +1,4 @@
-"""EnergyEnsemble: several fits as one density."""
+"""EnergyEnsemble: the average density of several fits."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from skevae.utils.weights import mean_score
 
 
 class EnergyEnsemble(DensityMixin, DensityMeta):
-    r"""Several fits with different seeds, as one density: their mean.
+    r"""Average of the densities of several fits with different seeds.
 
     .. math:: p(x) = \frac{1}{M} \sum_{m=1}^M p_m(x)
 
-    Each member starts from other weights, sees other minibatches and, with early stopping, holds
-    out other rows. On a few hundred rows fits differ by luck. The mean takes most of it out: its
-    score is at least the mean of the members' scores, whatever the rows (Jensen's inequality).
-    Where each member's score is a lower bound in expectation, so is that of the mean.
+    The members have different initial weights, minibatches and, with early stopping, held-out rows.
+    On a few hundred rows, fits differ by chance. The average reduces this variation: on any rows,
+    its score is at least the mean of the members' scores (Jensen's inequality). If the members'
+    scores are lower bounds in expectation, so is the score of the average.
 
     Parameters
     ----------
     estimator : density estimator, default=None
-        With ``fit``, ``score_samples``, ``sample`` and a ``random_state``, which is set for each
-        member. None is ``EnergyVAE()``.
+        An estimator with ``fit``, ``score_samples``, ``sample`` and a ``random_state``, which is
+        set for each member. None is ``EnergyVAE()``.
     n_estimators : int, default=5
-        Members M. Fit and scores take M times as long as those of one.
+        Number of members M. Fitting and scoring take M times as long as for one member.
     n_jobs : int, default=None
-        Members that are fitted at the same time, each in a process of its own. None is 1, -1 is
-        one for each processor.
+        Number of members that are fitted in parallel, each in its own process. None means 1, and -1
+        means one per processor.
     random_state : int, RandomState instance or None, default=None
-        Of the members' seeds, and of samples.
+        Seed of the members and of samples.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
 
     See Also
     --------
-    EnergyVAE : A single fit, which is enough where rows are many.
+    EnergyVAE : A single fit, which is enough for many rows.
     sklearn.ensemble.BaggingRegressor : The mean of several regressors.
 
     References
@@ -119,7 +119,7 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         Raises
         ------
         ValueError
-            If ``estimator`` has no ``random_state``, so that all members would be the same.
+            If ``estimator`` has no ``random_state``, because all members would be the same.
         """
         seeds = spawn(draw_seed(self.random_state), self.n_estimators)
         members = [_with_seed(self._template, seed) for seed in seeds]
@@ -165,7 +165,7 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         return mean_score(self.score_samples(X), sample_weight)
 
     def sample(self, n_samples=1, random_state=None):
-        """Draw rows, each from a member that is chosen at random.
+        """Draw rows, each from a randomly chosen member.
 
         Parameters
         ----------
@@ -176,7 +176,7 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         Returns
         -------
         ndarray or DataFrame of shape (n_samples, n_features)
-            Like those that the members draw, in random order.
+            In the format of the members' samples, in random order.
         """
         check_is_fitted(self, "estimators_")
         validate_parameter_constraints(
@@ -202,13 +202,13 @@ def _with_seed(template: Any, seed: int) -> Any:
     if "random_state" not in member.get_params():
         raise ValueError(
             f"estimator={template!r} has no random_state, so all members would be the same. Use it "
-            "without an ensemble, or an estimator that has one."
+            "without an ensemble, or use an estimator with a random_state."
         )
     return member.set_params(random_state=seed)
 
 
 def _joined(parts: list[Any], order: np.ndarray) -> Any:
-    """Put arrays or DataFrames one below the other, and their rows into an order."""
+    """Concatenate arrays or DataFrames, and put their rows into the given order."""
     frames = [frame for frame in map(as_frame, parts) if frame is not None]
     if not frames:
         return np.concatenate(parts)[order]

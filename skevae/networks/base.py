@@ -55,7 +55,7 @@ class Network(DocumentedEstimator):
         hidden_layer_sizes : sequence of int
             Widths of the hidden layers.
         generator : torch.Generator, optional
-            Of the initial weights, on the CPU; None uses torch's global generator.
+            Generator of the initial weights, on the CPU; None uses torch's global generator.
 
         Returns
         -------

@@ -38,8 +38,8 @@ def build_network(
         If ``n_outputs`` is 1, a module that maps (n, n_inputs) to (n,) is accepted as well.
     hidden_layer_sizes : sequence of int
     generator : torch.Generator
-        Of the initial weights, on the CPU. It is lent to torch's global generator while a user's
-        function builds its module.
+        Generator of the initial weights, on the CPU. torch's global generator takes its state
+        while a custom function builds its module.
     parameter : str, default="network"
         Name of the estimator's parameter, for error messages.
 

@@ -14,7 +14,7 @@ class Posterior(nn.Module):
     n_latent : int
         D.
     generator : torch.Generator, optional
-        Of initial weights, if there are any.
+        Generator of the initial weights, if there are any.
 
     Attributes
     ----------
