@@ -59,8 +59,8 @@ def from_stream(X: Any) -> Any:
                 shape, dtype = (0, rows.shape[1]), rows.dtype
             if (rows.shape[1], rows.dtype) != (shape[1], dtype):
                 raise ValueError(
-                    f"X is a stream whose first batch has {shape[1]} columns of {dtype}, but a "
-                    f"later one has {rows.shape[1]} of {rows.dtype}. All batches must agree."
+                    f"X is a stream whose first batch has {shape[1]} columns of {dtype}, and a "
+                    f"later one {rows.shape[1]} of {rows.dtype}. All batches must agree."
                 )
             if len(rows):
                 _write(file, rows)
