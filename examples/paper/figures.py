@@ -6,9 +6,9 @@
 Figure 1: the objective and the energy of the prior during training, three runs each by eq. 3 and by
 the exact ln Z. The paper shows the objective. Here it is compared with the importance-weighted
 bound of held-out rows with the correct ln Z. (Energies have no absolute zero: only their changes
-can be compared.) Figure 2: reconstructions of test rows; samples by five Gibbs steps from noise,
-and exact ones. Figure 3: samples from Gaussian mixtures that were fitted to the latents after
-training.
+can be compared.)
+Figure 2: reconstructions of test rows; samples by five Gibbs steps from noise, and exact ones.
+Figure 3: samples from Gaussian mixtures that were fitted to the latents after training.
 
 Options and models are those of `table2.py`; models that it has not fitted yet are fitted now.
 """

@@ -176,8 +176,7 @@ class IsingModel:
             yield self._log_ab(a) + self._log_bc[:, c].mT
 
     def _log_partition(self) -> Tensor:
-        # The running total is a lower bound of the final one, so a strip that it shows to be safe
-        # is safe.
+        # The running total is a lower bound of the final one, so this check is conservative.
         total = self._coupling.new_full((), -math.inf)
         for strip in self._strips():
             seen = strip.shift + torch.dot(strip.scale.flatten(), strip.product.flatten()).log()
@@ -342,8 +341,7 @@ def exact_log_partition(energy: GaussianBernoulliEnergy, *, checked: bool = True
 def is_far_from_underflow(energy: GaussianBernoulliEnergy) -> bool:
     """Whether the tables need no underflow checks in the next training steps.
 
-    Always False on the CPU, where checks cost nothing. On other devices, the host waits for the
-    result.
+    Always False on the CPU, where checks cost nothing. Elsewhere, the host waits for the result.
     """
     if not reading_waits(energy.weight.device):
         return False
