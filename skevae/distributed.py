@@ -118,7 +118,7 @@ def _initialise(timeout: float) -> None:
     """Join the processes that were started by torchrun."""
     if not dist.is_available():
         raise RuntimeError(
-            "This torch was built without torch.distributed. Install one with it, or fit in one "
+            "This torch was built without torch.distributed. Install torch with it, or fit in one "
             "process."
         )
     missing = [name for name in VARIABLES if name not in os.environ]

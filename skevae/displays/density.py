@@ -167,7 +167,7 @@ class DensityDisplay:
         if kind == "density" and reason:
             raise ValueError(
                 f"kind='density' of {cls.__name__} needs two continuous columns, but {reason}. "
-                "Use kind='pairs', or choose two columns by features=."
+                "Use kind='pairs', or select two columns by features=."
             )
         if kind == "pairs" or reason:
             drawn = Table(draw_rows(estimator, n_samples, random_state))
@@ -337,5 +337,5 @@ def _check_width(estimator: Any, table: Table, caller: str) -> None:
     if n_features != len(table.names):
         raise ValueError(
             f"X of {caller} has {len(table.names)} columns, but {type(estimator).__name__} was "
-            f"fitted with {n_features}. Pass all of them, and choose by features=."
+            f"fitted with {n_features}. Pass all columns, and select some by features=."
         )

@@ -206,7 +206,7 @@ class DiagnosticsDisplay:
         if len(set(shapes.values())) > 1 or values["pareto_k"].ndim != 1:
             raise ValueError(
                 f"The diagnostics have the shapes {shapes}. Pass those of the same rows, one "
-                "number a row, as log_likelihood returns them."
+                "number per row, as log_likelihood returns them."
             )
         if np.isnan(values["pareto_k"]).all():
             raise ValueError(

@@ -46,7 +46,7 @@ def import_pyplot(caller: str) -> Any:
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise ImportError(
-            f'{caller} needs matplotlib. Install it by `pip install "skevae[plots]"`.'
+            f'{caller} needs matplotlib. Install it with `pip install "skevae[plots]"`.'
         ) from error
     return plt
 
@@ -97,7 +97,7 @@ def make_panels(
     if len(given) != 1:
         raise ValueError(
             f"ax of {caller} has {len(given)} Axes, but there are {n_rows} x {n_columns} panels. "
-            "Pass as many Axes as panels, or one Axes, which is then divided."
+            "Pass as many Axes as panels, or a single Axes to divide."
         )
     place = given[0].get_subplotspec()
     if place is None:

@@ -48,7 +48,7 @@ def grid_points(values: np.ndarray, name: str, n_points: int) -> np.ndarray:
     """Evenly spaced values over the range of a column, with a margin."""
     present = values[np.isfinite(values)]
     if not len(present):
-        raise ValueError(f"X has no finite value in {name!r}, so there is no range to draw.")
+        raise ValueError(f"X has no finite value in {name!r}, so the range is unknown.")
     low, high = present.min(), present.max()
     margin = MARGIN * (high - low) if high > low else 1.0
     return np.linspace(low - margin, high + margin, n_points)

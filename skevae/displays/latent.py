@@ -259,8 +259,8 @@ def _classes(y: Any, n_rows: int) -> list[tuple[str | None, np.ndarray, str]]:
     present = np.unique(labels)
     if len(present) > len(CLASS_COLOURS):
         raise ValueError(
-            f"y has {len(present)} different values, but only {len(CLASS_COLOURS)} can be told "
-            "apart by colour. Pass fewer classes, or bins of a number."
+            f"y has {len(present)} different values, but only {len(CLASS_COLOURS)} can be "
+            "distinguished by colour. Pass fewer classes, or bin the values."
         )
     return [
         (str(label), labels == label, colour)

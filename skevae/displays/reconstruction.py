@@ -182,7 +182,7 @@ class ReconstructionDisplay:
         if originals.ndim != 2 or not len(originals) or originals.shape != reconstructions.shape:
             raise ValueError(
                 f"originals of shape {originals.shape} and reconstructions of shape "
-                f"{reconstructions.shape} must be 2-D arrays of the same shape, one image a row."
+                f"{reconstructions.shape} must be 2-D arrays of the same shape, one per row."
             )
         shape = _shape_of_images(self.image_shape, originals.shape[1])
         return originals.reshape(-1, *shape), reconstructions.reshape(-1, *shape)

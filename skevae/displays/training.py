@@ -121,8 +121,8 @@ class TrainingDisplay:
         if not hasattr(estimator, "history_"):
             raise ValueError(
                 f"{type(estimator).__name__} has no history_ to display. A prior inside an "
-                "EnergyVAE has none of its own: pass the EnergyVAE. Of a Pipeline or a search, "
-                "pass the fitted estimator in it."
+                "EnergyVAE has no history: pass the EnergyVAE. For a Pipeline or a search, "
+                "pass the fitted estimator inside it."
             )
         history = estimator.history_
         if isinstance(kept_epoch, str) and kept_epoch == "auto":
@@ -198,8 +198,8 @@ class TrainingDisplay:
         lengths = {len(self.history[name]) for terms in panels.values() for name in terms}
         if len(lengths) != 1 or lengths == {0}:
             raise ValueError(
-                f"history with the terms {sorted(self.history)} has no epoch to display, or terms "
-                "of different length. It takes the history_ of an estimator fitted for at least "
+                f"history with the terms {sorted(self.history)} has no epochs to display, or terms "
+                "of different lengths. Pass the history_ of an estimator fitted for at least "
                 "one epoch."
             )
         n_epochs = lengths.pop()

@@ -55,10 +55,11 @@ class Bounds:
                     f"bounds of {columns.name(j)} must be (low, high), got {pair!r}."
                 ) from error
             if not low < high:
-                raise ValueError(f"bounds of {columns.name(j)} must increase, got {pair!r}.")
+                raise ValueError(f"bounds of {columns.name(j)} must ascend, got {pair!r}.")
             if columns.n_categories[j] or columns.integer[j]:
                 raise ValueError(
-                    f"bounds={bounds!r} names {columns.name(j)}, which is not continuous."
+                    f"bounds={bounds!r} names {columns.name(j)}, which is not continuous. "
+                    "Remove it from bounds."
                 )
             self.low[j], self.high[j] = low, high
         below, above = np.isfinite(self.low), np.isfinite(self.high)

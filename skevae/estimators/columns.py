@@ -77,7 +77,8 @@ class Columns:
         both = np.flatnonzero(is_categorical & self.integer)
         if len(both) and "from_dtype" not in (str(categorical), str(integer)):
             raise ValueError(
-                f"categorical_features and integer_features both name {self.name(both[0])}."
+                f"categorical_features and integer_features both name {self.name(both[0])}. "
+                "Name it in only one of them."
             )
         # Explicit parameters take precedence over dtypes.
         if isinstance(categorical, str):

@@ -191,7 +191,7 @@ class Conditionals(Latents):
         if len(row) != 1:
             raise ValueError(f"given must be one row, but it has {len(row)} of them.")
         if not np.isnan(row).any():
-            raise ValueError("given has no missing entry to draw. Set those to be drawn to nan.")
+            raise ValueError("given has no missing entry. Set the entries to be drawn to nan.")
         scorer = self._scorer(row.dtype, holes=True)
         sizes: list[float] = []
 
@@ -208,8 +208,8 @@ class Conditionals(Latents):
         drawn = self._decoded(z, lambda model, outputs: model.likelihood.sample(outputs, generator))
         if sizes[0] < MIN_EFFECTIVE_DRAWS:
             warnings.warn(
-                f"Conditional draws rest on {sizes[0]:.1f} effective draws of the latents, so they "
-                "repeat themselves. Raise n_score_draws, or fit with mask_rate > 0.",
+                f"Conditional draws have an effective sample size of only {sizes[0]:.1f}, so they "
+                "contain many duplicates. Raise n_score_draws, or fit with mask_rate > 0.",
                 UserWarning,
                 stacklevel=3,
             )

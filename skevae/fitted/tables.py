@@ -79,7 +79,7 @@ class Tables(TorchDensityEstimator):
         if empty.any():
             raise ValueError(
                 f"X has no value in {self._columns.name(int(empty.argmax()))}: all its entries "
-                "are missing. Leave it out."
+                "are missing. Drop this column."
             )
 
     def __sklearn_tags__(self):

@@ -144,7 +144,7 @@ def load_model(path: str | os.PathLike[str], *, custom: Mapping[str, Any] | None
             )
         estimator = Decoder(document["table"], given)(document["root"])
         if not isinstance(estimator, BaseEstimator):
-            raise ArchiveError(f"it holds a {type(estimator).__name__}, not an estimator")
+            raise ArchiveError(f"it holds a {type(estimator).__name__}, and no estimator")
         return estimator
     except ImportError:
         raise

@@ -84,10 +84,10 @@ def _encode_object(value: Any, encoder: Encoder) -> dict[str, Any]:
     except TypeError:
         raise encoder.refusal(f"a {kind.__qualname__}") from None
     if any(getattr(kind, name) is not getattr(object, name) for name in PICKLING):
-        raise encoder.refusal(f"a {kind.__qualname__}, which pickles itself in a way of its own,")
+        raise encoder.refusal(f"a {kind.__qualname__}, which defines its own pickling,")
     state = value.__getstate__()
     if not isinstance(state, dict | None):
-        raise encoder.refusal(f"a {kind.__qualname__}, whose state is no dict,")
+        raise encoder.refusal(f"a {kind.__qualname__}, whose state is not a dict,")
     return {"class": name, "state": _encode_state(state or {}, encoder)}
 
 

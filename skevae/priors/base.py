@@ -176,7 +176,7 @@ class DensityPrior(TorchDensityEstimator):
         if not width <= WIDE_INTERVAL:
             warnings.warn(
                 f"ln Z is only known to lie in [{interval.low:.3f}, {interval.high:.3f}] nats"
-                f"{'' if interval.is_certified else ', as far as Markov chains can tell'}. "
+                f"{'' if interval.is_certified else ', as estimated by Markov chains'}. "
                 f"Scores use the upper end, so they may be too low by {width:.2f} nats. "
                 "`normalize(effort=10)` of the prior narrows the interval; a smaller prior, or one "
                 "trained with a smaller learning rate, is easier to normalise.",

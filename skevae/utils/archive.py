@@ -152,7 +152,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def _check_kind(path: Path) -> None:
     if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "This is a folder or a device, not a file", str(path))
+        raise OSError(errno.EINVAL, "This is a folder or a device and no file", str(path))
 
 
 def _flush(path: Path) -> None:

@@ -23,8 +23,8 @@ def from_torch(value: Any, name: str) -> Any:
     if value.layout != torch.strided or value.is_quantized or value.device.type == "meta":
         raise TypeError(
             f"{name} is a torch tensor of layout {value.layout} and dtype {value.dtype} on device "
-            f"{value.device}, which has no NumPy array. Pass a dense one that holds numbers, "
-            "for example by to_dense() or dequantize()."
+            f"{value.device}, which cannot be converted to an array. Pass a dense one with "
+            "numbers, for example by to_dense() or dequantize()."
         )
     value = value.detach()
     if value.is_floating_point() and value.dtype not in (torch.float16, torch.float64):
