@@ -1,4 +1,4 @@
-"""Sphinx configuration. It builds offline: no intersphinx, nothing fetched at build time."""
+"""Sphinx configuration. It builds offline, without intersphinx or downloads."""
 
 import inspect
 

@@ -1,6 +1,6 @@
 """Draw docs/_static/front.png, the picture of the front page: python docs/pictures.py.
 
-Two minutes on one core. The code of the fit is that which stands beside the picture.
+It takes two minutes on one core. The fit is that of the code next to the picture on the front page.
 """
 
 from io import BytesIO

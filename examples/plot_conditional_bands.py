@@ -1,11 +1,11 @@
 """
-The distribution of one column given another
-============================================
+Conditional distribution of a column
+====================================
 
 A regression gives one value, or a few quantiles, for each x. A density of the whole table gives the
-distribution of any column given any other, all from one fit, whatever its shape. Here are the
-flavonoids of 178 wines given their colour: wines of three cultivars, so that the distribution has
-two peaks in places.
+full distribution of any column given any others, from a single fit. This example shows the
+flavonoids of 178 wines given their colour. The wines are of three cultivars, so the distribution
+has two peaks for some colours.
 """
 
 import matplotlib.pyplot as plt
@@ -16,15 +16,15 @@ from sklearn.datasets import load_wine
 from skevae import EnergyVAE
 
 # %%
-# One fit to all thirteen columns. It is told nothing of the cultivars. ``mask_rate`` prepares the
-# encoder for rows of which only one or two entries are known.
+# One model is fitted to all thirteen columns, without the cultivars. ``mask_rate`` prepares the
+# encoder for rows with only one or two known entries.
 wine = load_wine(as_frame=True)
 table = wine.data
 vae = EnergyVAE(8, mask_rate=0.5, random_state=0).fit(table)
 
 # %%
-# Draws of a row given one of its entries. Bands between quantiles of the draws tell how wide the
-# distribution is.
+# Rows are drawn given one of their entries. Bands between quantiles of the draws show the width of
+# the distribution.
 given, column = "color_intensity", "flavanoids"
 grid = np.linspace(*table[given].quantile([0.01, 0.99]), 25)
 levels = [0.05, 0.25, 0.5, 0.75, 0.95]
@@ -37,8 +37,8 @@ share = np.mean(table[column][inside].between(low, high))
 print(f"{share:.0%} of the wines are within the bands of 90%")
 
 # %%
-# The conditional density itself, ln p(flavonoids | colour), at points of a grid. The columns that
-# are not asked about are missing, and left out of the likelihood.
+# The conditional density itself, ln p(flavonoids | colour), is computed at points of a grid. All
+# other columns are missing, and therefore excluded from the likelihood.
 heights = np.linspace(-1, 6, 71)
 rows = pd.DataFrame(np.nan, index=range(len(grid) * len(heights)), columns=table.columns)
 rows[given], rows[column] = np.repeat(grid, len(heights)), np.tile(heights, len(grid))
@@ -48,7 +48,7 @@ areas = np.trapezoid(density, heights, axis=1)
 print(f"areas under the curves: {areas.min():.3f} to {areas.max():.3f}")
 
 # %%
-# Bands hide what the density shows: in the middle there are two kinds of wine.
+# The density shows what bands hide: at medium colours there are two kinds of wine.
 figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
 axes[0].fill_between(grid, bands[:, 0], bands[:, 4], alpha=0.2, color="C0", label="90%")
 axes[0].fill_between(grid, bands[:, 1], bands[:, 3], alpha=0.4, color="C0", label="50%")

@@ -1,11 +1,11 @@
 """
-Looking at a fitted model
-=========================
+Plots of a fitted model
+=======================
 
-The displays of :mod:`skevae.displays`, on two data sets of scikit-learn: images of digits, and a
-table of patients with a category and missing entries. Each display answers one question. Has the
-training come to its end? What does the model lose? Does the prior lie where the rows are? Can the
-scores be relied on? Do the Markov chains mix? And do sampled rows look like real ones?
+This example shows the displays of :mod:`skevae.displays` on two data sets of scikit-learn: images
+of digits, and a table of patients with a category and missing entries. Each display answers one
+question. Has training converged? What do reconstructions lose? Does the prior cover the rows? Are
+the scores reliable? Do the Markov chains mix? Do sampled rows look like real ones?
 """
 
 import matplotlib.pyplot as plt
@@ -26,8 +26,8 @@ from skevae.displays import (
 # Training
 # --------
 #
-# The bound on the training rows and on held-out ones, its terms, and the epoch whose state was
-# kept. The first epoch is far below the others, so the curves start at the second.
+# The curves show the bound of the training rows and of held-out rows, its terms, and the epoch
+# whose state was kept. The first epoch is far below the others, so the curves start at the second.
 images, digit = load_digits(return_X_y=True)
 images = images / 16
 vae = EnergyVAE(
@@ -44,7 +44,7 @@ plt.show()
 # Reconstructions
 # ---------------
 #
-# Two latents are few for ten digits: some of them are taken for others.
+# Two latents are not enough for ten digits: some digits are reconstructed as others.
 ReconstructionDisplay.from_estimator(vae, images, image_shape=(8, 8), n_images=20)
 plt.show()
 
@@ -52,8 +52,8 @@ plt.show()
 # Latents
 # -------
 #
-# Posterior means over the density of the prior. Dark ground without points would be where
-# ``sample`` draws latents that no row has.
+# The points are posterior means, and the colours the density of the prior. In dark regions without
+# points, ``sample`` would draw latents unlike those of any row.
 LatentDisplay.from_estimator(vae, images, y=digit)
 plt.show()
 
@@ -61,8 +61,7 @@ plt.show()
 # Diagnostics of the scores
 # -------------------------
 #
-# Where Pareto k-hat is above 0.7, neither the score of a row nor its standard error can be relied
-# on.
+# If Pareto k-hat is above 0.7, neither the score of a row nor its standard error is reliable.
 DiagnosticsDisplay.from_estimator(vae, images[:300])
 plt.show()
 
@@ -70,8 +69,8 @@ plt.show()
 # Markov chains of the prior
 # --------------------------
 #
-# The traces of block Gibbs cross all the time, and split R-hat falls to 1. Langevin steps are
-# small, so these chains need longer.
+# The traces of block Gibbs overlap, and split R-hat falls to 1. Langevin steps are small, so these
+# chains need more steps.
 _, axes = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
 for ax, sampler in zip(axes, ["gibbs", "langevin"], strict=True):
     ChainsDisplay.from_estimator(vae, sampler=sampler, n_steps=300, random_state=0, ax=ax)
@@ -81,8 +80,8 @@ plt.show()
 # Real and sampled rows
 # ---------------------
 #
-# Patients: an integer, a category, two numbers, and a tenth of all entries missing. Histograms are
-# of the entries that are there. If the model is right, both sides of the diagonal are mirror
+# The table of patients has an integer, a category, two numbers, and a tenth of all entries missing.
+# Histograms show the observed entries. If the model is good, both sides of the diagonal are mirror
 # images.
 table = load_diabetes(as_frame=True, scaled=False).data[["age", "sex", "bmi", "s3"]]
 table = table.rename(columns={"s3": "hdl"})
@@ -94,6 +93,6 @@ DensityDisplay.from_estimator(model, table, random_state=0)
 plt.show()
 
 # %%
-# The density of two columns; the others are integrated out.
+# The density of two columns, with the others integrated out.
 DensityDisplay.from_estimator(model, table, features=["bmi", "hdl"], n_draws=200)
 plt.show()

@@ -2,9 +2,9 @@
 Imputation against KNNImputer and IterativeImputer
 ==================================================
 
-A fifth of the entries of a table of wines are removed and filled again, by
-:class:`~skevae.EnergyImputer` and by two imputers of scikit-learn. A density takes categories as
-they are, and it can draw: the spread of many draws tells how far a filled entry can be trusted.
+A fifth of the entries of a table of wines are removed and imputed by :class:`~skevae.EnergyImputer`
+and by two imputers of scikit-learn. A density needs no encoding of categories. It can also draw
+imputations at random: the spread of many draws shows the uncertainty of an imputed entry.
 """
 
 import matplotlib.pyplot as plt
@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from skevae import EnergyImputer, EnergyVAE
 
 # %%
-# Thirteen measurements of 178 wines, and their cultivar, a category.
+# The data are thirteen measurements of 178 wines, and their cultivar, a category.
 wine = load_wine(as_frame=True)
 truth = wine.data.assign(cultivar=[f"cultivar {k}" for k in wine.target])
 removed = np.random.RandomState(0).rand(*truth.shape) < 0.2
@@ -26,9 +26,10 @@ table = truth.mask(removed)
 print(table.iloc[:4, -4:])
 
 # %%
-# :class:`~skevae.EnergyImputer` takes the table as it is. The others take numbers: cultivars are
-# given to them as columns of zeros and ones, and all is standardised. The first cultivar has
-# no column, since regressions would predict it from the other two, which are missing with it.
+# :class:`~skevae.EnergyImputer` uses the table without preprocessing. The others need numbers: for
+# them, cultivars are one-hot encoded and all columns are standardised. The column of the first
+# cultivar is dropped; otherwise regressions would predict it from the other two, which are missing
+# at the same time.
 imputer = EnergyImputer(EnergyVAE(8, mask_rate=0.2, random_state=0))
 filled = {"EnergyImputer": imputer.fit_transform(table)}
 numbers, names = wine.data.columns, np.unique(truth["cultivar"])
@@ -43,7 +44,7 @@ for peer in (KNNImputer(), IterativeImputer(random_state=0)):
     filled[type(peer).__name__] = frame.assign(cultivar=names[shares.to_numpy().argmax(axis=1)])
 
 # %%
-# Errors of the removed entries, numbers in standard deviations of their column.
+# Errors of the removed entries, for numbers in standard deviations of their column.
 where = removed[:, :-1]
 for name, frame in filled.items():
     gap = ((frame[numbers] - truth[numbers]) / truth[numbers].std()).to_numpy()[where]
@@ -52,9 +53,9 @@ for name, frame in filled.items():
     print(f"{name:18} rms error {np.sqrt(np.mean(gap**2)):.2f}, cultivars right {right:.0%}")
 
 # %%
-# Many draws for each removed entry. The interval between their quantiles should hold the truth as
-# often as it says. It holds it somewhat less often: the model is fitted to few rows, and the
-# quantiles are those of 30 draws.
+# Each removed entry is drawn many times. The interval between quantiles of the draws should contain
+# the true value with its nominal probability. It contains it somewhat less often, because the model
+# is fitted to few rows and the quantiles are those of 30 draws.
 density = imputer.estimator_
 draws = np.array(
     [density.impute(table, method="draw", random_state=s)[numbers].to_numpy() for s in range(30)]

@@ -1,19 +1,19 @@
 r"""
-Walking between two images
-==========================
+Interpolation between images
+============================
 
-A path between two rows goes through the latents: encode both, walk from one posterior mean to the
-other, decode. The straight way may lead through latents that the model holds to be improbable, and
-what is decoded there is like nothing in the data. A prior with a density says where that happens,
-and its sampler which way to go instead: :meth:`~skevae.EnergyVAE.interpolate`.
+To interpolate between two rows, encode both, follow a path between their posterior means in latent
+space, and decode it. A straight path may pass through latents that are improbable under the prior,
+and the rows decoded there are unlike the data. The density of the prior shows where this happens,
+and its sampler can correct the path: see :meth:`~skevae.EnergyVAE.interpolate`.
 """
 
 # %%
 # A model of four digits
 # ----------------------
 #
-# Zeros, ones, fours and sixes, in four latents. Large initial weights of the RBM start its units
-# apart, so that its mixture of Gaussians keeps valleys between groups.
+# The model has four latents and is fitted to zeros, ones, fours and sixes. Large initial weights of
+# the RBM separate its units, so that its mixture of Gaussians keeps valleys between groups.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -35,12 +35,13 @@ model = EnergyVAE(
 ).fit(images)
 
 # %%
-# Where a straight path dips
-# --------------------------
+# Valleys of straight paths
+# -------------------------
 #
-# The valley of a path is how far its least probable point lies below both ends. Most are shallow:
-# training on the right :math:`\ln Z` leaves little empty space between the posteriors. (Under an
-# N(0, I) prior, whose log-density is concave, there are none at all.)
+# The valley of a path is the difference between the log-density of the less probable end and that
+# of its least probable point. Most valleys are shallow: training with the correct :math:`\ln Z`
+# leaves little empty space between the posteriors. (Under an N(0, I) prior, whose log-density is
+# concave, there are no valleys.)
 
 n_points = 12
 rng = np.random.default_rng(0)
@@ -54,12 +55,13 @@ for depth in (0.1, 1, 2):
     print(f"deeper than {depth} nats: {np.mean(valley > depth):.1%} of the pairs")
 
 # %%
-# Straight and corrected
-# ----------------------
+# Straight and corrected paths
+# ----------------------------
 #
-# Of the deepest valleys, three between different digits. With ``n_correction_steps`` the points
-# that are less probable than both ends are moved uphill, each step to the mean of many Gibbs
-# transitions from where it is, until they are as probable as the less probable end.
+# The plot shows three of the deepest valleys between different digits. With ``n_correction_steps``,
+# points that are less probable than both ends are moved to higher density. Each step moves a point
+# to the mean of many Gibbs transitions from it, until the point is as probable as the less probable
+# end.
 
 chosen = {}
 for index in np.argsort(-valley):
@@ -95,6 +97,6 @@ axes[-1, 1].set_xlabel("along the path")
 plt.show()
 
 # %%
-# Halfway, a straight path decodes to two digits at once. A corrected one passes through images that
-# could be data, at times of a third digit, at the price of larger steps where it leaves one group
-# of the prior for the next.
+# In the middle, a straight path decodes to two digits at once. A corrected path passes through
+# realistic images, sometimes of a third digit, but has larger steps where it changes from one group
+# of the prior to the next.

@@ -1,10 +1,11 @@
 """
-Outliers, explained column by column
+Explaining outliers column by column
 ====================================
 
-:class:`~skevae.EnergyOutlierDetector` finds rows of low density. Why a row is odd is told by
-:meth:`~skevae.EnergyVAE.score_features`: the log-likelihood of each entry given all others of its
-row. A value may be quite ordinary by itself and still be improbable in its row.
+:class:`~skevae.EnergyOutlierDetector` finds rows with a low density.
+:meth:`~skevae.EnergyVAE.score_features` shows why a row is unusual: it returns the log-likelihood
+of each entry given all other entries of its row. A value may be common in its column and still be
+improbable in its row.
 """
 
 import matplotlib.pyplot as plt
@@ -17,9 +18,9 @@ from sklearn.model_selection import train_test_split
 from skevae import EnergyOutlierDetector, EnergyVAE
 
 # %%
-# Ten measurements of cell nuclei in 569 biopsies. The detector sees benign ones alone. More than
-# ``contamination`` of new benign rows are called outliers, because a model of few rows scores those
-# that it has seen somewhat higher than others.
+# The data are ten measurements of cell nuclei in 569 biopsies. The detector is fitted to benign
+# ones only. Of new benign rows, more than ``contamination`` are labelled as outliers, because a
+# model fitted to few rows scores its training rows somewhat higher than others.
 cancer = load_breast_cancer(as_frame=True)
 table = cancer.data.filter(like="mean ").rename(columns=lambda name: name.removeprefix("mean "))
 benign, malignant = table[cancer.target == 1], table[cancer.target == 0]
@@ -33,8 +34,8 @@ auc = roc_auc_score(np.repeat([1, 0], [len(test), len(malignant)]), scores)
 print(f"ROC-AUC {auc:.3f}")
 
 # %%
-# One entry is changed in a benign row: its area becomes that of another benign biopsy. By itself it
-# is ordinary; with the radius of this row it is impossible.
+# In a benign row, one entry is changed: its area becomes that of another benign biopsy. The value
+# is common in its column, but impossible with the radius of this row.
 row = test[np.abs(test["radius"] - 14) < 0.3][:1]
 changed = row.assign(area=benign["area"].quantile(0.1))
 print(
@@ -42,8 +43,8 @@ print(
 )
 
 # %%
-# Scores of entries are densities in units of their columns. To compare columns, each is measured by
-# how far it is below the median of the training rows.
+# Scores of entries are log-densities, which depend on the units of their columns. To compare
+# columns, the median of the training rows is subtracted.
 vae = detector.estimator_
 usual = np.median(vae.score_features(train), axis=0)
 worst = malignant.iloc[np.argsort(detector.score_samples(malignant))[[0, 10, 40, 80, 120]]]
@@ -65,6 +66,6 @@ left.legend(frameon=False)
 image = right.imshow(entries.clip(-15, 0), cmap="Reds_r", aspect="auto")
 right.set_xticks(range(len(entries.columns)), entries.columns, rotation=45, ha="right")
 right.set_yticks(range(len(labels)), labels)
-right.set_title("ln p(entry | rest of the row), below what is usual")
+right.set_title("ln p(entry | rest of the row), minus the median")
 figure.colorbar(image, ax=right, label="nats, clipped at -15")
 plt.show()

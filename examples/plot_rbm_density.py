@@ -3,20 +3,20 @@ An RBM as a density estimator of real-valued data
 =================================================
 
 :class:`~skevae.GaussianBernoulliRBMPrior` is the counterpart of
-:class:`sklearn.neural_network.BernoulliRBM` for real-valued data, with one thing more: its
-partition function is exact while it has few hidden units, so its ``score`` is a log-likelihood.
-This example puts it beside the density estimators of scikit-learn on held-out rows, looks at what
-it has learned, and then compares the two RBMs where they can be compared, as feature extractors.
+:class:`sklearn.neural_network.BernoulliRBM` for real-valued data. In addition, its partition
+function is exact for a moderate number of hidden units, so its ``score`` is a log-likelihood. This
+example compares it with the density estimators of scikit-learn on held-out rows, shows what it has
+learned, and then compares the two RBMs as feature extractors.
 """
 
 # %%
 # Data
 # ----
 #
-# Three data sets that come with scikit-learn. The pixels of the digits are integers from 0 to 16.
-# A density of integers has no maximum, so each pixel gets uniform noise within its unit, as is
-# usual for images. Columns of the tables are standardised by the training rows. All models see
-# the same numbers, and all log-likelihoods are in nats on that scale.
+# Three data sets of scikit-learn are used. The pixels of the digits are integers from 0 to 16. A
+# density of integers has no maximum, so uniform noise within the unit interval is added to each
+# pixel, as is usual for images. Columns of the tables are standardised with the training rows. All
+# models use the same numbers, and all log-likelihoods are in nats on that scale.
 
 import sys
 
@@ -47,15 +47,15 @@ for name, load in [("breast cancer", load_breast_cancer), ("wine", load_wine)]:
     data[name] = scaler.transform(train), scaler.transform(test)
 
 # %%
-# Four models, each of a size chosen by validation
-# ------------------------------------------------
+# Four models, with sizes chosen by validation
+# --------------------------------------------
 #
-# An RBM with :math:`H` hidden units is a mixture of :math:`2^H` Gaussians. That is a great many,
-# but they are tied: all of them share one diagonal covariance, and their means are sums of
-# :math:`H` vectors. A Gaussian mixture has few components and gives each its own shape. A kernel
-# density puts one round Gaussian on every row.
+# An RBM with :math:`H` hidden units is a mixture of :math:`2^H` Gaussians with shared parameters:
+# all of them have the same diagonal covariance, and their means are sums of :math:`H` vectors. A
+# Gaussian mixture has few components, each with its own shape. A kernel density puts one spherical
+# Gaussian on every row.
 #
-# What each may choose, it chooses on the same fifth of the training rows.
+# All models choose their parameters on the same fifth of the training rows.
 #
 # *Run this script with* ``--full`` *for more hidden units and longer training.*
 
@@ -88,9 +88,9 @@ models = {
 # Held-out log-likelihood
 # -----------------------
 #
-# The mean over test rows with its standard error. The last column is the mean difference from
-# the best model, row by row, with *its* standard error: rows that are hard for one model are hard
-# for all, so differences are known better than the means.
+# The table shows the mean over test rows with its standard error. The last column is the mean
+# difference from the best model, row by row, with *its* standard error: rows that are hard for one
+# model are hard for all, so differences are more precise than the means.
 
 scores, fitted = {}, {}
 for name, (train, test) in data.items():
@@ -115,7 +115,7 @@ for name, (train, test) in data.items():
     print()
 
 # %%
-# The same as a picture. Bars are two standard errors.
+# The same results as a plot. Bars are two standard errors.
 
 colours = ["#D55E00", "#0072B2", "#56B4E9", "#009E73"]
 figure, axes = plt.subplots(1, 3, figsize=(9.5, 2.7), sharey=True, layout="constrained")
@@ -130,17 +130,18 @@ axes[0].set_yticks(range(len(models)), list(models))
 plt.show()
 
 # %%
-# Where the RBM is behind the mixtures, look for the ties. A covariance that all groups share cannot
-# be narrow for one of them only, as a pixel is that stays blank in some digits. A diagonal one
-# leaves linear dependence between columns to the hidden units, which need many steps to lay out a
-# line. And means that are sums of a few vectors cannot go wherever the data are. Where groups are
-# alike and rows are few, the ties cost little.
+# Where the RBM is worse than the mixtures, the shared parameters are the reason. A shared
+# covariance cannot be narrow for one group only, for example for a pixel that is always blank in
+# some digits. With a diagonal covariance, linear dependence between columns must be modelled by the
+# hidden units, and many of them are needed to approximate a line. Means that are sums of a few
+# vectors cannot be at arbitrary places. If groups have similar shapes and there are few rows,
+# sharing parameters costs little.
 #
 # What it has learned
 # -------------------
 #
-# Each hidden unit adds its row of ``components_`` to the mean image. Below are the filters of the
-# RBM on the digits, orange where a unit adds ink and purple where it takes ink away.
+# Each hidden unit adds its row of ``components_`` to the mean image. The plot shows the filters of
+# the RBM on the digits: orange where a unit adds ink, and purple where it removes ink.
 
 rbm = fitted["digits", "RBM"]
 
@@ -159,7 +160,7 @@ def mosaic(axis, images, n_columns, **options):
 
 
 def draw_filters(axis, filters, n_columns):
-    """Draw filters on a scale that is even about zero."""
+    """Draw filters on a scale that is symmetric about zero."""
     reach = np.abs(filters).max()
     return mosaic(axis, filters, n_columns, cmap="PuOr_r", vmin=-reach, vmax=reach)
 
@@ -171,10 +172,11 @@ figure.colorbar(image, label="ink", shrink=0.8)
 plt.show()
 
 # %%
-# Real digits, their reconstructions (the mean of the pixels given the hidden probabilities of the
-# row) and samples. Up to 32 hidden units samples are exact: no Markov chain and nothing to burn in.
-# A sample holds the pixel noise of the model, which is the same for all of its Gaussians;
-# reconstructing the sample takes most of it away. Samples from the mixture stand last.
+# The plot shows real digits, their reconstructions (the mean of the pixels given the hidden
+# probabilities of the row) and samples. With up to 32 hidden units, samples are exact: there is no
+# Markov chain and no burn-in. A sample includes the pixel noise of the model, which is the same for
+# all of its Gaussians; reconstructing the sample removes most of it. The last panel shows samples
+# from the mixture.
 
 mixture = fitted["digits", "Gaussian mixture, full"]
 sampled = rbm.sample(25, random_state=0)
@@ -193,15 +195,14 @@ for axis, (title, images) in zip(axes, panels.items(), strict=True):
 plt.show()
 
 # %%
-# Beside BernoulliRBM
-# -------------------
+# Comparison with BernoulliRBM
+# ----------------------------
 #
-# :class:`~sklearn.neural_network.BernoulliRBM` takes pixels in [0, 1] as probabilities of ink. Its
-# ``score_samples`` is a pseudo-likelihood of binary images, so there is no number in nats to put
-# into the table above. What both can do is turn an image into the probabilities of their hidden
-# units. Here they do so with the same number of units in front of the same classifier, and
-# classification of the raw pixels is the reference. BernoulliRBM chooses its learning rate by
-# validation.
+# :class:`~sklearn.neural_network.BernoulliRBM` treats pixels in [0, 1] as probabilities of ink. Its
+# ``score_samples`` is a pseudo-likelihood of binary images, so it cannot be included in the table
+# above. Both models can transform an image into the probabilities of their hidden units. Here they
+# have the same number of units and are followed by the same classifier; classification of the raw
+# pixels is the reference. The learning rate of BernoulliRBM is chosen by validation.
 
 bernoulli = BernoulliRBM(rbm.n_components, n_iter=60, random_state=0)
 classifier = LogisticRegression(max_iter=2000)
@@ -221,7 +222,7 @@ for name, pipeline in pipelines.items():
     print(f"{name:28}{columns:8}{f'{accuracy:.1%} ± {error:.1%}':>18}")
 
 # %%
-# The filters of both. They are in different units, ink for the Gaussian units and log-odds for
+# The filters of both RBMs. They are in different units, ink for the Gaussian units and log-odds for
 # the binary ones, so each panel has its own scale.
 
 bernoulli = pipelines["BernoulliRBM"].best_estimator_[0]

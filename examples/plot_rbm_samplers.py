@@ -1,22 +1,22 @@
 """
-Markov chains of an RBM against its exact moments
-=================================================
+Markov chains of an RBM and its exact moments
+=============================================
 
-A Gaussian-Bernoulli RBM is usually sampled by Markov chains, and usually nobody can say whether the
-chains have arrived. With few hidden units they need not be trusted: the RBM is a finite mixture of
-Gaussians, so its moments are known exactly and every sampler can be marked against them.
+A Gaussian-Bernoulli RBM is usually sampled by Markov chains, and it is often unknown whether the
+chains have converged. With few hidden units, this can be checked: the RBM is a finite mixture of
+Gaussians, so its moments are known exactly and every sampler can be compared with them.
 
 This example fits a :class:`~skevae.GaussianBernoulliRBMPrior` to three separated groups of points,
-runs every sampler that it offers on the fitted density, and looks at two ways to fail: chains that
-do not cross between modes, and steps that are too long.
+runs all of its samplers on the fitted density, and shows two kinds of failure: chains that do not
+cross between modes, and steps that are too long.
 """
 
 # %%
 # Three groups of unequal size
 # ----------------------------
 #
-# Each group is a Gaussian of unit variance. The groups stand far apart beside that, which is what
-# makes life hard for chains that move in small steps.
+# Each group is a Gaussian of unit variance. The distances between the groups are much larger, which
+# is difficult for chains that move in small steps.
 
 import sys
 from time import perf_counter
@@ -43,12 +43,12 @@ rbm = GaussianBernoulliRBMPrior(
 # -------------
 #
 # Given its hidden units, an RBM is the Gaussian :math:`N(\mu + W h, \Sigma)`. Summing over all
-# :math:`2^H` configurations leaves a mixture, with weights
+# :math:`2^H` configurations gives a mixture, with weights
 #
 # .. math::
 #     \ln w(h) = b \cdot h + \sum_i \frac{(\mu + W h)_i^2 - \mu_i^2}{2 \sigma_i^2} + \text{const.}
 #
-# Eight hidden units make 256 Gaussians. Their mean and covariance are sums.
+# With eight hidden units there are 256 Gaussians. The mean and covariance of the mixture are sums.
 
 units = np.arange(rbm.n_components)
 hidden = (np.arange(2**rbm.n_components)[:, None] >> units) & 1
@@ -62,7 +62,7 @@ true_mean = weights @ means
 true_covariance = (weights * (means - true_mean).T) @ (means - true_mean) + np.diag(rbm.scale_**2)
 
 # %%
-# The fitted density, in nats, with the groups it was fitted to.
+# The fitted log-density, in nats, with the training data.
 
 grid = np.linspace(-9, 10, 120)
 plane = np.stack(np.meshgrid(grid, grid), axis=-1)
@@ -79,18 +79,17 @@ figure.colorbar(filled, label="log-density (nats)")
 plt.show()
 
 # %%
-# Every sampler, marked
-# ---------------------
+# Comparison of the samplers
+# --------------------------
 #
-# A third of the chains starts at each centre, though the groups are not of equal size: to get the
-# mean right, chains have to move from group to group. They are independent of each other, so the
-# spread of their own averages gives an honest standard error, however slowly each of them moves.
-# An error of more than three or four standard errors is a bias, not bad luck.
+# A third of the chains starts at each centre, although the groups are not of equal size: for a
+# correct mean, chains have to move between groups. The chains are independent of each other, so the
+# spread of their averages gives a valid standard error, even if each chain moves slowly. An error
+# of more than three or four standard errors shows a bias.
 #
-# Beside it stand what a user without exact moments would look at: the share of Metropolis
-# tests that were passed, split R-hat (above 1.05 the chains disagree) and the effective sample
-# size (ESS), as a number per 1000 transitions and per second. Where R-hat is large, an ESS means
-# little.
+# The other columns are diagnostics that do not need exact moments: the fraction of accepted
+# Metropolis proposals, split R-hat (above 1.05 the chains disagree) and the effective sample size
+# (ESS) per 1000 transitions and per second. If R-hat is large, the ESS is not meaningful.
 #
 # *Run this script with* ``--full`` *for five times as many transitions.*
 
@@ -108,7 +107,7 @@ starts = centres[np.arange(n_chains) % 3]
 
 
 def in_standard_errors(chain_values, truth):
-    """Largest distance of the mean over chains from the truth, in its standard errors."""
+    """Largest error of the mean over chains, in its standard errors."""
     error = chain_values.std(axis=0, ddof=1) / np.sqrt(len(chain_values))
     return np.max(np.abs(chain_values.mean(axis=0) - truth) / error)
 
@@ -142,12 +141,13 @@ for name in samplers:
 # Chains that do not mix
 # ----------------------
 #
-# Three chains of block Gibbs, one from each centre, above three of parallel tempering. Gibbs is
-# exact in each conditional and yet leaves a group only rarely: to leave, a hidden unit has to
-# switch while the point still lies deep inside its own group. So the groups keep much of the shares
-# that the chains started with (histogram), not those of the density (line). Tempering runs the same
-# sweeps at a ladder of temperatures. At the hot end there is one broad mode; states that crossed
-# there are handed down.
+# The plot shows three chains of block Gibbs, one from each centre, above three of parallel
+# tempering. Gibbs draws exactly from each conditional, but it rarely leaves a group: to leave, a
+# hidden unit has to switch while the point is still deep inside of its group. The frequencies of
+# the groups therefore stay close to those of the starting points (histogram), and not to those of
+# the density (line). Tempering runs the same sweeps at several temperatures. At the highest
+# temperature there is a single broad mode; states that crossed there are exchanged with lower
+# temperatures.
 
 
 def marginal(x):
@@ -179,9 +179,10 @@ plt.show()
 # The error of the mean
 # ---------------------
 #
-# How far is the average of one chain from the true mean? The error of independent draws falls with
-# the square root of their number, the dotted line. A chain that mixes falls in parallel, higher up
-# by the price of its memory. A chain that does not mix stays where it is, however long it runs.
+# How far is the average of one chain from the true mean? The error of independent draws decreases
+# with the square root of their number (dotted line). The error of a chain that mixes decreases at
+# the same rate, but is larger because of its autocorrelation. The error of a chain that does not
+# mix does not decrease.
 
 steps = np.unique(np.geomspace(1, n_steps, 60).round().astype(int))
 figure, axis = plt.subplots(figsize=(8, 4.6), layout="constrained")
@@ -205,19 +206,19 @@ plt.show()
 # Steps that are too long
 # -----------------------
 #
-# Langevin steps have a second fault: without a Metropolis test they leave a density other than the
-# one asked for. To see this alone, chains start from exact draws. A sampler that is right then has
-# nothing to do but leave the law as it is, whether it crosses between modes or not; one that is
-# wrong drifts off. The yardstick is the variance within a group, the squared distance to the
-# nearest centre. Exact draws say what it should be.
+# Langevin steps have a second problem: without a Metropolis test, their stationary density is not
+# the target. To isolate this effect, chains start from exact draws. A correct sampler does not
+# change this distribution, even if it does not cross between modes; a biased one drifts away. The
+# measure is the variance within a group, that is, the squared distance to the nearest centre,
+# compared with that of exact draws.
 #
-# Of a Gaussian, steps of size :math:`\epsilon`, in units of its standard deviation, make the
-# variance :math:`1 / (1 - \epsilon^2 / 4)` times what it should be: the dotted line. The
-# Metropolis test takes this bias away. Its price is rejected steps, below.
+# For a Gaussian, steps of size :math:`\epsilon`, in units of its standard deviation, multiply the
+# variance by :math:`1 / (1 - \epsilon^2 / 4)` (dotted line). The Metropolis test removes this bias
+# at the cost of rejected steps (lower panel).
 
 
 def variance_within(samples):
-    """Mean squared distance to the nearest centre, a feature: (..., 2) -> (...)."""
+    """Mean squared distance to the nearest centre, per feature: (..., 2) -> (...)."""
     deviations = samples[..., None, :] - centres
     return np.square(deviations).sum(axis=-1).min(axis=-1) / 2
 
@@ -259,12 +260,13 @@ acceptance.set_ylabel("share of steps\naccepted")
 plt.show()
 
 # %%
-# What to take away
-# -----------------
+# Conclusions
+# -----------
 #
-# - Look at R-hat with chains that start *far apart*: chains that all begin in one mode agree with
-#   each other, and all of them may be wrong.
-# - A Metropolis test mends long steps. It does not mend chains that cannot cross; tempering does.
-# - While :math:`H` is small, prefer ``sampler="exact"``. Draws are independent and there is nothing
-#   to diagnose. They cost :math:`2^{H+1}` operations, so with many hidden units chains are all
-#   there is, and parallel tempering is the safe choice among them.
+# - Compute R-hat from chains that start *far apart*: chains that all start in one mode agree with
+#   each other, but all of them may be wrong.
+# - A Metropolis test removes the bias of long steps. It does not help chains that cannot cross
+#   between modes; tempering does.
+# - If :math:`H` is small, prefer ``sampler="exact"``. Draws are independent and need no
+#   diagnostics. They cost :math:`2^{H+1}` operations, so Markov chains are needed for many hidden
+#   units, and parallel tempering is the safest of them.

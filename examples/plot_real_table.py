@@ -1,11 +1,11 @@
 """
-A table with holes and categories
-=================================
+A table with missing values and categories
+==========================================
 
-Four hundred patients: numbers, an integer, a category, and a tenth of all entries missing. One fit
-of :class:`~skevae.EnergyVAE` to the table gives a density of rows, new rows, and every conditional:
-here imputed entries against the true ones, and the distribution of one column given the others,
-drawn as bands.
+The table has four hundred patients with numbers, an integer, a category, and a tenth of all entries
+missing. One fit of :class:`~skevae.EnergyVAE` gives a density of rows, new rows, and all
+conditional distributions. This example compares imputed entries with the true ones, and plots the
+distribution of one column given another as bands.
 """
 
 import matplotlib.pyplot as plt
@@ -18,7 +18,7 @@ from sklearn.impute import IterativeImputer, KNNImputer
 from skevae import EnergyVAE
 
 # %%
-# The data of Efron et al. (2004), with names instead of codes, and holes at random.
+# The data of Efron et al. (2004), with names instead of codes, and entries missing at random.
 truth = load_diabetes(as_frame=True, scaled=False).data
 truth = truth.rename(columns={"s1": "cholesterol", "s2": "ldl", "s3": "hdl", "s6": "glucose"})
 truth["sex"] = truth["sex"].map({1.0: "female", 2.0: "male"})
@@ -28,14 +28,14 @@ table = truth.mask(holes)
 print(table.head())
 
 # %%
-# Strings are categories and integers are integers, by their dtype.
+# The kinds of columns are inferred from their dtypes: strings are categories.
 vae = EnergyVAE(8, mask_rate=0.2, random_state=0).fit(table)
 print(f"{vae.score(table):.2f} nats a row, of the observed entries")
 print(vae.sample(3, random_state=0))
 
 # %%
-# Imputed means against the truth, beside two imputers of scikit-learn, which take numbers only.
-# The error is relative to the standard deviation of the column.
+# Errors of imputed means, compared with two imputers of scikit-learn, which only accept numbers.
+# Errors are relative to the standard deviation of the column.
 numbers = [name for name in truth if name != "sex"]
 filled = vae.impute(table)
 peers = {
@@ -58,7 +58,7 @@ right = (filled["sex"].to_numpy() == truth["sex"].to_numpy())[hidden]
 print(f"sex: {right.mean():.0%} of {hidden.sum()} missing entries right")
 
 # %%
-# The distribution of ldl given cholesterol alone: 2,000 draws for each of 12 values, as bands.
+# The distribution of ldl given only cholesterol: 2,000 draws for each of 12 values, as bands.
 grid = np.linspace(*truth["cholesterol"].quantile([0.02, 0.98]), 12).round()
 levels = [0.05, 0.25, 0.5, 0.75, 0.95]
 draws = [vae.sample(2000, given={"cholesterol": x}, random_state=0)["ldl"] for x in grid]
@@ -77,7 +77,7 @@ right.boxplot(
 right.set(ylabel="error / standard deviation", title="Imputed numbers, absolute error")
 
 # %%
-# Why a row is odd: ln p of each entry given the rest of its row.
+# Why a row is unusual: ln p of each entry given the rest of its row.
 row = truth[:1].assign(hdl=150.0)
 scores = pd.Series(vae.score_features(row)[0], truth.columns)
 print(scores.round(1).sort_values().head(3))

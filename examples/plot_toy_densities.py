@@ -1,10 +1,10 @@
 """
-Densities in the plane
-======================
+Two-dimensional densities
+=========================
 
-:class:`~skevae.EnergyVAE` on data whose density is known. So the log-likelihood of held-out rows
-can be put beside the best that any model can have, minus the entropy, and the learned density
-beside the true one.
+:class:`~skevae.EnergyVAE` is fitted to data from a known density. The log-likelihood of held-out
+rows can therefore be compared with the best possible value, minus the entropy, and the learned
+density with the true one.
 """
 
 # %%
@@ -12,8 +12,8 @@ beside the true one.
 # ---------------
 #
 # :func:`~skevae.datasets.toy_density` returns densities with exact samples, an exact
-# ``log_density`` and an exact ``entropy``. Two latents are enough for two columns, and an RBM of 12
-# hidden units, a mixture of 4096 Gaussians, is prior enough.
+# ``log_density`` and an exact ``entropy``. Two latents are enough for two columns, and an RBM with
+# 12 hidden units, a mixture of 4096 Gaussians, is flexible enough as a prior.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -60,8 +60,8 @@ for density, model in zip(densities, models, strict=True):
 # The densities
 # -------------
 #
-# Training rows, the density that was learned from them, and the truth, in the same colours. The
-# prior's partition function is exact, so the densities are normalised: colours can be compared.
+# Training rows, the learned density, and the true density, on the same colour scale. The partition
+# function of the prior is exact, so the densities are normalised and colours can be compared.
 
 reach, side = 4.2, 80
 edges = np.linspace(-reach, reach, side)

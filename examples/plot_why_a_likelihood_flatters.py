@@ -1,22 +1,21 @@
 r"""
-Why a likelihood flatters
-=========================
+Why some likelihoods are too high
+=================================
 
-An energy-based prior :math:`p(z) = e^{-E(z)} / Z` makes a flexible autoencoder and poses one
-question: what is :math:`\ln Z`? "Variational Inference with Unnormalized Priors" estimates it for
-each row from the draws of the row's own posterior, both in training (eq. 3) and when it reports
-log-likelihoods (eq. 5). This example measures what that does. The data come from a known density,
-so that for once there is a limit nobody can argue with: no model has a mean log-likelihood above
-minus the entropy of the data.
+An energy-based prior :math:`p(z) = e^{-E(z)} / Z` makes an autoencoder flexible, but :math:`\ln Z`
+must be computed. "Variational Inference with Unnormalized Priors" estimates it for each row from
+the draws of the row's own posterior, both in training (eq. 3) and when it reports log-likelihoods
+(eq. 5). This example measures the effect. The data come from a known density, so there is a strict
+limit: no model has a mean log-likelihood above minus the entropy of the data.
 """
 
 # %%
-# Two models that differ in one thing
-# -----------------------------------
+# Two models that differ in one parameter
+# ---------------------------------------
 #
-# Same data, same networks, same RBM prior, the paper's posteriors of unit variance. One is trained
-# by eq. 3 (``partition="posterior"``), the other on the exact :math:`\ln Z`
-# (``partition="exact"``).
+# Both models have the same data, networks and RBM prior, and the paper's posteriors with unit
+# variance. One is trained by eq. 3 (``partition="posterior"``), the other with the exact :math:`\ln
+# Z` (``partition="exact"``).
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -45,8 +44,8 @@ models = {
 }
 
 # %%
-# What is reported, and what is true
-# ----------------------------------
+# Reported and true log-likelihoods
+# ---------------------------------
 #
 # Eq. 5 divides two sums over the same :math:`n` draws :math:`z_k \sim q(z \mid x)`:
 #
@@ -54,10 +53,10 @@ models = {
 #     \ln \frac{\sum_k p(x \mid z_k) \, e^{-E(z_k)} / q(z_k \mid x)}
 #              {\sum_k e^{-E(z_k)} / q(z_k \mid x)}
 #
-# The denominator estimates :math:`n Z`. It is right on average, but the average is made by rare
-# draws: nearly all the mass of :math:`e^{-E}` lies where the posterior of *this* row hardly ever
-# draws. A typical estimate has missed it and is too small, and since its logarithm is subtracted,
-# the report is too large. With one draw, what is left is the reconstruction.
+# The denominator estimates :math:`n Z`. It is unbiased, but its mean is dominated by rare draws:
+# nearly all the mass of :math:`e^{-E}` is in regions where the posterior of *this* row hardly ever
+# draws. A typical estimate misses this mass and is too small. Since its logarithm is subtracted,
+# the reported value is too large. With one draw, only the reconstruction term remains.
 #
 # ``log_likelihood(method="self_normalized")`` reports eq. 5 for any number of draws. The default
 # of ``log_likelihood`` and ``score`` subtracts the exact :math:`\ln Z` instead.
@@ -80,9 +79,10 @@ print(f"{'log-likelihood':22}{true['posterior']:10.2f}{true['exact']:14.2f}")
 print(f"{'of the truth':22}{best:10.2f}{best:14.2f}")
 
 # %%
-# A hundred thousand draws for each row do not help. The report falls so slowly because the number
-# of draws that it takes to see all of :math:`Z` from one row's posterior grows exponentially with
-# the distance between the two. (All rows share one set of points, so the curves wander.)
+# Even a hundred thousand draws per row do not help. The reported value decreases slowly, because
+# the number of draws that is needed to estimate :math:`Z` from the posterior of one row grows
+# exponentially with the distance between the two distributions. (All rows share one set of points,
+# so the curves fluctuate.)
 
 colours = {"posterior": "#D55E00", "exact": "#0072B2"}
 labels = {"posterior": "trained by eq. 3", "exact": "trained on the exact ln Z"}
@@ -107,13 +107,14 @@ axis.spines[["top", "right"]].set_visible(False)
 plt.show()
 
 # %%
-# What it costs
-# -------------
+# The effect on training
+# ----------------------
 #
-# If it were only the report, it could be mended afterwards. But eq. 3 is also what the first model
-# was trained to maximise. From the draws of one row it cannot see the mass at the other seven
-# groups, so nothing tells it how to divide the mass among them, or to take it away from between.
-# Below are both densities, normalised, in the colours of the truth.
+# A wrong reported value alone could be corrected afterwards. However, eq. 3 is also the training
+# objective of the first model. The draws of one row do not reach the mass at the other seven
+# groups. The objective therefore does not determine how to divide the mass among the groups, and
+# does not remove mass between them. The plot shows both densities, normalised, on the colour scale
+# of the true density.
 
 side = 90
 edges = np.linspace(-5, 5, side)

@@ -1,7 +1,7 @@
-"""Quick start: an energy-based VAE on scikit-learn's digits, scored against its peers.
+"""Quick start: an energy-based VAE on scikit-learn's digits, compared with other models.
 
 Trains on the bundled digits, prints the held-out log-likelihood of each model with its standard
-error, and draws real beside sampled digits into examples/output/quickstart.png.
+error, and plots real and sampled digits to examples/output/quickstart.png.
 """
 
 from pathlib import Path
@@ -18,14 +18,14 @@ from skevae import EnergyVAE
 
 OUTPUT = Path(__file__).resolve().parent / "output"
 
-# Pixels are integers from 0 to 16. A density of discrete data has no maximum, so each pixel gets
-# uniform noise within its unit, as is usual for images; every model sees the same numbers.
+# Pixels are integers from 0 to 16. A density of discrete data has no maximum, so uniform noise
+# within the unit interval is added, as is usual for images. All models use the same numbers.
 rng = np.random.default_rng(0)
 X = load_digits().data
 X = (X + rng.uniform(size=X.shape)) / 17
 X_train, X_test = train_test_split(X, test_size=0.25, random_state=0)
 
-# The peers choose their one parameter by cross-validation; the VAEs are untuned.
+# The single parameter of the other models is chosen by cross-validation; the VAEs are untuned.
 mixture = GridSearchCV(
     GaussianMixture(covariance_type="diag", reg_covar=1e-4, random_state=0),
     {"n_components": [10, 20, 50, 100]},

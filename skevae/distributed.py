@@ -1,4 +1,4 @@
-"""Data-parallel `fit`: several processes, each with its rows, train one model."""
+"""Data-parallel `fit`: several processes, each with a part of the rows, train one model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from skevae.utils.ranks import ALONE, ProcessRanks, Ranks, among, current_ranks
 
 __all__ = ["data_parallel"]
 
-# What torchrun tells its processes.
+# Environment variables set by torchrun.
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -26,48 +26,49 @@ def data_parallel(
 ) -> Iterator[Ranks]:
     """Train one model on the rows of several processes.
 
-    Within the context ``fit`` and ``partial_fit`` of `EnergyVAE` and of the prior estimators are
-    calls that all processes make together, each with its own rows. Each step then follows the
-    gradient of one minibatch, of which every process computes the part that lies in its rows, and
-    all of them end with the same model. Outside of the context, and in a group of one process,
-    everything is as ever.
+    In this context, all processes must call ``fit`` or ``partial_fit`` of `EnergyVAE` or of a prior
+    estimator together, each with its own rows. In each step, every process computes the gradient
+    for its part of one minibatch, and the gradients are summed. At the end, all processes hold the
+    same model. Outside of the context, and in a group of one process, nothing changes.
 
-    The processes are started by ``torchrun`` or whatever else sets its environment variables,
-    or have called `torch.distributed.init_process_group` before.
+    Start the processes with ``torchrun`` or another launcher that sets the same environment
+    variables, or call `torch.distributed.init_process_group` before.
 
     Parameters
     ----------
     group : torch.distributed.ProcessGroup, default=None
-        The processes that train. By default all.
+        The processes that train the model. By default, all processes.
     timeout : float, default=1800.0
-        Seconds after which a process that waits for another gives up. It has to exceed the time
-        by which one can be behind: at the end of a ``fit`` with ``ex_post``, say, all wait for the
-        first, which fits that estimator.
+        Time in seconds after which a process that waits for another raises an error. It must exceed
+        the longest wait: for example, at the end of a ``fit`` with ``ex_post``, all processes wait
+        for the first one, which fits that estimator.
 
     Yields
     ------
     ranks : object
-        With the attributes ``rank``, the number of this process from 0, and ``size``, how many
-        there are.
+        Has the attributes ``rank``, the number of this process from 0, and ``size``, the number of
+        processes.
 
     Raises
     ------
     RuntimeError
         If there is no process group and the environment variables of ``torchrun`` are missing, if
-        torch was built without torch.distributed, or the context is entered within itself. In
-        ``fit``: if another process has ended or does not answer in time.
+        torch was built without torch.distributed, or if the context is nested. In ``fit``, if
+        another process has ended or does not answer in time.
     ValueError
         If ``timeout`` is not above 0, or this process is not in the group.
 
     Notes
     -----
-    Give the rows in the order of ranks, ``numpy.array_split(X, ranks.size)[ranks.rank]`` of a table
-    that all can read. Then the held-out rows are those of a fit in one process, and a checkpoint
-    is found again by any number of processes.
+    Pass the rows in the order of ranks, for example
+    ``numpy.array_split(X, ranks.size)[ranks.rank]`` if all processes can read the table. Then the
+    held-out rows are those of a fit in one process, and a checkpoint can be resumed with any number
+    of processes.
 
     Examples
     --------
-    A group of one process; in a script that ``torchrun`` starts, there is no need to make one:
+    With a group of one process (a script that is started by ``torchrun`` does not need to create
+    it):
 
     >>> import numpy as np
     >>> import torch.distributed as dist
@@ -86,7 +87,7 @@ def data_parallel(
     if not isinstance(timeout, Real) or not timeout > 0:
         raise ValueError(f"timeout must be a number of seconds above 0, got {timeout!r}.")
     if current_ranks() is not ALONE:
-        raise RuntimeError("data_parallel() is open already. Leave it before you enter it again.")
+        raise RuntimeError("data_parallel() cannot be nested. Leave it before you enter it again.")
     with ExitStack() as stack:
         if not (dist.is_available() and dist.is_initialized()):
             _initialise(float(timeout))
@@ -114,17 +115,17 @@ def data_parallel(
 
 
 def _initialise(timeout: float) -> None:
-    """Join the processes that torchrun has started."""
+    """Join the processes that were started by torchrun."""
     if not dist.is_available():
         raise RuntimeError(
-            "This torch was built without torch.distributed. Install one with it, or fit in one "
+            "This torch was built without torch.distributed. Install torch with it, or fit in one "
             "process."
         )
     missing = [name for name in VARIABLES if name not in os.environ]
     if missing:
         raise RuntimeError(
             "data_parallel() found no process group, nor the environment variables "
-            f"{', '.join(missing)} to make one. Start the script by "
+            f"{', '.join(missing)} to create one. Start the script with "
             "`torchrun --nproc-per-node 2 script.py`, or call "
             "torch.distributed.init_process_group first."
         )
@@ -133,7 +134,7 @@ def _initialise(timeout: float) -> None:
 
 
 def _joined(members: list[int], is_part: bool, timeout: timedelta) -> ProcessRanks:
-    """Make groups of our own, which can be given up without harm to those of the user."""
+    """Create separate groups, which can be destroyed without affecting those of the user."""
     settings: dict[str, Any] = {"timeout": timeout, "use_local_synchronization": is_part}
     objects = dist.new_group(members, backend="gloo", **settings)
     on_device = dist.new_group(members, backend="nccl", **settings) if _has_nccl() else None

@@ -1,7 +1,7 @@
-"""Energy functions: their value and their conditional distributions.
+"""Energy functions: their values and conditional distributions.
 
-An energy is a pure function of its argument. It holds no random generator, estimates nothing and
-never sees a batch size.
+An energy is a pure function of its argument. It has no random generator, estimates nothing and does
+not depend on a batch size.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ LOG_2PI = math.log(2 * math.pi)
 
 
 def softplus(x: Tensor) -> Tensor:
-    """ln(1 + e^x). torch's own drops e^-x above 20, which float64 still sees; this keeps it."""
+    """ln(1 + e^x). Unlike torch's softplus, it keeps e^-x above 20, which matters in float64."""
     return F.softplus(x, threshold=40.0)
 
 
 class SmoothEnergy(Protocol):
-    """What Langevin steps need of an energy."""
+    """Interface of energies for Langevin steps."""
 
     @property
     def variance(self) -> Tensor:
-        """Rough variance of each dimension, (D,), by which steps are scaled."""
+        """Approximate variance of each dimension, (D,), which scales the steps."""
 
     def __call__(self, z: Tensor) -> Tensor:
         """Energy in nats of each row: (..., D) -> (...)."""
@@ -41,7 +41,7 @@ class SmoothEnergy(Protocol):
 
 @dataclass(frozen=True)
 class GaussianBernoulliEnergy:
-    r"""Energy of a Gaussian-Bernoulli restricted Boltzmann machine, hidden units summed out.
+    r"""Energy of a Gaussian-Bernoulli restricted Boltzmann machine with hidden units summed out.
 
     .. math::
         E(z) = \tfrac12 \sum_i \frac{(z_i - \mu_i)^2}{\sigma_i^2}
@@ -77,10 +77,10 @@ class GaussianBernoulliEnergy:
         return 0.5 * quadratic - softplus(self.hidden_logits(z)).sum(-1)
 
     def mean(self, z: Tensor) -> Tensor:
-        """Mean energy of rows that are constants, (n, n_visible), as a scalar.
+        """Mean energy of constant rows, (n, n_visible), as a scalar.
 
-        The same as averaging `__call__`, but with its gradient in closed form: one matrix product
-        and a few passes over the parameters instead of as many passes over the rows.
+        Equal to the average of `__call__`, but with a closed-form gradient: one matrix product and
+        a few passes over the parameters instead of passes over the rows.
         """
         parameters = (self.weight, self.hidden_bias, self.visible_mean, self.variance)
         return _MeanEnergy.apply(z.detach(), *parameters)
@@ -93,7 +93,8 @@ class GaussianBernoulliEnergy:
 
     def hidden_logits(self, z: Tensor) -> Tensor:
         """Log-odds of h_j = 1 given z: (..., n_visible) -> (..., n_hidden)."""
-        # A product, whose gradient takes fewer passes over the weights than that of a quotient.
+        # A product, because its gradient takes fewer passes over the weights than that of a
+        # quotient.
         scaled = self.weight * self.variance.reciprocal()[:, None]
         return linear(z, scaled.mT, self.hidden_bias)
 
@@ -102,7 +103,7 @@ class GaussianBernoulliEnergy:
         return linear(h, self.weight, self.visible_mean)
 
     def hidden_machine(self) -> tuple[Tensor, Tensor, Tensor]:
-        r"""Integrate z out: the law of h is a Boltzmann machine.
+        r"""Integrate z out: the distribution of h is a Boltzmann machine.
 
         .. math::
             p(h) \propto \exp(a \cdot h + \tfrac12 h^\top J h), \quad
@@ -169,8 +170,8 @@ class AnnealingPath:
                          -\frac{\beta}{2} \sum_i \frac{(z_i - \mu_i)^2}{\sigma_i^2}
                          + \sum_j \mathrm{softplus}(\beta (W_{\cdot j} \cdot z/\sigma^2 + b_j))
 
-    (Salakhutdinov & Murray 2008, with a Gaussian base.) Every point of the path is, but for a
-    constant, a Gaussian-Bernoulli energy again, so the same block Gibbs sampler serves all of it.
+    (Salakhutdinov & Murray 2008, with a Gaussian base.) Up to a constant, every point of the path
+    is a Gaussian-Bernoulli energy, so the same block Gibbs sampler can be used on the whole path.
 
     Parameters
     ----------
@@ -224,7 +225,7 @@ class CorrectedGaussianEnergy:
     mean, variance : Tensor of shape (D,)
         mu and sigma squared.
     correction : callable (..., D) -> (...)
-        f, in nats. Bounded, or exp(-E) need not be integrable.
+        f, in nats. It must be bounded; otherwise exp(-E) may not be integrable.
     strength : float
         s.
     """
@@ -259,7 +260,7 @@ class GeometricPath:
     .. math::
         \ln f_\beta(z) = -\frac{1-\beta}{2} \sum_i \frac{(z_i - m_i)^2}{v_i} - \beta E(z)
 
-    Every point of it is, but for a constant, a `CorrectedGaussianEnergy` again.
+    Up to a constant, every point of the path is a `CorrectedGaussianEnergy`.
 
     Parameters
     ----------
@@ -279,7 +280,7 @@ class GeometricPath:
         return (beta_to - beta_from) * (base - self.target(z))
 
     def at(self, beta: float) -> CorrectedGaussianEnergy:
-        """Return the energy at ``beta``, a constant left out."""
+        """Return the energy at ``beta``, without a constant."""
         target = self.target
         variance = ((1 - beta) / self.base_variance + beta / target.variance).reciprocal()
         base_term = (1 - beta) * self.base_mean / self.base_variance
@@ -293,7 +294,7 @@ class GeometricPath:
 
 def pairwise_normal_log_density(z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     """ln N(z_i; mean_j, diag(scale_j^2)) for all pairs: (m, D), (n, D), (n, D) -> (m, n)."""
-    # In float64: squares of far, narrow Gaussians cancel, and float32 has not the digits.
+    # In float64: squares of distant, narrow Gaussians cancel, and float32 is not precise enough.
     precision = scale.double().square().reciprocal()
     weighted = mean * precision
     constant = (mean * weighted + 2 * scale.log() + LOG_2PI).sum(-1)
@@ -303,5 +304,5 @@ def pairwise_normal_log_density(z: Tensor, mean: Tensor, scale: Tensor) -> Tenso
 
 
 def standard_normal_energy(z: Tensor) -> Tensor:
-    """Energy of N(0, I), half the squared norm: (..., n_visible) -> (...)."""
+    """Energy of N(0, I), half of the squared norm: (..., n_visible) -> (...)."""
     return 0.5 * z.square().sum(-1)

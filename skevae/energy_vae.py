@@ -27,201 +27,213 @@ from skevae.vae_fit import VAEFit
 class EnergyVAE(CallbackSupportMixin, FittedVAE):
     r"""Variational autoencoder with an energy-based prior: a deep density estimator.
 
-    Rows x are explained by latents z with an unnormalised prior,
+    The rows x are generated from latents z with an unnormalised prior,
 
     .. math::
         p(x) = \int p(x \mid z) \, \frac{e^{-E(z)}}{Z} \, dz,
 
-    trained through an encoder's posterior q(z | x) (Kingma & Welling 2014). By default the prior is
-    a Gaussian-Bernoulli RBM, a mixture of 2^H Gaussians whose ln Z is exact; the system is that of
-    "Variational Inference with Unnormalized Priors", and its estimators are here under their names.
+    and trained with an encoder that predicts the posterior q(z | x) (Kingma & Welling 2014). The
+    default prior is a Gaussian-Bernoulli RBM, a mixture of 2^H Gaussians with an exact ln Z. The
+    model is that of "Variational Inference with Unnormalized Priors" [1]_. The estimators of that
+    paper are available, but are not the defaults.
 
-    `score` never flatters: log-likelihoods are importance-sampled, normalised, in nats, on the
-    scale of X, and lower bounds in expectation.
+    `score` returns a normalised log-likelihood in nats, on the scale of X. It is estimated by
+    importance sampling and is a lower bound in expectation.
 
     Parameters
     ----------
     n_components : int, default=16
         Number of latents D.
     hidden_layer_sizes : int or array-like of int, default=(128, 128)
-        Widths of the encoder's hidden layers; the decoder mirrors them.
+        Widths of the encoder's hidden layers. The decoder has the same layers in reverse order.
     network : {"mlp", "densenet", "resnet"} or callable, default="mlp"
-        "densenet": every layer sees the input and all earlier layers (the paper's toy network).
-        "resnet": every layer adds to its input. A network object has parameters of its own, such
-        as ``MLP(activation="relu", weight_norm=True)`` of `skevae.networks`, which grid-search as
-        ``network__activation``. A callable ``(n_inputs, n_outputs, hidden_layer_sizes) ->
-        torch.nn.Module`` builds a network of yours. Checkpoints in it (`torch.utils.checkpoint`)
-        have to be non-reentrant, and its forward must not assign to the ``.data`` of a parameter.
-        If it has layers that draw at random, such as dropout, fits in several threads take turns.
+        "densenet": every layer receives the input and the outputs of all earlier layers (the
+        paper's toy network). "resnet": layers have skip connections. A network object, such as
+        ``MLP(activation="relu", weight_norm=True)`` from `skevae.networks`, has its own parameters,
+        which can be searched as ``network__activation``. A callable
+        ``(n_inputs, n_outputs, hidden_layer_sizes) -> torch.nn.Module`` builds a custom network. In
+        it, `torch.utils.checkpoint` must be non-reentrant, and ``forward`` must not assign to the
+        ``.data`` of a parameter. If it has random layers, such as dropout, fits in several threads
+        run one after the other.
     prior : str or prior estimator, default="grbm"
         "grbm" is ``GaussianBernoulliRBMPrior()``, "normal" N(0, I), "mixture"
         ``GaussianMixturePrior()``, "vamp" ``VampPrior()``, "flow" ``FlowPrior()`` and "neural"
-        ``NeuralPrior()``. An unfitted prior estimator brings parameters of its own, which
-        grid-search as ``prior__n_components`` and so on.
+        ``NeuralPrior()``. An unfitted prior estimator has its own parameters, which can be searched
+        as ``prior__n_components`` and so on.
     posterior : {"diagonal", "fixed", "iaf", "iaf-volume-preserving"}, default="diagonal"
-        "diagonal": N(m(x), diag(s(x)^2)), the paper's EVAE. "fixed": N(m(x), I), its ECVVAE.
-        "iaf": m(x) + s(x) f(noise), where the inverse autoregressive flow f, given the row,
-        correlates the latents and bends their law (Kingma et al. 2016); "iaf-volume-preserving":
-        f shifts without scaling. They need zuko (``pip install "skevae[flows]"``). Their moments
-        have no closed form: `transform` averages over 256 fixed points of noise. Their density at
-        a given z takes a pass for each latent, so ``partition="aggregate"`` is slow with them.
+        "diagonal": N(m(x), diag(s(x)^2)), the paper's EVAE. "fixed": N(m(x), I), the paper's
+        ECVVAE. "iaf": m(x) + s(x) f(noise), where f is an inverse autoregressive flow conditioned
+        on the row, for correlated and non-Gaussian posteriors (Kingma et al. 2016).
+        "iaf-volume-preserving": the same, but f shifts without scaling. Both need zuko
+        (``pip install "skevae[flows]"``). Their moments have no closed form: `transform` averages
+        over 256 fixed points of noise. Their density at a given z takes one pass per latent, so
+        ``partition="aggregate"`` is slow with them.
     likelihood : str or likelihood object, default="gaussian-mixture"
-        With "gaussian-mixture" the decoder predicts a mixture of two normals for each feature
-        from the latents, which suits columns that are nearly discrete, bounded or heavy-tailed;
-        with "gaussian-rowwise" one normal, mean and scale; with "gaussian" its mean, and one scale
-        for each feature is learned. "bernoulli" is for X in [0, 1]: values strictly between are
-        probabilities, and every visit in training draws a fresh binary row (dynamic binarisation).
-        An object of `skevae.likelihoods` has parameters of its own, such as
-        ``GaussianMixtureLikelihood(min_scale=0.05)``, which grid-search as
-        ``likelihood__min_scale``. That bound of the scales bounds the density of discrete columns.
+        "gaussian-mixture": the decoder predicts a mixture of two normals for each feature, which is
+        suitable for columns that are nearly discrete, bounded or heavy-tailed. "gaussian-rowwise":
+        it predicts the mean and scale of one normal. "gaussian": it predicts the mean, and one
+        scale per feature is learned. "bernoulli" is for X in [0, 1]: values strictly between 0 and
+        1 are probabilities, and a new binary row is drawn from them each time the row is used in
+        training (dynamic binarisation). An object from `skevae.likelihoods`, such as
+        ``GaussianMixtureLikelihood(min_scale=0.05)``, has its own parameters, which can be searched
+        as ``likelihood__min_scale``. The lower bound ``min_scale`` limits the density of discrete
+        columns.
     categorical_features : "from_dtype", array-like or None, default="from_dtype"
-        Which columns are categories: a mask, indices, or names of columns of a DataFrame.
-        "from_dtype" takes the columns of a DataFrame that hold strings, booleans or categories, and
-        none of an array. The decoder gives each category a probability (a softmax); the score
-        counts its logarithm.
+        Categorical columns: a mask, indices, or names of columns of a DataFrame. "from_dtype"
+        selects the columns of a DataFrame with strings, booleans or categories, and no columns of
+        an array. The decoder predicts the probability of each category (a softmax), and the score
+        contains its logarithm.
     integer_features : "from_dtype", array-like or None, default="from_dtype"
-        Which columns are integers, likewise. "from_dtype" takes the columns of a DataFrame with an
-        integer dtype, and columns of floats that are integers with missing entries, as which
-        pandas reads them. The score counts the probability of the unit interval around the value
-        under a mixture of three normals, so nearly discrete columns have no unbounded density.
-        With ``likelihood="bernoulli"``, such columns are Bernoulli features.
+        Integer columns, in the same format. "from_dtype" selects the columns of a DataFrame with an
+        integer dtype, and float columns that contain only integers and missing values, since pandas
+        reads integers with missing values as floats. The score contains the log-probability of the
+        unit interval around the value under a mixture of three normals, so the score of nearly
+        discrete columns is bounded. With ``likelihood="bernoulli"``, integer columns are Bernoulli
+        features.
     handle_unknown : {"error", "missing"}, default="error"
-        What is done with a category that was not in the rows of `fit`.
+        Whether a category that was not seen in `fit` raises an error or is treated as missing.
     bounds : dict of column to (low, high), default=None
-        Open intervals that continuous columns lie in, by name or index; None or infinity leaves a
-        side open. Such a column is mapped to the real line by a logarithm or a logit, with the
-        exact Jacobian in the score, so that no density is spent, and no row drawn, outside.
+        Open intervals that contain the values of continuous columns, by name or index; None or
+        infinity means no bound on that side. Bounded columns are mapped to the real line by a
+        logarithm or a logit, and the score includes the exact Jacobian. The density outside of the
+        bounds is zero, and no values are sampled there.
     mask_rate : float in [0, 1), default=0.0
-        Part of the entries hidden at random at each visit in training. It trains the encoder for
-        rows with more missing entries than X has. Scores of rows with missing entries are right in
-        any case, but need more draws where the encoder has not seen any.
+        Fraction of the entries that are hidden at random in each training step. This trains the
+        encoder for rows with more missing entries than X has. Scores of rows with missing entries
+        are valid in any case, but need more draws if the encoder was not trained on such rows.
     objective : {"iwae", "iwae-dreg", "elbo"}, default="iwae"
         The importance-weighted bound (Burda et al. 2016), or the evidence lower bound. "iwae-dreg"
-        is the former with the doubly reparametrised gradient of the encoder (Tucker et al. 2019),
-        of the same mean and usually less variance; it needs ``posterior="diagonal"`` or "fixed",
-        and a ``partition`` other than "aggregate" and "posterior".
+        is the importance-weighted bound with the doubly reparametrised gradient of the encoder
+        (Tucker et al. 2019), which has the same mean and usually a smaller variance. It needs
+        ``posterior="diagonal"`` or "fixed", and a ``partition`` other than "aggregate" and
+        "posterior".
     partition : str, default="auto"
-        How training obtains ln Z.
+        How training computes ln Z or its gradient.
 
-        - "exact": the matrix product of `GaussianBernoulliRBMPrior`, or a closed form.
-        - "persistent": its gradient, from persistent Markov chains; for any size of prior.
+        - "exact": exact, by the matrix product of `GaussianBernoulliRBMPrior` or a closed form.
+        - "persistent": its gradient from persistent Markov chains; for priors of any size.
         - "contrastive", "contrastive-from-noise": short chains, biased; see
           `GaussianBernoulliRBMPrior`.
-        - "aggregate": importance sampling from the minibatch's pooled posteriors; for few latents.
-        - "posterior": the row's own draws, eq. 3 of the paper. **Not a bound**: what it reports
-          rises without limit while the true likelihood falls. To reproduce the paper.
-        - "auto": what the prior estimator says, else exact where a training step can afford it
-          (up to 24 hidden units), else persistent.
+        - "aggregate": importance sampling from the pooled posteriors of the minibatch; suited to
+          few latents.
+        - "posterior": estimated from the row's own draws, eq. 3 of the paper. **Not a bound**: the
+          training objective can increase without limit while the true likelihood decreases. Only
+          meant to reproduce the paper.
+        - "auto": the ``partition`` of the prior estimator if it is set; otherwise "exact" for up to
+          24 hidden units and for normalised priors, and "persistent" for all other priors.
     n_draws : int, default=8
-        Latent draws for each row and visit.
+        Number of latent draws for each row in a training step.
     ex_post : density estimator, default=None
         An unfitted scikit-learn density estimator with ``score_samples`` and ``sample``
-        (`GaussianMixture`, `KernelDensity`, `GaussianBernoulliRBMPrior`, another `EnergyVAE`). A
-        clone of it is fitted, after training, to draws of the aggregated posterior of all rows
-        given to `fit` (to those of each call, for `partial_fit`; one draw of each row, more where
-        rows are fewer than 1000) and takes the prior's place as the law of
-        the latents in `score_samples`, `log_likelihood` and `sample`. Its parameters grid-search
-        as ``ex_post__n_components`` and so on. Scores call its ``score_samples`` for each of
-        ``n_score_draws`` draws of each row, which takes long for a `KernelDensity` on many rows,
-        and for an `EnergyVAE` with many ``n_score_draws`` of its own. The score is
-        a lower bound in expectation if what it scores is at most the density of what it samples.
+        (`GaussianMixture`, `KernelDensity`, `GaussianBernoulliRBMPrior`, another `EnergyVAE`).
+        After training, a clone is fitted to draws from the aggregated posterior of the rows given
+        to `fit` or to the last call of `partial_fit` (one draw per row, more for fewer than 1000
+        rows). It replaces the prior as the distribution of the latents in `score_samples`,
+        `log_likelihood` and `sample`. Its parameters can be searched as ``ex_post__n_components``
+        and so on. Scores call its ``score_samples`` for each of ``n_score_draws`` draws of each
+        row, which is slow for a `KernelDensity` with many rows, and for an `EnergyVAE` with a large
+        ``n_score_draws``. Scores are lower bounds in expectation if the density that the estimator
+        scores is at most the density that it samples.
     standardize : bool, default=True
-        Whether X is standardised inside (not with "bernoulli"). Scores are on the scale of X
-        all the same.
+        Whether X is standardised internally (not with "bernoulli"). Scores are on the scale of X in
+        any case.
     kl_warmup : float, default=0.05
-        Part of ``max_iter`` over which the weight of prior and posterior terms rises from 0 to 1.
-        Without it a model with a learned prior is easily caught in a poor optimum that ignores
-        its latents. Early stopping starts when it is over.
+        Fraction of ``max_iter`` during which the weight of the prior and posterior terms increases
+        from 0 to 1. Without warm-up, a model with a learned prior often converges to a poor optimum
+        that ignores its latents. Early stopping starts after the warm-up.
     learning_rate : float, default=3e-3
-        Of Adam.
+        Learning rate of Adam.
     batch_size : int or "auto", default="auto"
-        Rows of a minibatch. "auto" is a 32nd of the training rows, but at least 16 and at most 256.
+        Minibatch size. "auto" is 1/32 of the number of training rows, clipped to [16, 256].
     max_iter : int, default=200
-        Epochs at most.
+        Maximum number of epochs.
     max_time : float, default=None
-        Seconds of training after which `fit` stops, as at ``max_iter``: the best state is kept. It
-        stops at the next step, and the epoch counts with the rows it saw; with ``checkpoint_dir``
-        at the end of the epoch, and the same fit, called again, goes on for as long. Time limits
-        make results depend on the machine. `partial_fit` always makes its whole pass.
+        Time limit for training in seconds. As with ``max_iter``, the best state is kept. `fit`
+        stops at the next step, in the middle of an epoch. With ``checkpoint_dir`` it stops at the
+        end of the epoch, and the same call continues for the same time. With a time limit, results
+        depend on the machine. `partial_fit` ignores it.
     early_stopping : bool, default=True
-        Whether to hold out rows, stop when their bound does not rise, and keep the best state. The
-        bound uses the right ln Z, whatever ``partition`` trains on.
+        Whether to hold out rows, stop when their bound no longer improves, and keep the best state.
+        This bound does not use the training estimate of ln Z chosen by ``partition``.
     validation_fraction : float, default=0.1
-        Part of the rows that is held out.
+        Fraction of the rows that are held out.
     n_iter_no_change : int, default=20
-        Epochs without a rise of more than ``tol`` after which training goes on once from the best
-        state with a fifth of the learning rate, and then stops.
+        Number of epochs without an improvement of more than ``tol`` before training continues from
+        the best state with a fifth of the learning rate; the second time, training stops.
     tol : float, default=1e-4
-        In nats.
+        Minimum improvement, in nats; see ``n_iter_no_change``.
     precision : {"float32", "bfloat16"}, default="float32"
-        Of the matrix products of encoder and decoder in training. "bfloat16" is faster, for wide
-        networks, where the processor has such products, but rounds what is decoded to 8 bits:
-        enough for binary images, not for columns that are known to many digits. Energies,
-        densities and ln Z, validation, scores and samples never use it.
+        Precision of the matrix products of encoder and decoder in training. "bfloat16" is faster
+        for wide networks if the processor supports it, but rounds the decoder's outputs to 8 bits.
+        This is enough for binary images, but not for columns with many significant digits.
+        Energies, densities, ln Z, validation, scores and samples never use it.
     cuda_graph : bool, default=False
-        Whether a step of `fit` on a GPU is recorded once as a CUDA graph and from then on, after
-        ``kl_warmup``, launched as a whole: steps of small networks take longer to launch than to
-        compute. Draws and result are the same, unless the couplings of the prior are so strong that
-        its tables underflow: a recorded step cannot check that, and the run ends as diverged.
-        Ignored on a CPU, by `partial_fit`, and for minibatches that are not full. A step that
-        cannot be recorded (persistent chains of ``sampler="exact"``, networks that read values)
-        is made without it, with a warning.
+        Whether a training step of `fit` on a GPU is recorded as a CUDA graph, which is then
+        launched as a whole after ``kl_warmup``. This helps because small networks take longer to
+        launch than to compute. Random draws and results are the same, with one exception: if the
+        couplings of the prior are so strong that its tables underflow, a recorded step cannot
+        detect it, and training stops as diverged. Ignored on a CPU, by `partial_fit`, and for
+        incomplete minibatches. If a step cannot be recorded (persistent chains with
+        ``sampler="exact"``, networks that read values), ordinary steps are used and a warning is
+        issued.
     n_score_draws : int, default=500
-        Importance draws for each row in `score_samples`. More draws reduce the downward bias.
+        Number of importance draws for each row in `score_samples`. More draws reduce the downward
+        bias.
     warm_start : bool, default=False
-        Whether `fit` goes on from the fitted state, for another ``max_iter`` epochs, warm-up
-        included. What was fitted keeps its network, posterior, likelihood, prior and
-        standardisation: a change of these parameters has no effect. Of the same rows the same ones
-        are held out.
+        Whether `fit` continues from the fitted state, for another ``max_iter`` epochs, including
+        the warm-up. Network, posterior, likelihood, prior and standardisation stay those of the
+        first fit: changing these parameters has no effect. If X is the same, the same rows are held
+        out.
     checkpoint_dir : str or path, default=None
-        Directory where `fit` keeps the state of its training, in a file named by a hash of
-        parameters and X. The same fit, called again after it was cut off, goes on from there to
-        the same result (and returns at once if it was over, also for another ``ex_post`` or with
-        ``random_state=None``, whose seed is in the file); the fits of a search can share a
-        directory. Of your own functions the source is hashed, but not what they call. Files stay
-        until they are deleted. They hold no pickles.
+        Directory in which `fit` saves its training state, in a file named by a hash of the
+        parameters and X. If `fit` is interrupted, the same call resumes from there and gives the
+        same result. If training was complete, it returns at once. This also holds with another
+        ``ex_post``, and with ``random_state=None``, whose seed is saved in the file. Several fits
+        can share a directory. For custom functions, the hash includes their source, but not the
+        source of functions that they call. Files are not deleted, and contain no pickles.
     device : str or torch.device, default="auto"
-        "auto" is the first CUDA device if there is one, else the CPU, decided at each call.
+        "auto" uses the first CUDA device if there is one, and the CPU otherwise. It is resolved at
+        each call.
     random_state : int, RandomState instance or None, default=None
-        Of initial weights, held-out rows, minibatches, draws and scores; an integer makes all
-        calls reproducible. Each pass of `partial_fit` and each warm start has its own random
-        numbers, derived from it. The global generators of NumPy and torch are not touched, except
-        while a network of yours draws from torch's; its state is then put back.
+        Seed of initial weights, held-out rows, minibatches, draws and scores. Pass an integer for
+        reproducible results. Each pass of `partial_fit` and each warm start uses different random
+        numbers derived from it. The global generators of NumPy and torch are not used, except while
+        a custom network draws from torch's; its state is restored afterwards.
     verbose : int, default=0
-        1 prints a line an epoch. For a progress bar:
+        If 1, print one line per epoch. For a progress bar, use
         ``set_callbacks(sklearn.callback.ProgressBar())``.
 
     Attributes
     ----------
     prior_ : estimator
-        The fitted prior, with `sample`, `score_samples`, `log_partition_interval_`; a
-        `GaussianBernoulliRBMPrior` has ``components_``, ``scale_`` and so on as well.
+        The fitted prior, with `sample`, `score_samples` and `log_partition_interval_`; a
+        `GaussianBernoulliRBMPrior` also has ``components_``, ``scale_`` and so on.
     ex_post_ : estimator or None
-        The fitted clone of ``ex_post``, if there is one: the law of the latents then.
+        The fitted clone of ``ex_post``, if given. It replaces the prior as the distribution of the
+        latents.
     module_ : torch.nn.Module
         The trained network, a `skevae.vae.VAE` on the CPU, in standardised coordinates.
     history_ : dict of str to ndarray of shape (`n_iter_`,)
-        One entry an epoch, in nats a row, of the training rows unless said otherwise:
-        "objective" (the bound, with ln Z as ``partition`` has it, so that with "posterior" it is
-        the flattering number), "reconstruction" E[ln p(x|z)], "energy" E[E(z)], "log_partition",
-        and with early stopping "validation" (the held-out bound with the right ln Z; nan for
-        passes of `partial_fit`). Densities of x are on the scale of X. Where the prior's ln Z has
-        no exact value, short annealing runs stand for it, whose values are usually too low (and in
-        training may be as old as 1000 steps): "objective" and "validation" are then usually **too
-        high**. `score` is not.
+        One entry per epoch, in nats per row of the training rows: "objective" (the bound with ln Z
+        according to ``partition``; with "posterior" it is too high), "reconstruction" E[ln p(x|z)],
+        "energy" E[E(z)] and "log_partition". With early stopping, also "validation" (the bound of
+        the held-out rows; nan for passes of `partial_fit`). Densities of x are on the scale of X.
+        If ln Z of the prior is not exact, it is estimated by short annealing runs (in training, at
+        most 1000 steps ago). The estimates are usually too low, so "objective" and "validation" are
+        usually **too high**. `score` is not affected.
     n_iter_ : int
-        Epochs run.
+        Number of epochs.
     best_n_iter_ : int
-        The epoch, counted from 1, whose state was kept: that of the best held-out bound, or
-        ``n_iter_`` without early stopping. 0 if training diverged and the state at its start was.
+        The epoch, counted from 1, whose state was kept: the epoch with the best held-out bound, or
+        ``n_iter_`` without early stopping. 0 if training diverged and the initial state was kept.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Defined only when `X` has feature names that are all strings.
 
     See Also
     --------
-    GaussianBernoulliRBMPrior : The default prior, also a density estimator by itself.
-    sklearn.mixture.GaussianMixture : A shallow density estimator with the same calls.
+    GaussianBernoulliRBMPrior : The default prior, also a density estimator on its own.
+    sklearn.mixture.GaussianMixture : A shallow density estimator with the same methods.
 
     References
     ----------
@@ -354,7 +366,7 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
 
     def __getstate__(self):
         state = dict(super().__getstate__())
-        # Copies of the module on devices, made anew where they are needed.
+        # Copies of the module on devices, which are created again when they are needed.
         return {**state, "_cache": {}} if "_cache" in state else state
 
     def __sklearn_tags__(self):
@@ -375,14 +387,14 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            At least 2 rows; in [0, 1] for ``likelihood="bernoulli"``. Also a
-            `torch.utils.data.Dataset`, a ``DataLoader`` or an iterator over batches of numbers,
-            which are written to a temporary file first.
+            At least 2 rows; in [0, 1] for ``likelihood="bernoulli"``. Can also be a
+            `torch.utils.data.Dataset`, a ``DataLoader`` or an iterator over numeric batches, which
+            are first written to a temporary file.
         y : Ignored
             For API consistency.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows in the bound, not negative. A weight of 2 counts a row twice, and a
-            weight of 0 leaves it out. None weights all rows alike.
+            Non-negative weights of the rows in the bound. A weight of 2 counts a row twice, and a
+            weight of 0 excludes it. If None, all rows have weight 1.
 
         Returns
         -------
@@ -391,45 +403,44 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
         Raises
         ------
         ValueError
-            If X is not a finite 2-D array of numbers with at least 2 rows, or is outside [0, 1]
-            for ``likelihood="bernoulli"``; if a parameter is out of its range, the device is not
-            present, ``partition="exact"`` is asked of too large a prior, or the user's ``network``
-            replaces the memory of its parameters while it is trained.
+            If X is not a finite 2-D array of numbers with at least 2 rows, or is outside [0, 1] for
+            ``likelihood="bernoulli"``; if a parameter is out of its range, the device is not
+            available, the prior is too large for ``partition="exact"``, or a custom ``network``
+            replaces the memory of its parameters during training.
         ImportError
             If ``posterior`` is a flow and zuko is not installed.
         OSError
             If ``checkpoint_dir`` cannot be written.
         KeyboardInterrupt
-            If training is interrupted, once the best state has been kept: the estimator is fitted.
+            If training is interrupted. The best state is kept first, so the estimator is fitted.
 
         Warns
         -----
         ConvergenceWarning
-            If training diverged (the best state is kept), ``max_time`` was over before
-            ``kl_warmup`` was, or ln Z of the prior is only known to an interval wider than 0.1
-            nats.
+            If training diverged (the best state is kept), if ``max_time`` ended before
+            ``kl_warmup``, or if the interval of ln Z of the prior is wider than 0.1 nats.
         UserWarning
-            If ``prior`` is an estimator with training parameters of its own, which are ignored.
+            If ``prior`` is an estimator whose training parameters were changed: they are ignored.
         """
         VAEFit(self, X, y, sample_weight, Mode.of(self, one_pass=False)).run()
         return self
 
     @_fit_context(prefer_skip_nested_validation=False)
     def partial_fit(self, X, y=None, sample_weight=None):
-        """Make one pass over X, going on from the present state.
+        """Make one pass over X, starting from the current state.
 
-        The first call initialises the model, standardisation included, so its rows should be
+        The first call initialises the model and the standardisation, so its rows should be
         representative. No rows are held out, and there is no warm-up.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            At least 2 rows at the first call.
+            At least 2 rows in the first call.
         y : Ignored
             For API consistency.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows in the bound, not negative. A weight of 2 counts a row twice, and a
-            weight of 0 leaves it out. None weights all rows alike.
+            Non-negative weights of the rows in the bound. A weight of 2 counts a row twice, and a
+            weight of 0 excludes it. If None, all rows have weight 1.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Paths between latents: straight lines, corrected where the density is low."""
+"""Paths between latents: straight lines, corrected in regions of low density."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 from skevae.densities.base import Density
 
-# Transitions from one point that are averaged: the noise of the mean is an eighth of the sampler's.
+# Number of transitions that are averaged: the noise of the mean is 1/8 of the sampler's.
 N_REPLICAS = 64
 
 
 def straight_path(start: Tensor, end: Tensor, n_steps: int) -> Tensor:
-    """Points at equal distances from ``start`` to ``end``, both included: (D,) twice -> (n, D)."""
+    """Equally spaced points from ``start`` to ``end``, both included: (D,) twice -> (n, D)."""
     t = torch.linspace(0, 1, n_steps, dtype=start.dtype, device=start.device)[:, None]
     return (1 - t) * start + t * end  # exact at both ends
 
@@ -23,19 +23,19 @@ def raise_low_points(
 ) -> tuple[Tensor, Tensor]:
     r"""Move points of a path that are less probable than both its ends.
 
-    A step goes to the mean of many transitions of the sampler from the point. In expectation this
-    is mean shift for block Gibbs, :math:`z \leftarrow \sum_h p(h \mid z) E[z \mid h]`, which never
-    lowers the density of a mixture of Gaussians of equal shape, and gradient ascent for Langevin
-    steps. A single transition would not do: it adds the noise of a sample, which lowers the density
-    in more than a few dimensions. A step is taken only if it raises the density. Steps end once the
-    point is as probable as the less probable end, so that the path stays close to the line.
+    A step moves a point to the mean of many transitions of the sampler from it. In expectation,
+    this is mean shift for block Gibbs, :math:`z \leftarrow \sum_h p(h \mid z) E[z \mid h]`, which
+    never lowers the density of a mixture of Gaussians of equal shape, and gradient ascent for
+    Langevin steps. A single transition would add the noise of a sample, which lowers the density in
+    more than a few dimensions. A step is only taken if it raises the density. A point is no longer
+    moved once its density is that of the less probable end, so the path stays close to the line.
 
     Parameters
     ----------
     density : Density
     path : Tensor of shape (n, D)
     n_steps : int
-        Largest number of steps of a point.
+        Maximum number of steps for each point.
     generator : torch.Generator
 
     Returns

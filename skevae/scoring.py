@@ -1,4 +1,4 @@
-"""Rows to log-likelihoods, in chunks: proposals, stages and diagnostics of one fitted model."""
+"""Log-likelihoods of rows, in chunks: proposals, stages and diagnostics of a fitted model."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ from skevae.utils.memory import memory_budget, row_slices
 from skevae.utils.random import independent_normal, make_generator, quasi_normal, spawn
 from skevae.vae import VAE
 
-# The noise of scores by their numbers of draws, and the directions in which posteriors are refined.
+# The noise for each number of draws, and the directions by which proposals are fitted.
 Proposals = tuple[dict[int, Noise], Tensor]
 
 
 class Scorer:
     """Importance-sampled log-likelihoods of rows under one model, in one dtype on one device.
 
-    The noise of draws does not depend on the rows, so that of the fixed seed is made once and kept.
+    The noise of draws does not depend on the rows, so the noise of the fixed seed is cached.
 
     Parameters
     ----------
     model : VAE
-        In evaluation mode; its density is the law of the latents.
+        In evaluation mode; its density is the distribution of the latents.
     standardizer : Standardizer
     law : Density
-        The same law in float64 on the CPU, for draws that do not depend on the device.
+        The same distribution in float64 on the CPU, for draws that do not depend on the device.
     guide : Density
-        A law of the latents whose energy has a gradient, by which posteriors are refined.
+        A distribution of the latents whose energy has a gradient, used to fit proposals.
     log_partition : float
-        ln Z of the law of the latents; the upper end of its interval where it is not exact.
+        ln Z of the distribution of the latents; the upper end of its interval if it is not exact.
     seed : int
-        Of the noise that all calls share.
+        Seed of the noise that all calls share.
     """
 
     def __init__(
@@ -85,17 +85,17 @@ class Scorer:
         Parameters
         ----------
         X : ndarray of shape (n, n_features)
-            On its own scale.
+            On the original scale.
         method : str
             A key of `skevae.evaluation.methods.METHODS`.
         diagnostics : iterable of str
             Keys of `skevae.evaluation.diagnostics.DIAGNOSTICS`.
         n_draws : int
-            The most draws that a row is given.
+            Maximum number of draws for a row.
         tol : float
-            Standard error that is small enough, in nats; 0 gives all draws to every row.
+            Target standard error, in nats; with 0, every row gets all draws.
         seed : int or None
-            Of the noise; None uses the kept one.
+            Seed of the noise; None uses the cached noise.
 
         Returns
         -------
@@ -107,7 +107,7 @@ class Scorer:
         staged = tol > 0 and how.is_bound and n_pilot >= MIN_PILOT_DRAWS
         stages = [int(part * n_draws) for part in STAGES] if staged else [n_draws]
         proposals = self._proposals(how, stages, seed)
-        # Of draws that have no part in the score.
+        # Draws that are not used in the score.
         pilot = self._pilot(how, n_pilot, seed) if staged else None
 
         def score(rows: EncodedRows, draws_at_once: int) -> dict[str, Tensor]:
@@ -137,7 +137,7 @@ class Scorer:
     def in_parts(
         self, X: np.ndarray, function: Callable[[EncodedRows, Noise, int], Tensor], n_draws: int
     ) -> np.ndarray:
-        """Concatenate what a function makes of rows and the kept draws of a score.
+        """Concatenate the results of a function of rows and the cached draws of a score.
 
         Parameters
         ----------
@@ -156,14 +156,14 @@ class Scorer:
     def two_sided(
         self, X: np.ndarray, Z: np.ndarray, n_draws: int, seed: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Bounds of the log-likelihood from below and from above, in expectation: (n,) each.
+        """Lower and upper bounds of the log-likelihood, in expectation: (n,) each.
 
         Parameters
         ----------
         X : ndarray of shape (n, n_features)
-            Rows that the model has made.
+            Rows sampled from the model.
         Z : ndarray of shape (n, D)
-            Of these latents.
+            The latents of these rows.
         n_draws : int
         seed : int
         """
@@ -183,7 +183,7 @@ class Scorer:
     def _encoded(
         self, X: np.ndarray, n_draws: int, proposals: Proposals
     ) -> Iterator[tuple[EncodedRows, int]]:
-        """Rows in parts that fit into the memory granted, as encoded and refined."""
+        """Encoded rows with fitted proposals, in chunks within the memory budget."""
         noise, directions = proposals
         rows_at_once, draws_at_once = chunk_sizes(
             len(X), n_draws, self.width, self.dtype.itemsize, memory_budget()
@@ -205,7 +205,7 @@ class Scorer:
         return self._proposals(method, [n_pilot], own)[0][n_pilot]
 
     def _proposals(self, method: Method, stages: Sequence[int], seed: int | None) -> Proposals:
-        """Noise for each number of draws; that of the fixed seed is kept."""
+        """Noise for each number of draws; the noise of the fixed seed is cached."""
         if seed is not None:
             return self._make_proposals(method, stages, seed)
         key = (method, tuple(stages))
@@ -220,7 +220,7 @@ class Scorer:
         seed: int,
         points: Callable[[int, int, int], Tensor] = quasi_normal,
     ) -> Proposals:
-        """Noise of scores by a method."""
+        """Noise for scores by a method."""
         n_latent = self.model.density.n_latent
         like = next(self.model.parameters())
         share = method.defensive_share if self.model.density.samples_exactly else 0.0
@@ -228,7 +228,7 @@ class Scorer:
         directions = make_directions(n_latent, aside).to(self.device)
         refines = len(directions) > 0 and max(stages) >= method.min_refined_draws
         own_share = method.own_share if refines else 1.0
-        # On the CPU whatever the device, so that a score does not depend on where it is made.
+        # Always on the CPU, so that a score does not depend on the device.
         z = self.law.sample(n, make_generator(seed)) if (n := int(share * max(stages))) else None
 
         def noise(n_draws: int) -> Noise:
@@ -246,7 +246,7 @@ class Scorer:
 
 @torch.no_grad()
 def model_width(model: VAE, n_features: int) -> int:
-    """Values of the widest layer of a model for one row and draw."""
+    """Number of values of the widest layer of a model for one row and draw."""
     parameter = next(model.parameters())
     return max(
         widest_output(model.encoder, parameter.new_zeros((1, n_features))),
@@ -258,6 +258,6 @@ def model_width(model: VAE, n_features: int) -> int:
 def in_chunks(
     function: Callable[[slice], np.ndarray], n_rows: int, width: int, itemsize: int
 ) -> np.ndarray:
-    """Concatenate what a function makes of slices of rows that fit into the memory granted."""
+    """Concatenate the results of a function of slices of rows within the memory budget."""
     rows_at_once, _ = chunk_sizes(n_rows, 1, width, itemsize, memory_budget())
     return np.concatenate([function(rows) for rows in row_slices(n_rows, rows_at_once)])

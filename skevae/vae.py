@@ -1,4 +1,4 @@
-"""The variational autoencoder as torch sees it: composition only."""
+"""The variational autoencoder as a torch module, composed of its parts."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class VAE(nn.Module):
         x : Tensor of shape (n, n_features)
         noise : Tensor of shape (n_draws, n, D), or (n_draws, 1, D) to share it among rows
         precision : torch.dtype, optional
-            Of the matrix products of encoder and decoder; all else is in the dtype of x.
+            Precision of the matrix products of encoder and decoder; all else is in the dtype of x.
         """
         return self.draw(x, evaluate(self.encoder, x, precision), noise, precision)
 
@@ -68,7 +68,7 @@ class VAE(nn.Module):
         noise: Tensor,
         precision: torch.dtype | None = None,
     ) -> LatentDraws:
-        """Do as `forward` does, for rows that are encoded already."""
+        """As `forward`, for rows that are already encoded."""
         z, log_posterior = self.posterior.draw(posterior_outputs, noise)
         log_likelihood = self.likelihood.log_density(x, evaluate(self.decoder, z, precision))
         energy = self.density.energy(z)
@@ -76,14 +76,14 @@ class VAE(nn.Module):
 
 
 def accepting_holes(model: VAE, fill: Tensor) -> VAE:
-    """Return a model of the same modules that accepts rows with missing entries.
+    """Return a model with the same modules that accepts rows with missing entries.
 
     Parameters
     ----------
     model : VAE
     fill : Tensor of shape (n_features,)
-        What the encoder is shown in the place of missing numbers, if the model was made for rows
-        without any.
+        Values that replace missing numbers in the input of the encoder, if the model was built for
+        rows without missing entries.
     """
     encoder, likelihood = model.encoder, model.likelihood
     if isinstance(likelihood, Observed):

@@ -1,4 +1,4 @@
-"""The fit of an `EnergyVAE`: what is built, by which loss it is trained, how it is validated."""
+"""The fit of an `EnergyVAE`: building the model, its loss, and its validation."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ from skevae.utils.random import MAX_DIMENSIONS, make_generator, spawn
 from skevae.utils.weights import unpacked
 from skevae.vae import VAE, accepting_holes
 
-# An ex-post density is fitted to at least so many draws, the same number for each row: with fewer
-# it takes the noise of the draws for structure. One for each row is enough where rows are many.
+# An ex-post density is fitted to at least this many draws, with equally many draws per row: with
+# fewer, it overfits the noise of the draws. For many rows, one draw per row is enough.
 EX_POST_DRAWS = 1000
 
-# Parameters of a prior estimator that keep their meaning inside an autoencoder.
+# Parameters of a prior estimator that are also used inside an autoencoder.
 SHARED_WITH_PRIOR = {"device", "random_state"}
 
 
 class Seeds(NamedTuple):
-    """Independent seeds of one fit, a name for each use."""
+    """Independent seeds of one fit, named by their use."""
 
     initialise: int
     split: int
@@ -65,7 +65,7 @@ class Seeds(NamedTuple):
 
 
 class Decided(NamedTuple):
-    """What a fit decides once, for all later calls."""
+    """Choices that a fit makes once, for all later calls."""
 
     prior: Any  # unfitted
     partition_seed: int
@@ -84,7 +84,7 @@ class VAEFit(Fit):
     def make_seeds(self, seed: int) -> Seeds:
         return Seeds(*spawn(seed, len(Seeds._fields)))
 
-    # --- what is built -------------------------------------------------------------------------
+    # --- building the model --------------------------------------------------------------------
 
     def start(self) -> Model:
         self.ex_post = self._unfitted_ex_post()
@@ -109,7 +109,7 @@ class VAEFit(Fit):
             sample_weight=self.weights,
             ranks=self.ranks,
         )
-        # For the history, which is on the scale of X.
+        # Needed for the history, which is on the scale of X.
         bounds = self.estimator._bounds
         if not bounds.are_open:
             standardizer.log_jacobian += self.ranks.average(
@@ -126,7 +126,7 @@ class VAEFit(Fit):
     def _few_values(
         self, integer: np.ndarray, standardizer: Standardizer
     ) -> list[np.ndarray | None]:
-        """Of columns of integers that have few values, these, as the module sees them."""
+        """Values of integer columns with few values, in standardised coordinates."""
         chosen = np.flatnonzero(integer)
         of_ranks = self.ranks.gather([values_seen(self.X[:, j]) for j in chosen])
         found: list[np.ndarray | None] = [None] * len(integer)
@@ -156,7 +156,7 @@ class VAEFit(Fit):
         return self._following(prior, seed)
 
     def _following(self, estimator: Any, seed: int) -> Any:
-        """Clone an estimator; where it leaves device and seed open, the clone has this model's."""
+        """Clone an estimator; if its device and seed are not set, use those of this model."""
         estimator = clone(estimator)
         if hasattr(estimator, "_parameter_constraints"):
             estimator._validate_params()
@@ -168,14 +168,14 @@ class VAEFit(Fit):
         return estimator
 
     def _unfitted_ex_post(self) -> Any:
-        """Return a clone of ``ex_post``, checked before the training that comes first; or None."""
+        """Return a clone of ``ex_post``, checked before training starts; or None."""
         if self.estimator.ex_post is None:
             return None
         check_can_sample(self.estimator.ex_post)
         return self._following(self.estimator.ex_post, self.seeds.ex_post)
 
     def _build(self, likelihood: Likelihood, fill: Tensor, construction: int, density: int) -> VAE:
-        """Untrained module."""
+        """Build the untrained module."""
         estimator = self.estimator
         kind, n_latent = POSTERIORS[estimator.posterior], estimator.n_components
         sizes = layer_sizes(estimator.hidden_layer_sizes)
@@ -188,7 +188,7 @@ class VAEFit(Fit):
         holes = estimator.mask_rate > 0 or self._has_holes()
         inputs = Inputs(fill, n_categories.tolist(), with_mask=holes)
         encoder = build(inputs.n_outputs, kind.outputs_per_latent * n_latent, sizes)
-        # A table of numbers without holes is shown to the network as it is.
+        # Rows of numbers without missing entries are passed to the network unchanged.
         if holes or n_categories.any():
             encoder = TableEncoder(inputs, encoder)
         return VAE(
@@ -199,7 +199,7 @@ class VAEFit(Fit):
             density=self.decided.prior.make_density(n_latent, make_generator(density)),
         )
 
-    # --- how it is trained ---------------------------------------------------------------------
+    # --- training ------------------------------------------------------------------------------
 
     def prepare(self, rows: Tensor, train: Tensor) -> None:
         model, encoder = self.module, self.module.encoder
@@ -218,7 +218,7 @@ class VAEFit(Fit):
         prior = self.decided.prior
         choices = [self.estimator.partition, getattr(prior, "partition", "auto")]
         kind = PARTITIONS[resolve_partition(choices, self.module.density)]
-        # Looked at while the module is in evaluation mode.
+        # Checked while the module is in evaluation mode.
         self.width = model_width(self.module, self.X.shape[1])
         return kind(self.module.density, self.draws)
 
@@ -271,7 +271,7 @@ class VAEFit(Fit):
     def _chunk_sizes(self, n_draws: int) -> tuple[int, int]:
         return chunk_sizes(len(self.X), n_draws, self.width, 4, memory_budget())
 
-    # --- what remains of it --------------------------------------------------------------------
+    # --- results -------------------------------------------------------------------------------
 
     def conclude(self, rows: Rows) -> None:
         rows_at_once, _ = self._chunk_sizes(self.estimator.n_draws)
@@ -287,7 +287,7 @@ class VAEFit(Fit):
         return {
             "module_": module,
             "prior_": prior,
-            # Until one has been fitted, after the training, the prior is the law of the latents.
+            # Until the ex-post density is fitted after training, the prior is used.
             "ex_post_": None,
             "_decided": self.decided,
             "_standardizer": self.standardizer,
@@ -298,13 +298,13 @@ class VAEFit(Fit):
         if self.ex_post is None:
             prior = self.estimator.prior_
             if hasattr(prior, "normalize") and not self.mode.one_pass:
-                # Now, so that its cost and its warning belong to fit.
+                # Computed now, so that its cost and its warning are part of fit.
                 prior.normalize()
             return {}
         generator = self._own_generator(self.seeds.ex_post)
         if self.weights is not None:
             weights = torch.from_numpy(self.weights).to(rows.device)
-            # As many as they weigh: of a process alone, all.
+            # As many rows as the sum of their weights: in a single process, the number of rows.
             n_rows = round(self.weights.sum())
             rows = rows[weights.multinomial(n_rows, replacement=True, generator=generator)]
         draws = aggregated_draws(
@@ -328,7 +328,7 @@ def ignored_parameters(prior: Any) -> Iterator[str]:
 
 
 def warn_of_ignored_parameters(prior: Any) -> None:
-    """Warn where a nested prior asks for a training that it does not get."""
+    """Warn if training parameters of a nested prior are ignored."""
     names = sorted(ignored_parameters(prior))
     if names:
         warnings.warn(

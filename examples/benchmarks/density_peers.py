@@ -1,7 +1,7 @@
-"""Density estimators of other packages behind `fit` and `score_samples`, fairly trained.
+"""Density estimators of other packages with the methods `fit` and `score_samples`.
 
-Networks are trained by one loop for all: Adam, early stopping on a tenth of the rows, the best
-state kept. Every score is the logarithm of a density that integrates to 1.
+All networks are trained by the same loop: Adam, early stopping on a tenth of the rows, and the best
+state is kept. Every score is the logarithm of a density that integrates to 1.
 """
 
 from copy import deepcopy
@@ -23,8 +23,8 @@ N_SCORE_DRAWS = 1000
 class PredictiveBayesianMixture(BayesianGaussianMixture):
     r"""BayesianGaussianMixture, scored by its posterior predictive density.
 
-    Its own `score_samples` averages logarithms over the posterior, which is no density: it
-    integrates to less than 1 and would be a handicap. The predictive density is a mixture of
+    Its `score_samples` averages logarithms over the posterior. The result is not a density: it
+    integrates to less than 1, which would be a disadvantage. The predictive density is a mixture of
     Student's t (Bishop 2006, eq. 10.81), with the attributes of scikit-learn
 
     .. math:: \sum_k \pi_k \, \mathrm{St}\Big(x; m_k,
@@ -43,7 +43,7 @@ class PredictiveBayesianMixture(BayesianGaussianMixture):
 
 
 def minimize(module, loss, train, validation, *, learning_rate, patience, max_epochs):
-    """Train a module by Adam and leave it in the state of least validation loss.
+    """Train a module by Adam, and restore the state with the smallest validation loss.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def minimize(module, loss, train, validation, *, learning_rate, patience, max_ep
 
 
 class NetworkDensity(BaseEstimator):
-    """What the estimators below share: tensors, the held-out rows, seeds."""
+    """Base class of the estimators below: tensors, held-out rows, seeds."""
 
     def fit(self, X, y=None):
         train, validation = train_test_split(

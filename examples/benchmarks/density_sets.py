@@ -1,4 +1,4 @@
-"""Data sets of the density benchmarks, and the one recipe that splits and prepares them.
+"""Data sets of the density benchmarks, and their common splits and preprocessing.
 
     from density_sets import find_sets, likelihood_split, outlier_split
     sets = find_sets("folder/of/npz")       # name -> function of a seed that loads the set

@@ -1,4 +1,4 @@
-"""Fit: held-out log-likelihood and outlier detection of density estimators, side by side.
+"""Fit: compare held-out log-likelihood and outlier detection of density estimators.
 
     python examples/benchmarks/fit.py --data FOLDER        # npz files with X and y (1 = outlier)
     python examples/benchmarks/fit.py --quick              # two small sets, seconds
@@ -7,11 +7,11 @@
 likelihood: mean log-likelihood of held-out rows in nats, with the standard error over rows.
 outliers: ROC-AUC of `score_samples` for the labelled outliers after fitting inliers only.
 
-EnergyVAE runs with its defaults, untuned; the mixtures and the kernel density choose their
-parameters, and the flows and pythae's models stop, by held-out rows of the training part. Every
-result is appended to a file as soon as it is there: an interrupted run resumes, and estimators and
-sets can be added later. From that file come a table in markdown and a picture. What is not
-installed is left out, and said. `density_sets.py` has the sets and the recipe of their splits.
+EnergyVAE is untuned. Held-out rows of the training part choose the parameters of the mixtures and
+the kernel density, and stop the flows and pythae's models. Every result is appended to a file
+immediately: an interrupted run resumes, and estimators and sets can be added later. A table in
+markdown and a plot are made from that file. Estimators that are not installed are skipped with a
+message. `density_sets.py` defines the data sets and their splits.
 """
 
 import argparse
@@ -47,7 +47,7 @@ OUTPUT = Path(__file__).resolve().parents[1] / "output"
 
 @dataclass(frozen=True)
 class Effort:
-    """How much work a run puts in; `--quick` only shows that everything works."""
+    """Amount of work of a run; `--quick` only checks that everything works."""
 
     max_rows: int | None = None  # None: as the data set has it
     # The full benchmark leaves all of these at their defaults.

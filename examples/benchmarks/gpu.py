@@ -1,4 +1,4 @@
-"""Training on a GPU: steps recorded as a CUDA graph beside eager ones, and pythae's.
+"""Training on a GPU: compare steps recorded as a CUDA graph, eager steps, and pythae.
 
     python examples/benchmarks/gpu.py [--data mnist.npz --key train] [--quick]
 

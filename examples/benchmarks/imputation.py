@@ -1,18 +1,18 @@
-"""Imputation: removed entries against what imputers make of them.
+"""Imputation: errors of imputed entries that were removed from tables.
 
     python examples/benchmarks/imputation.py --data FOLDER [FOLDER ...]   # csv tables, npz arrays
     python examples/benchmarks/imputation.py --quick                      # bundled data, seconds
 
 Entries are removed completely at random (mcar), or at random given a column of the table that stays
-complete (mar): the higher its value, the more likely are holes in the rest of the row.
+complete (mar): the higher its value, the more likely are missing entries in the rest of the row.
 
 - rmse: of numbers, in standard deviations of their column; the mean over columns.
 - wrong: the rate of wrong categories; the mean over columns.
 - log_score: ln p(removed entries | observed entries) per removed entry, in nats. Only a density has
   it. log_score_alone is that of independent columns: kernel densities and frequencies.
 
-Imputers of numbers alone are given one-hot categories, and the largest counts. Results are appended
-to a file as soon as they are there; an interrupted run resumes.
+For imputers that only accept numbers, categories are one-hot encoded, and the largest value is the
+imputed category. Results are appended to a file immediately; an interrupted run resumes.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Imputers of scikit-learn and miceforest for mixed tables, for `imputation.py`.
 
-Each is a function of a table with holes and a seed that returns the table filled.
+Each is a function of a table with missing entries and a seed, which returns the imputed table.
 """
 
 import numpy as np
@@ -11,10 +11,11 @@ from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
 
 
 def one_hot(imputer, frame):
-    """Impute by an imputer of numbers, categories as one-hot columns, of which the largest counts.
+    """Impute with an imputer of numbers: categories are one-hot columns, and the largest is chosen.
 
-    The first category has no column of its own: regressions would predict each column from the
-    others, which are missing with it. Columns are standardised, which `KNNImputer` needs.
+    The column of the first category is dropped: otherwise regressions would predict each column
+    from the others, which are missing at the same time. Columns are standardised, which
+    `KNNImputer` needs.
     """
     parts = []
     for name in frame:

@@ -1,11 +1,11 @@
-"""Tables with holes, categories and integers: held-out log-likelihood, side by side.
+"""Tables with missing values, categories and integers: compare held-out log-likelihoods.
 
     python examples/benchmarks/mixed.py --data FOLDER            # csv files, plain or gzipped
     python examples/benchmarks/mixed.py --quick                  # a small generated table, seconds
 
-All models are compared by one measure: the mean over held-out rows of the log-likelihood of their
-observed entries, in nats; a density for continuous columns, a probability for categories and
-integers. Kinds of columns are those that `EnergyVAE` finds by default.
+All models are compared by the mean over held-out rows of the log-likelihood of their observed
+entries, in nats: a density for continuous columns, and a probability for categories and integers.
+Kinds of columns are those that `EnergyVAE` finds by default.
 
 - EnergyVAE: its defaults, untuned.
 - independent columns: frequencies with a pseudo-count for categories; kernel densities for numbers,
@@ -19,7 +19,7 @@ integers. Kinds of columns are those that `EnergyVAE` finds by default.
 The last three are mixed with 1% of the independent columns, because single rows have a density of
 zero, or next to it, under them.
 
-Results are appended to a file as soon as they are there; an interrupted run resumes.
+Results are appended to a file immediately; an interrupted run resumes.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Exact ln Z of the Gaussian-Bernoulli RBM: time of value and gradient beside a plain product.
+"""Exact ln Z of the Gaussian-Bernoulli RBM: time of value and gradient and of a plain product.
 
 For each number H of hidden units, the partition function and its gradient are timed next to a
 square matrix product of as many operations, in the same process:

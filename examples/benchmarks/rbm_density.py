@@ -1,4 +1,4 @@
-"""Gaussian-Bernoulli RBM beside mixtures and kernels: held-out log-likelihood on tabular data.
+"""Held-out log-likelihood on tabular data: Gaussian-Bernoulli RBM, mixtures and kernels.
 
 Without a folder it runs on data that come with scikit-learn. A folder holds one .npz a data set,
 with arrays X and y; rows with y = 1 are outliers and are left out:
@@ -7,9 +7,9 @@ with arrays X and y; rows with y = 1 are outliers and are left out:
         [--output FILE.json] [--only NAME ...]
 
 A fifth of the rows is held out. Columns are standardised by the other rows and clipped to +-10, and
-every value gets noise from N(0, 0.05^2), so that discrete columns have a density; every model sees
-the same numbers. What is chosen by validation is chosen on a fifth of the training rows, the
-same for all models, and then refitted on all of them. The table is in nats a row, on the
+noise from N(0, 0.05^2) is added to every value, so that discrete columns have a density. All models
+use the same numbers. Parameters are chosen by validation on a fifth of the training rows, the same
+for all models, which are then refitted on all training rows. The table is in nats a row, on the
 standardised scale. Each result is saved as soon as it is known, so an interrupted run resumes.
 """
 

@@ -1,8 +1,8 @@
-"""Time of a training epoch of GaussianBernoulliRBMPrior beside learnergy and scikit-learn.
+"""Time of a training epoch of GaussianBernoulliRBMPrior, learnergy and scikit-learn.
 
 All have 784 visible units, the same rows, minibatches of 128 and one Gibbs step; ours and
 scikit-learn's keep 128 chains from step to step, learnergy's start at the data. Next to them run
-the matrix products of such a step alone: as many, of the same shapes, in the same process.
+the matrix products of such a step alone: the same number and shapes, in the same process.
 
     pip install learnergy
     python examples/benchmarks/rbm_speed.py [--data mnist.npz --key train] [--threads 1] [--quick]

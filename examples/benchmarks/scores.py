@@ -1,4 +1,4 @@
-"""What refined proposals do for scores: beside draws of the encoder's posteriors, twice as many.
+"""Scores with fitted proposals, compared with twice as many draws from the encoder's posteriors.
 
     python examples/benchmarks/scores.py --data FOLDER [--sets "tabular:*"] [--rows 300]
 

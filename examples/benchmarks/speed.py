@@ -1,4 +1,4 @@
-"""Training, scoring and sampling speed of EnergyVAE beside pythae and plain matrix products.
+"""Training, scoring and sampling speed of EnergyVAE, pythae and plain matrix products.
 
 Networks, minibatches and draws are equal, and the prior is N(0, I) on both sides unless said
 otherwise. Next to every number run the matrix products of the same work alone: as many, of the same

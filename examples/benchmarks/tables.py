@@ -1,4 +1,4 @@
-"""Tables of the benchmarks, in the two languages that they are read in."""
+"""Tables of the benchmarks, in markdown and reStructuredText."""
 
 from collections.abc import Sequence
 

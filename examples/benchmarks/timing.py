@@ -1,4 +1,4 @@
-"""What the speed benchmarks share: timing side by side, plain matrix products, tables."""
+"""Shared code of the speed benchmarks: alternating timing, plain matrix products, tables."""
 
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -12,7 +12,7 @@ Product = tuple[int, int, int]  # (m, k, n): an (m, k) matrix times a (k, n) mat
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """Time of one call: with one thread its CPU time, which a busy machine hardly changes."""
+    """Time of one call: with one thread, its CPU time, which hardly depends on other load."""
     clock = process_time if torch.get_num_threads() == 1 else perf_counter
     start = clock()
     function()

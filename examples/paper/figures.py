@@ -3,13 +3,14 @@
     python examples/paper/figures.py --quick                           # digits, seconds
     python examples/paper/figures.py --data binarized_mnist.npz        # after table2.py --data ...
 
-Figure 1: the objective and the energy of the prior during training, three runs each by eq. 3 and
-by the exact ln Z. The paper shows the objective; here stands beside it the importance-weighted
-bound of held-out rows with the right ln Z. (Energies have no zero: only their course compares.)
+Figure 1: the objective and the energy of the prior during training, three runs each by eq. 3 and by
+the exact ln Z. The paper shows the objective. Here it is compared with the importance-weighted
+bound of held-out rows with the correct ln Z. (Energies have no absolute zero: only their changes
+can be compared.)
 Figure 2: reconstructions of test rows; samples by five Gibbs steps from noise, and exact ones.
 Figure 3: samples from Gaussian mixtures that were fitted to the latents after training.
 
-Options are those of `table2.py`, and so are the models: what it has not fitted yet is fitted now.
+Options and models are those of `table2.py`; models that it has not fitted yet are fitted now.
 """
 
 import warnings
@@ -47,7 +48,7 @@ def training_runs(options, folder, n_epochs):
             if not file.exists():
                 effort = table2.EFFORTS[options.effort]
                 model = table2.make_model(name, effort, n_epochs, seed, folder, options.precision)
-                # Watched by the right bound, but never stopped.
+                # Monitored by the correct bound, but without early stopping.
                 model.set_params(early_stopping=True, n_iter_no_change=n_epochs + 1)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 joblib.dump(model.fit(table2.load(options)[0]).history_, file)

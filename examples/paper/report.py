@@ -1,4 +1,4 @@
-"""What the scripts of this folder share: results that survive an interruption, and tables."""
+"""Shared code of the scripts of this folder: stored results, and tables."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ OUTPUT = Path(__file__).resolve().parents[1] / "output"
 
 
 class Results:
-    """Lines of JSON in a file, each found again by its key; the last one of a key counts.
+    """Lines of JSON in a file, each identified by its key; the last one of a key is used.
 
     Parameters
     ----------

@@ -5,20 +5,20 @@
     python examples/paper/table1.py --full      # 20,000 training rows of each set
 
 VAE, EVAE and ECVVAE are the paper's: a DenseNet of four layers of 16, 16 latents, an RBM of 32
-hidden units, trained by eq. 3 and reported by eq. 5. Beside each report stands the log-likelihood
-that the model has, with the exact ln Z. It is that of `score`, or of draws from the prior alone
-where these give more: both are lower bounds in expectation, and after training by eq. 3 encoders
-can be such poor proposals that `score` is many nats low. The last three VAEs are trained on the
-exact ln Z: one with the paper's network, and two with this package's defaults, the second of which
-has the doubly reparametrised gradient. The kernel density, with a bandwidth chosen by validation,
-is there for reference.
+hidden units, trained by eq. 3 and reported by eq. 5. Each reported value is compared with the
+log-likelihood of the model, with the exact ln Z. It is the value of `score`, or that of draws from
+the prior alone if it is higher: both are lower bounds in expectation, and after training by eq. 3,
+encoders can be such poor proposals that `score` is many nats too low. The last three VAEs are
+trained on the exact ln Z: one with the paper's network, and two with this package's defaults, the
+second of which has the doubly reparametrised gradient. The kernel density, with a bandwidth chosen
+by validation, is there for reference.
 
-The truth is known: no density has a higher mean log-likelihood than minus the entropy, and a report
-above it is impossible. The last column is the mean of ln p(x) - ln model(x) over the test rows, the
-Kullback-Leibler divergence from the truth.
+The true density is known: no density has a higher mean log-likelihood than minus the entropy, so
+higher reported values are impossible. The last column is the mean of ln p(x) - ln model(x) over the
+test rows, the Kullback-Leibler divergence from the truth.
 
-Each result is appended to a file as soon as it is there, and each training keeps checkpoints: what
-was interrupted goes on. From the file come the table (markdown and reStructuredText) and a picture.
+Each result is appended to a file immediately, and each fit has checkpoints, so an interrupted run
+resumes. The table (markdown and reStructuredText) and a plot are made from the file.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from skevae.datasets import TOY_DENSITIES, toy_density
 
 @dataclass(frozen=True)
 class Effort:
-    """How much work a run puts in."""
+    """Amount of work of a run."""
 
     n_train: int
     n_test: int

@@ -9,13 +9,13 @@ one). The file is described in `skevae.datasets.fetch_binarized_mnist`.
 
 The network is the paper's, 784-256-64. Its headline model, ECVVAE trained by eq. 3, is reported
 twice: by eq. 5, as in the paper, and by its likelihood, which is importance-sampled and normalised
-with the upper end of an interval for ln Z. So every NLL is an upper bound in expectation, and the
-looser, the more rows have a Pareto k-hat above 0.7. One thing is varied at a time: the law of the
-latents ex post (after the same training, so that their times are short), the posterior, the prior.
-"Claimed" are numbers of the paper, those of other models as it quotes them.
+with the upper end of an interval for ln Z. Every NLL is therefore an upper bound in expectation,
+which is looser if more rows have a Pareto k-hat above 0.7. One component is varied at a time: the
+ex-post distribution of the latents (after the same training, so that their times are short), the
+posterior, the prior. "Claimed" are numbers of the paper, those of other models as it quotes them.
 
-Each result is appended to a file as soon as it is there, each training keeps checkpoints, and
-fitted models are saved for `figures.py`: what was interrupted goes on.
+Each result is appended to a file immediately, each fit has checkpoints, and fitted models are saved
+for `figures.py`; an interrupted run resumes.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from skevae.datasets.mnist import fetch_binarized_mnist
 
 @dataclass(frozen=True)
 class Effort:
-    """How much work a run puts in."""
+    """Amount of work of a run."""
 
     n_components: int
     hidden_layer_sizes: tuple

@@ -1,8 +1,8 @@
-"""Data with known answers: toy densities in the plane, and binarised MNIST.
+"""Data sets: two-dimensional toy densities, and binarised MNIST.
 
-A toy density comes with its exact normalised log-density and its entropy. No model can score above
-minus the entropy in expectation, so the gap between the two says how good a model is, and a score
-beyond it says that the score is not a likelihood.
+A toy density has an exact normalised log-density and a known entropy. In expectation, no model can
+score above minus the entropy. The gap between the two measures the quality of a model, and a higher
+score shows that it is not a likelihood.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ TOY_DENSITIES: dict[str, type[ToyDensity]] = {
 
 
 def toy_density(name: str) -> ToyDensity:
-    """Return a density in the plane whose samples, log-density and entropy are exact.
+    """Return a two-dimensional density with exact samples, log-density and entropy.
 
     Parameters
     ----------
     name : {"8gaussians", "checkerboard", "2spirals", "potential1", "potential2", "potential3", \
             "potential4"}
-        The first three are the sets drawn for FFJORD [1]_, the others the potentials of [2]_
+        The first three are the toy data of FFJORD [1]_, the others the potentials of [2]_,
         normalised on the box [-4, 4]^2.
 
     Returns

@@ -27,55 +27,55 @@ def fetch_binarized_mnist(
     random_state: RandomState = None,
     return_X_y: bool = False,
 ) -> Bunch | tuple[np.ndarray, np.ndarray | None]:
-    """Load MNIST as binary images, or as the probabilities that images are drawn from.
+    """Load MNIST as binary images, or as pixel probabilities from which they are drawn.
 
-    Two conventions are in use, and their likelihoods must not be compared. In the static one every
-    pixel was drawn once, with its intensity as the probability of a 1; the published split of this
-    kind is that of Larochelle and Murray [1]_. In the dynamic one [2]_ the intensities are the data
-    and each visit draws its own binary image.
+    There are two conventions, and their likelihoods must not be compared. With static binarisation,
+    every pixel is drawn once, with its intensity as the probability of a 1; the published data set
+    is that of Larochelle and Murray [1]_. With dynamic binarisation [2]_, the data are the
+    intensities, and a new binary image is drawn in each training step.
 
     Parameters
     ----------
     subset : {"train", "valid", "train+valid", "test"}, default="train"
         The first 50,000 training images, the last 10,000 training images, both, or the 10,000 test
-        images: the split of [1]_, whatever the source.
+        images. This is the split of [1]_ for every source of the data.
     binarization : {"dynamic", "static"}, default="dynamic"
-        - "dynamic": intensities / 255, in [0, 1]. A Bernoulli likelihood that takes values between
-          0 and 1 as probabilities draws them afresh at each visit.
-        - "static": 0 or 1. From intensities, one draw that `random_state` fixes, for instance for a
-          test set that is the same for all models. It is not the draw of [1]_, which exists only
-          as a file: give that file as `local_npz`.
+        - "dynamic": intensities / 255, in [0, 1]. The Bernoulli likelihood of `EnergyVAE` draws
+          new binary images from them in each training step.
+        - "static": 0 or 1. Intensities are binarised once, as determined by `random_state`, for
+          example for a test set that is the same for all models. This differs from the data set
+          of [1]_, which only exists as a file: pass that file as `local_npz`.
     data_home : str, path-like or None, default=None
         Download and cache folder, passed to :func:`sklearn.datasets.fetch_openml`.
     local_npz : str, path-like or None, default=None
-        Read this file and nothing from the network. Either a static split, with arrays "train",
-        "valid" and "test" of values in {0, 1}, or raw MNIST, with arrays "train" and "test" of
-        integers in 0..255 and, optionally, "valid" and labels "train_y", "valid_y" and "test_y".
-        Images may have the shape (n, 784) or (n, 28, 28).
+        Read this file instead of downloading. It holds either a static data set, with arrays
+        "train", "valid" and "test" of values in {0, 1}, or raw MNIST, with arrays "train" and
+        "test" of integers in 0..255 and, optionally, "valid" and labels "train_y", "valid_y" and
+        "test_y". Images may have the shape (n, 784) or (n, 28, 28).
     random_state : int, RandomState instance or None, default=None
-        Fixes the draw of binarization="static" from intensities; the draw of a subset does not
-        depend on which other subsets are loaded. None draws afresh at each call and leaves NumPy's
-        global generator alone. Unused otherwise.
+        Seed of the binarisation of intensities with binarization="static". The result for a subset
+        does not depend on which other subsets are loaded. With None, each call gives another
+        result; NumPy's global generator is not used. Not used otherwise.
     return_X_y : bool, default=False
-        Return `(data, target)` in place of the Bunch.
+        If True, return `(data, target)` instead of a Bunch.
 
     Returns
     -------
     mnist : :class:`~sklearn.utils.Bunch`
-        With `data`, an ndarray of shape (n_samples, 784), float32, in [0, 1]; `target`, the digits,
-        an ndarray of shape (n_samples,), or None where the file has no labels; and `DESCR`, a line
-        that says which subset and binarisation this is.
+        Its attributes are `data`, an ndarray of shape (n_samples, 784), float32, in [0, 1];
+        `target`, the digits, an ndarray of shape (n_samples,), or None if the file has no labels;
+        and `DESCR`, a line that names the subset and the binarisation.
 
     Raises
     ------
     ValueError
         If `subset` or `binarization` is not one of the values above, if the file lacks an array or
-        holds something else than described, or if binarization="dynamic" is asked of a static
-        split, which has no intensities.
+        has other contents than described, or if binarization="dynamic" is used with a static data
+        set, which has no intensities.
     FileNotFoundError
-        If there is no file `local_npz`.
+        If the file `local_npz` does not exist.
     ImportError
-        If pandas, which scikit-learn parses the download with, is not installed.
+        If pandas is not installed, which scikit-learn needs to parse the download.
 
     References
     ----------
@@ -99,7 +99,7 @@ def fetch_binarized_mnist(
         for part, rows in (("train", train), ("valid", valid)):
             mnist[part] = images[rows], None if labels is None else labels[rows]
 
-    # One seed a part, so that the test set does not depend on whether others were drawn before it.
+    # One seed per subset, so that the test set does not depend on which subsets are loaded.
     seeds = as_generator(random_state).randint(np.iinfo(np.int32).max, size=3)
     seed = dict(zip(("train", "valid", "test"), seeds, strict=True))
     parts = _MNIST_SUBSETS[subset]
@@ -133,7 +133,7 @@ def _load_mnist_npz(path) -> dict[str, tuple]:
 
 
 def _binarize(images: np.ndarray, binarization: str, seed: int) -> np.ndarray:
-    """Turn images of intensities, or of a static split, into rows in [0, 1]."""
+    """Turn images with intensities, or of a static data set, into rows in [0, 1]."""
     images = images.reshape(len(images), -1)
     if images.shape[1] != 784:
         raise ValueError(f"MNIST images have 784 pixels; got {images.shape[1]}.")

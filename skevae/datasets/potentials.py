@@ -15,11 +15,11 @@ from skevae.datasets.toy import ToyDensity
 class Potential(ToyDensity):
     """A density exp(-U(z)) / Z on the box [-4, 4]^2, with a potential of [1]_.
 
-    Most of the potentials are not integrable on the whole plane, hence the box, on which the
-    density is normalised and outside of which it is 0. `entropy` and `log_partition` were found by
-    Gauss-Legendre quadrature and are right to all digits given. Draws are exact: proposals have a
-    closed-form law proportional to exp(-U) up to a factor in [0, 1], and are kept with the
-    probability that this factor gives.
+    For most of the potentials, exp(-U) is not integrable on the whole plane. The density is
+    therefore restricted to the box and normalised on it; it is 0 outside. `entropy` and
+    `log_partition` were computed by Gauss-Legendre quadrature, and all given digits are correct.
+    Draws are exact, by rejection sampling: the density of the proposals times a factor in [0, 1] is
+    proportional to exp(-U), and proposals are accepted with this factor as the probability.
 
     Subclasses implement `_energy` and `_propose`.
 
@@ -38,7 +38,7 @@ class Potential(ToyDensity):
     _half_width: ClassVar[float] = 4.0
 
     def energy(self, X: ArrayLike) -> np.ndarray:
-        """Evaluate the potential U, on the box and off it.
+        """Evaluate the potential U, inside and outside of the box.
 
         Parameters
         ----------
@@ -79,7 +79,7 @@ class Potential(ToyDensity):
 
     @abstractmethod
     def _propose(self, n: int, rng: np.random.RandomState) -> np.ndarray:
-        """Return at most n independent draws of exp(-U) from a set that contains the box."""
+        """Return at most n independent draws of exp(-U) on a set that contains the box."""
 
 
 class Potential1(Potential):
@@ -122,8 +122,8 @@ class _Ridges(Potential):
         return -logsumexp(-0.5 * z**2, axis=1)
 
     def _propose(self, n, rng):
-        # On the whole line exp(-U) integrates over z2 to the same number at every z1, to which
-        # each ridge contributes in proportion to its scale: z1 is uniform, z2 a Gaussian mixture.
+        # The integral of exp(-U) over z2 is the same at every z1, and each ridge contributes in
+        # proportion to its scale: z1 is uniform, and z2 given z1 is a Gaussian mixture.
         z1 = self._uniform(n, rng)
         ridge = rng.choice(len(self._scales), size=n, p=self._scales / self._scales.sum())
         z2 = self._curves(z1)[np.arange(n), ridge] + self._scales[ridge] * rng.standard_normal(n)
@@ -159,7 +159,7 @@ class Potential2(_Ridges):
 
 
 class Potential3(_Ridges):
-    """A sine wave and a second one that dips, U3 of Rezende and Mohamed (2015).
+    """A sine wave and a second one with a dip, U3 of Rezende and Mohamed (2015).
 
     U3 = -ln(exp(-((z2 - w1) / 0.35)^2 / 2) + exp(-((z2 - w1 + w2) / 0.35)^2 / 2)) with
     w1 = sin(2 pi z1 / 4) and w2 = 3 exp(-((z1 - 1) / 0.6)^2 / 2).

@@ -16,7 +16,7 @@ from skevae.datasets.checks import RandomState, as_generator
 
 
 class ToyDensity(ABC):
-    """A probability density in the plane that can be sampled and evaluated exactly.
+    """A two-dimensional probability density with exact samples and log-density.
 
     Subclasses set `name` and `entropy` and implement `_sample` and `_log_density`.
 
@@ -46,8 +46,8 @@ class ToyDensity(ABC):
         n_samples : int, default=1
             Number of rows, at least 1.
         random_state : int, RandomState instance or None, default=None
-            An int makes the draws reproducible. None takes fresh entropy from the operating
-            system; NumPy's global generator is neither read nor advanced.
+            Pass an int for reproducible draws. None uses entropy from the operating system; NumPy's
+            global generator is not used.
 
         Returns
         -------
@@ -101,7 +101,7 @@ class ToyDensity(ABC):
 
 
 class EightGaussians(ToyDensity):
-    """Eight equal Gaussians on a circle, as drawn for FFJORD [1]_.
+    """Eight equal Gaussians on a circle, as in FFJORD [1]_.
 
     x = (4 (cos, sin)(k pi / 4) + 0.5 e) / 1.414 with k uniform on 0..7 and e ~ N(0, I).
 
@@ -128,7 +128,7 @@ class EightGaussians(ToyDensity):
 
 
 class Checkerboard(ToyDensity):
-    """Uniform on the eight dark 2 x 2 squares of the board [-4, 4)^2, as drawn for FFJORD [1]_.
+    """Uniform on the eight dark 2 x 2 squares of the board [-4, 4)^2, as in FFJORD [1]_.
 
     x / 2 = (t, u' - 2 b + (floor(t) mod 2)) with t = 4 u - 2, u and u' uniform on [0, 1) and b a
     fair coin. The dark squares are those where floor(x1 / 2) + floor(x2 / 2) is even; their area
@@ -155,23 +155,23 @@ class Checkerboard(ToyDensity):
 
 
 class TwoSpirals(ToyDensity):
-    r"""Two interleaved noisy spirals, as drawn for FFJORD [1]_ but with independent rows.
+    r"""Two interleaved noisy spirals, as in FFJORD [1]_ but with independent rows.
 
     x = s (-n cos n + u' / 2, n sin n + u'' / 2) / 3 + 0.1 e, with a fair sign s, n = 3 pi sqrt(u),
-    u, u' and u'' uniform on [0, 1) and e ~ N(0, I). (The usual generator returns every draw of one
-    arm mirrored in the other; here each row has its own sign and its own draws.)
+    u, u' and u'' uniform on [0, 1) and e ~ N(0, I). (The original generator repeats every draw of
+    one arm mirrored in the other arm; here rows are independent.)
 
     Given s and n the two coordinates are independent, each uniform on an interval of width 1/6
     plus Gaussian noise, with the closed-form density
 
         k(t) = 6 (Phi((|t| + 1/12) / 0.1) - Phi((|t| - 1/12) / 0.1))
 
-    about the interval's centre s c(n), c(n) = (-n cos n + 1/4, n sin n + 1/4) / 3. There remains
+    around the interval's centre s c(n), c(n) = (-n cos n + 1/4, n sin n + 1/4) / 3. The density is
 
         p(x) = 1/2 sum_s int_0^{3 pi} (2 n / (3 pi)^2) k(s x1 - c1(n)) k(s x2 - c2(n)) dn,
 
-    a smooth integral, done by Gauss-Legendre quadrature with 512 nodes. Its error in ln p is below
-    1e-8 on [-5, 5]^2 and stays below 1e-5 of ln p far outside.
+    a smooth integral, computed by Gauss-Legendre quadrature with 512 nodes. The error of ln p is
+    below 1e-8 on [-5, 5]^2, and the relative error is below 1e-5 far outside.
 
     References
     ----------

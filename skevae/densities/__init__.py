@@ -1,1 +1,1 @@
-"""Latent densities p(z) = exp(-E(z)) / Z as torch modules: one file each."""
+"""Latent densities p(z) = exp(-E(z)) / Z as torch modules, one file each."""

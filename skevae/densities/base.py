@@ -1,4 +1,4 @@
-"""Latent densities p(z) = exp(-E(z)) / Z: an energy, its sampler and its ln Z in one module."""
+"""Base classes of the latent densities p(z) = exp(-E(z)) / Z: energy, sampler and ln Z."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from skevae.utils.random import standard_normal
 
 
 class Density(nn.Module):
-    """Base of latent densities.
+    """Base class of the latent densities.
 
     Attributes
     ----------
@@ -25,13 +25,13 @@ class Density(nn.Module):
     n_chains : int
         Number of persistent chains in training.
     has_exact_log_partition : bool
-        Whether `log_partition` is cheap enough to be evaluated once.
+        Whether `log_partition` is cheap enough to be computed once.
     trains_exactly : bool
         Whether it is cheap enough for every training step.
     samples_exactly : bool
         Whether `sample` returns independent draws from p(z) itself.
     scores_exactly : bool
-        Whether p(z), once ln Z is exact, is what is scored, and not a lower bound of it.
+        Whether p(z) itself is scored (if ln Z is exact), and not a lower bound of it.
     """
 
     n_latent: int
@@ -42,7 +42,7 @@ class Density(nn.Module):
     scores_exactly: bool = True
 
     def describe_size(self) -> str:
-        """Say what makes exact normalisation expensive, for an error message."""
+        """Tell what makes exact normalisation expensive, for an error message."""
         raise NotImplementedError
 
     def energy(self, z: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class Density(nn.Module):
         raise NotImplementedError
 
     def mean_energy(self, z: Tensor) -> Tensor:
-        """Mean energy of rows, without a gradient for the rows: (n, D) -> scalar."""
+        """Mean energy of rows, without a gradient with respect to the rows: (n, D) -> scalar."""
         return self.energy(z.detach()).mean()
 
     def log_partition(self) -> Tensor:
@@ -60,28 +60,28 @@ class Density(nn.Module):
     def log_partition_interval(
         self, generator: torch.Generator, effort: int = 1
     ) -> LogPartitionInterval:
-        """Bounds of ln Z, equal where it is exact; annealing takes ``effort`` times the steps."""
+        """Bounds of ln Z, equal if it is exact; ``effort`` multiplies the steps of annealing."""
         raise NotImplementedError
 
     def quick_log_partition(self, generator: torch.Generator) -> float:
-        """Value of ln Z that is precise enough to monitor training, once an epoch."""
+        """Estimate of ln Z that is precise enough to monitor training, once per epoch."""
         raise NotImplementedError
 
     def is_far_from_underflow(self) -> bool:
-        """Whether `unchecked_log_partition` may replace `log_partition` for an epoch.
+        """Whether `unchecked_log_partition` may replace `log_partition` in the next epoch.
 
-        Asked once an epoch. False where that would save nothing.
+        Evaluated once per epoch. False if it would not save time.
         """
         return False
 
     def unchecked_log_partition(self) -> Tensor:
-        """Exact ln Z as `log_partition`, or nan, computed without waiting for the device."""
+        """Exact ln Z, as `log_partition`, or nan; computed without waiting for the device."""
         return self.log_partition()
 
     def make_transition(self) -> Transition:
         """Return a Markov step (z, generator) -> z that leaves p(z) unchanged: (n, D) -> (n, D).
 
-        It uses the parameters at the time of each call. Its sampler has no state yet.
+        It uses the current parameters at each call. Its sampler starts without a state.
         """
         raise NotImplementedError
 
@@ -98,10 +98,10 @@ class Density(nn.Module):
         raise NotImplementedError
 
     def set_base(self, mean: Tensor, variance: Tensor) -> None:
-        """Take the moments of the aggregated posterior, each (D,), as the base of annealing."""
+        """Set the base of annealing to the moments of the aggregated posterior, each (D,)."""
 
     def initialise(self, rows: Tensor, generator: torch.Generator) -> None:
-        """Initialise the parameters from the rows, (n, D), of a training without autoencoder."""
+        """Initialise the parameters from rows, (n, D), to train without an autoencoder."""
 
     def attach(
         self,
@@ -111,24 +111,24 @@ class Density(nn.Module):
         likelihood: Likelihood,
         generator: torch.Generator,
     ) -> None:
-        """Accept the autoencoder in which the density is about to be trained.
+        """Receive the parts of the autoencoder in which the density will be trained.
 
         Parameters
         ----------
         encoder : Module, (..., n_features) -> (..., posterior outputs)
-            Trained as a part of the autoencoder: do not register it as a submodule.
+            It is trained as a part of the autoencoder: do not register it as a submodule.
         posterior : Module of `skevae.posteriors`
-            Likewise.
+            Do not register it either.
         rows : Tensor of shape (n, n_features)
-            Training rows, as the encoder sees them.
+            Training rows, as passed to the encoder.
         likelihood : Module of `skevae.likelihoods`
-            Likewise; knows the support of the rows.
+            Do not register it either. It defines the support of the rows.
         generator : torch.Generator
         """
 
 
 class NormalizedDensity(Density):
-    """Base of the densities with a closed-form normalisation and independent draws.
+    """Base class of the densities with a closed-form normalisation and independent draws.
 
     A subclass defines ln p(z) and `sample`. E(z) = -ln p(z), so that ln Z = 0.
     """
@@ -141,12 +141,12 @@ class NormalizedDensity(Density):
     def __init__(self, n_latent: int) -> None:
         super().__init__()
         self.n_latent = n_latent
-        # Has the device and dtype of the module, even if that has no parameters.
+        # Has the device and dtype of the module, also without parameters.
         self.anchor: Tensor
         self.register_buffer("anchor", torch.zeros(()))
 
     def describe_size(self) -> str:
-        return f"{type(self).__name__} over {self.n_latent} dimensions is normalised already"
+        return f"{type(self).__name__} over {self.n_latent} dimensions is already normalised"
 
     def log_density(self, z: Tensor) -> Tensor:
         """ln p(z) in nats: (..., D) -> (...)."""
@@ -176,7 +176,7 @@ class NormalizedDensity(Density):
 
 
 class IndependentDraws(Transition):
-    """Draws from a density, which do not depend on the present states of the chains.
+    """Draws from a density that do not depend on the current states of the chains.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ class IndependentDraws(Transition):
 
 
 class AnnealedDensity(Density):
-    """Base of the densities that have a Markov sampler, and ln Z by annealing from a Gaussian.
+    """Base class of the densities with a Markov sampler, and ln Z by annealing from a Gaussian.
 
     A subclass defines `as_energy` and `checked_sampler`, and sets `sampler`.
 
@@ -199,12 +199,12 @@ class AnnealedDensity(Density):
     ----------
     n_latent : int
     n_chains : int
-        Persistent chains in training.
+        Number of persistent chains in training.
 
     Attributes
     ----------
     sampler : Sampler
-        Of the Markov chains. Each `make_transition` uses a clone.
+        Sampler of the Markov chains. Each `make_transition` uses a clone.
     """
 
     sampler: Sampler
@@ -223,16 +223,16 @@ class AnnealedDensity(Density):
         self.base_variance.copy_(variance)
 
     def as_energy(self) -> Any:
-        """Return the energy at the present parameters, through which gradients flow."""
+        """Return the energy at the current parameters; it is differentiable."""
         raise NotImplementedError
 
     def checked_sampler(self, sampler: str | Sampler) -> Sampler:
-        """Return a sampler from its name or an object, with the settings of this density.
+        """Return a sampler from a name or an object, with the settings of this density.
 
         Raises
         ------
         ValueError
-            If it cannot sample this density, or a parameter of it is out of its range.
+            If it cannot sample this density, or one of its parameters is out of its range.
         """
         raise NotImplementedError
 

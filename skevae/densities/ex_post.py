@@ -1,8 +1,9 @@
-"""Ex-post density estimation: a scikit-learn density estimator as the law of the latents.
+"""Ex-post density estimation: a scikit-learn density estimator as the latent distribution.
 
 After training, the aggregated posterior (the mean of q(z | x) over the rows) usually differs from
-the prior. Replacing the prior by a density estimator that is fitted to draws of it gives a better
-model with the same decoder (Dai & Wipf 2019; Ghosh et al. 2020), and ln Z = 0.
+the prior. Replacing the prior by a density estimator that is fitted to draws from the aggregated
+posterior gives a better model with the same decoder (Dai & Wipf 2019; Ghosh et al. 2020), and ln Z
+= 0.
 """
 
 from __future__ import annotations
@@ -24,24 +25,24 @@ from skevae.densities.base import Density
 from skevae.log_partition.annealing import LogPartitionInterval
 from skevae.utils.constraints import InstanceWith
 
-# Points passed to an estimator at once: enough to keep the overhead of a call small, few enough to
-# keep a table of points by mixture components small.
+# Number of points passed to an estimator at once: large enough for a small overhead per call, and
+# small enough for a small table of points by mixture components.
 POINTS_AT_ONCE = 2**14
 
-# Draws on which the scores and samples of a fitted estimator are tested.
+# Number of draws on which the scores and samples of a fitted estimator are tested.
 N_TRIALS = 100
 
-# `KernelDensity` scores all its kernels, but samples only these.
+# `KernelDensity` can score all of its kernels, but only sample these.
 SAMPLED_KERNELS = ("gaussian", "tophat")
 
-# Estimators that score the very density that they sample. Others may score less, such as a lower
-# bound of it, and nothing that an estimator returns tells; neither do their subclasses count.
+# Estimators that score exactly the density that they sample. Others may score a lower bound of it,
+# which cannot be detected from their results. Subclasses are not included.
 SCORES_EXACTLY: dict[type, Callable[[Any], bool]] = {
     GaussianMixture: lambda estimator: True,
     KernelDensity: lambda estimator: estimator.atol == estimator.rtol == 0,
 }
 
-# Latents are NumPy arrays whatever X was, so estimators need not support other arrays.
+# Latents are NumPy arrays for any type of X, so estimators need not support other arrays.
 numpy_dispatch = partial(config_context, array_api_dispatch=False)
 
 
@@ -56,7 +57,7 @@ class DensityEstimatorInstance(InstanceWith):
 
 
 def check_can_sample(estimator: Any) -> None:
-    """Raise if the estimator cannot be sampled, before the training instead of after it.
+    """Raise if the estimator cannot be sampled, before training instead of after it.
 
     Parameters
     ----------
@@ -65,7 +66,7 @@ def check_can_sample(estimator: Any) -> None:
     Raises
     ------
     ValueError
-        If it is a `KernelDensity` with a kernel that it cannot sample.
+        If it is a `KernelDensity` with a kernel that cannot be sampled.
     """
     if isinstance(estimator, KernelDensity) and estimator.kernel not in SAMPLED_KERNELS:
         raise ValueError(
@@ -75,23 +76,23 @@ def check_can_sample(estimator: Any) -> None:
 
 
 class EstimatorDensity(Density):
-    """Density of a fitted estimator, as a latent density without parameters.
+    """Density of a fitted estimator as a latent density without parameters.
 
-    The energy is minus the estimator's log-density, so that ln Z = 0. It is evaluated by NumPy in
-    float64 on the CPU, whatever the tensors, and has no gradient.
+    The energy is minus the estimator's log-density, so that ln Z = 0. It is always evaluated by
+    NumPy in float64 on the CPU, and has no gradient.
 
-    The estimator has to score the density of what it samples, **or less**, at least in expectation.
-    Then the importance-sampled likelihood is still a lower bound in expectation: the weights
-    p(x|z) p(z) / ((1 - s) q(z|x) + s p(z)) increase with p(z) and are concave in it, so neither a
-    p(z) that is too low nor a noisy, unbiased one makes them too high in expectation. Examples are
-    a nested VAE, whose importance estimate is independent of the draws, an RBM that subtracts the
-    upper end of its interval of ln Z, and `BayesianGaussianMixture`, which scores the expected
-    logarithm of each component.
+    In expectation, the estimator must score the density that it samples **or a lower value**. Then
+    the importance-sampled likelihood is still a lower bound in expectation: the weights p(x|z) p(z)
+    / ((1 - s) q(z|x) + s p(z)) are increasing and concave in p(z), so neither a p(z) that is too
+    low nor a noisy, unbiased p(z) makes them too high in expectation. Examples are a nested VAE,
+    whose importance estimate is independent of the draws, an RBM that subtracts the upper end of
+    its interval of ln Z, and `BayesianGaussianMixture`, which scores the expected logarithm of each
+    component.
 
     Parameters
     ----------
     estimator : fitted estimator
-        With ``score_samples`` and ``sample``. It is not changed.
+        An estimator with ``score_samples`` and ``sample``. It is not changed.
     n_latent : int
         Dimension D of z.
     """
@@ -102,8 +103,8 @@ class EstimatorDensity(Density):
         super().__init__()
         self.estimator = estimator
         self.n_latent = n_latent
-        # Samples are taken to follow the density that is scored, unless an estimator of this
-        # package says that it samples by Markov chains.
+        # Samples are assumed to follow the scored density, unless an estimator of this package
+        # samples by Markov chains.
         self.samples_exactly = getattr(estimator, "_samples_exactly", True)
         known = SCORES_EXACTLY.get(type(estimator), lambda e: getattr(e, "_scores_exactly", False))
         self.scores_exactly = known(estimator)
@@ -111,18 +112,18 @@ class EstimatorDensity(Density):
     @torch.no_grad()
     def energy(self, z: Tensor) -> Tensor:
         points = z.detach().reshape(-1, self.n_latent).cpu().numpy().astype(np.float64)
-        # Extreme outliers can have infinite latents, which scikit-learn refuses.
+        # Extreme outliers can have infinite latents, for which scikit-learn raises an error.
         finite = np.isfinite(points).all(axis=1)
         log_density = np.full(len(points), -np.inf)
         log_density[finite] = self._score_samples(points[finite])
         return torch.as_tensor(-log_density, dtype=z.dtype, device=z.device).reshape(z.shape[:-1])
 
     def _score_samples(self, points: np.ndarray) -> np.ndarray:
-        """Log-densities in bounded memory, -inf allowed but not nan: (n, D) -> (n,)."""
+        """Log-densities in chunks; may be -inf, but not nan: (n, D) -> (n,)."""
         log_density = np.empty(len(points))
         for start in range(0, len(points), POINTS_AT_ONCE):
             part = slice(start, start + POINTS_AT_ONCE)
-            # The squares of outliers' latents overflow, which correctly gives a density of 0.
+            # Squares of the latents of outliers overflow, which correctly gives a density of 0.
             with np.errstate(over="ignore"), numpy_dispatch():
                 log_density[part] = self.estimator.score_samples(points[part])
         wrong = np.isnan(log_density) | np.isposinf(log_density)
@@ -160,7 +161,7 @@ class EstimatorDensity(Density):
 
 
 def seeded_sample(estimator: Any, n_samples: int, seed: int) -> Any:
-    """Draw rows from a fitted estimator, whether or not its ``sample`` takes a ``random_state``.
+    """Draw rows from a fitted estimator, whose ``sample`` may or may not take a ``random_state``.
 
     Returns
     -------
@@ -173,7 +174,7 @@ def seeded_sample(estimator: Any, n_samples: int, seed: int) -> Any:
         if hasattr(estimator, "random_state"):
             estimator.random_state = seed
         drawn = estimator.sample(n_samples)
-    # Mixtures also return the component of each row, and order the rows by component.
+    # Mixtures also return the component of each row, and sort the rows by component.
     return drawn[0] if isinstance(drawn, tuple) else drawn
 
 
@@ -186,7 +187,7 @@ def fit_density(estimator: Any, draws: Tensor, generator: torch.Generator) -> An
         Fitted in place.
     draws : Tensor of shape (n, D)
     generator : torch.Generator
-        Of the test.
+        Generator for the test.
 
     Returns
     -------
@@ -196,7 +197,7 @@ def fit_density(estimator: Any, draws: Tensor, generator: torch.Generator) -> An
     Raises
     ------
     ValueError
-        If it cannot be fitted to so few draws, scored or sampled.
+        If it cannot be fitted to this number of draws, scored or sampled.
     """
     Z = draws.cpu().numpy().astype(np.float64)
     try:
@@ -207,7 +208,7 @@ def fit_density(estimator: Any, draws: Tensor, generator: torch.Generator) -> An
         density.sample(N_TRIALS, generator)
     except (ValueError, NotImplementedError) as error:
         raise ValueError(
-            f"ex_post={estimator!r} cannot be the law of the latents after a fit to {len(Z)} draws "
+            f"ex_post={estimator!r} cannot replace the prior after a fit to {len(Z)} draws "
             f"of the aggregated posterior ({error or type(error).__name__}). Use more rows, or "
             "another estimator."
         ) from error

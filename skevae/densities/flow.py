@@ -19,7 +19,7 @@ FLOWS = {"nsf": "NSF", "maf": "MAF"}
 
 
 class FlowDensity(NormalizedDensity):
-    r"""Law of the preimage of normal noise under an invertible map t.
+    r"""Distribution of z such that t(z) is standard normal, for an invertible map t.
 
     .. math::
         \ln p(z) = \ln N(t(z); 0, I) + \ln |\det \partial t / \partial z|
@@ -30,11 +30,11 @@ class FlowDensity(NormalizedDensity):
     flow : str
         A key of `FLOWS`.
     n_transforms : int
-        Autoregressive maps that make up t.
+        Number of autoregressive maps that t is composed of.
     hidden_layer_sizes : sequence of int
-        Of the network of each.
+        Widths of the hidden layers of each map's network.
     generator : torch.Generator
-        Of the initial weights.
+        Generator of the initial weights.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class FlowDensity(NormalizedDensity):
         build = getattr(import_zuko().flows, FLOWS[flow])
         seed = int(torch.randint(SEED_BOUND, (), generator=generator))
         with lent_globals(make_generator(seed)):
-            # Only the map. The base is our own, whose noise comes from a generator.
+            # Only the map is used; the noise of the base comes from a generator.
             self.map = build(
                 n_latent,
                 transforms=n_transforms,
@@ -65,7 +65,7 @@ class FlowDensity(NormalizedDensity):
     def log_density(self, z: Tensor) -> Tensor:
         noise, log_jacobian = self.map().call_and_ladj(z)
         log_density = log_jacobian - standard_normal_energy(noise) - 0.5 * self.n_latent * LOG_2PI
-        # Where an outlier overflows inside the map, terms cancel to nan: its density is 0.
+        # If an outlier overflows inside the map, terms cancel to nan: its density is 0.
         return log_density.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
 
     @torch.no_grad()

@@ -22,22 +22,22 @@ from skevae.samplers.exact import exact_sample
 from skevae.samplers.gibbs import block_gibbs
 from skevae.utils.log_mean import log_mean_exp
 
-# ln Z costs 2^(H+1) operations. Largest numbers of hidden units for which that is affordable on a
-# CPU of a few cores: once after a fit (seconds), at every call of `sample` (half a second), once an
-# epoch (tens of milliseconds), and at every training step (milliseconds, as a small network takes).
+# ln Z costs 2^(H+1) operations. Largest numbers of hidden units for which it is affordable on a CPU
+# with a few cores: once after a fit (seconds), in every call of `sample` (half a second), once per
+# epoch (tens of milliseconds), and in every training step (milliseconds, like a small network).
 EXACT_EVALUATION_UNITS = 36
 EXACT_SAMPLING_UNITS = 32
 EXACT_WATCHING_UNITS = 28
 EXACT_TRAINING_UNITS = 24
 
-# Width at which an interval of ln Z that is proven is narrow enough, in nats.
+# Width in nats at which a certified interval of ln Z is narrow enough.
 CERTIFIED_WIDTH = 0.1
 
-# Independent annealed intervals where it is not, and the steps of each.
+# Number of independent annealed intervals if it is not, and the steps of each.
 N_ANNEALED_INTERVALS = 3
 N_ANNEALING_STEPS = 1000
 
-# Steps of the chains that replace independent draws where these are too expensive.
+# Steps of the chains that replace independent draws if these are too expensive.
 BURN_IN_STEPS = 1000
 
 
@@ -49,11 +49,11 @@ class GaussianBernoulliDensity(AnnealedDensity):
     n_latent, n_hidden : int
         D and H.
     generator : torch.Generator
-        Of the initial weights.
+        Generator of the initial weights.
     sampler : str or Sampler
-        A key of `skevae.samplers.SAMPLERS`, or a sampler with parameters of its own.
+        A key of `skevae.samplers.SAMPLERS`, or a sampler object.
     n_gibbs_steps : int
-        Elementary steps of one transition of a sampler that is given by name.
+        Number of elementary steps per transition, for a sampler given by name.
     n_chains : int
         Persistent chains in training.
     learn_scale : bool
@@ -121,8 +121,8 @@ class GaussianBernoulliDensity(AnnealedDensity):
         return self._log_partition(checked=False)
 
     def _log_partition(self, *, checked: bool) -> Tensor:
-        # In float64 whatever the module's dtype: exponentials soon leave the range of float32, and
-        # at the sizes that a training step can afford the matrix product takes little time.
+        # Always in float64: exponentials easily exceed the range of float32, and the matrix product
+        # takes little time at the sizes that are used in training steps.
         energy = self.as_energy().to(torch.float64)
         return exact_log_partition(energy, checked=checked).to(self.weight.dtype)
 
@@ -146,7 +146,7 @@ class GaussianBernoulliDensity(AnnealedDensity):
         runs = [
             self._annealed_interval(energy, generator, n_steps) for _ in range(N_ANNEALED_INTERVALS)
         ]
-        # What independent runs disagree by is a part of their error.
+        # The difference between independent runs is a part of their error.
         low, high = min(run.low for run in runs), max(run.high for run in runs)
         high = min(max(high, interval.low), interval.high)
         return EstimatedInterval(min(max(low, interval.low), high), high)
@@ -154,7 +154,7 @@ class GaussianBernoulliDensity(AnnealedDensity):
     def _annealed_interval(
         self, energy: GaussianBernoulliEnergy, generator: torch.Generator, n_steps: int
     ) -> EstimatedInterval:
-        """Interval of annealing, whose reverse runs start from a population that is resampled."""
+        """Interval by annealing, with reverse runs that start from a resampled population."""
         path = self._annealing_path(energy)
 
         def draws(n_chains: int, ends: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from skevae.samplers.exact import draw_components
 from skevae.utils.clusters import spread_centres
 from skevae.utils.random import standard_normal
 
-# Keeps the logarithm of an initial variance finite where rows do not vary.
+# Keeps the logarithm of an initial variance finite if rows do not vary.
 MIN_INITIAL_VARIANCE = 1e-3
 
 
@@ -23,9 +23,10 @@ class GaussianMixtureDensity(NormalizedDensity):
     n_latent, n_components : int
         D and K.
     generator : torch.Generator
-        Of the initial means.
+        Generator of the initial means.
     min_scale : float
-        Lower bound of every s: without one a component on a single row has no best scale.
+        Lower bound of every s. Without it, the likelihood of a component on a single row is
+        unbounded.
     """
 
     def __init__(

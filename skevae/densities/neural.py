@@ -22,22 +22,22 @@ from skevae.samplers.base import Sampler
 from skevae.samplers.langevin import MetropolisLangevin
 from skevae.utils.log_mean import log_mean_exp
 
-# Langevin steps take turns at this many sizes, each half the one before: an energy of this kind may
-# have modes much narrower than its Gaussian. The schedule is fixed, so every step stays exact.
+# Langevin steps cycle through this many sizes, each half of the previous one: the energy may have
+# modes much narrower than its Gaussian. The schedule is fixed, so every step is exact.
 N_STEP_SCALES = 4
 
-# Chains of an annealing run, and the particles from which rows are drawn, at least and at most.
+# Number of chains of an annealing run, and limits for the number of particles of a sample.
 N_CHAINS = 400
 POPULATION = 400
 MAX_POPULATION = 10_000
 
-# Steps that separate the copies of a resampled particle.
+# Number of steps that separate the copies of a resampled particle.
 MIXING_STEPS = 20
 
-# Keeps the variance of the Gaussian positive where rows do not vary.
+# Keeps the variance of the Gaussian positive if rows do not vary.
 MIN_VARIANCE = 1e-3
 
-# The runs that monitor ln Z, once an epoch, are this many times shorter.
+# The runs that monitor ln Z, once per epoch, are shorter by this factor.
 WATCHING_SHARE = 5
 
 
@@ -47,8 +47,9 @@ class NeuralDensity(AnnealedDensity):
     .. math::
         E(z) = \tfrac12 \sum_i \frac{(z_i - \mu_i)^2}{\sigma_i^2} + b \tanh(f(z) / b)
 
-    The bound b makes exp(-E) integrable whatever the network f: ln Z lies within b nats of the
-    Gaussian's, the tails are the Gaussian's, and importance weights against it are at most e^2b.
+    The bound b makes exp(-E) integrable for any network f: ln Z is within b nats of that of the
+    Gaussian, the tails are Gaussian, and importance weights relative to the Gaussian are at most
+    e^2b.
 
     Parameters
     ----------
@@ -58,20 +59,20 @@ class NeuralDensity(AnnealedDensity):
     bound : float
         b, in nats.
     sampler : str or Sampler
-        A key of `skevae.samplers.GRADIENT_SAMPLERS`, or such a sampler with parameters of its own.
+        A key of `skevae.samplers.GRADIENT_SAMPLERS`, or an object of such a sampler.
     n_langevin_steps : int
         Elementary steps of one transition of a sampler that is given by name.
     step_size : float
-        Largest step of annealing, and of a sampler that is given by name, in units of sigma.
+        Largest step size of annealing, and of a sampler given by name, in units of sigma.
     n_chains : int
         Persistent chains in training.
     n_annealing_steps : int
-        Of the runs that draw samples and bound ln Z.
+        Number of steps of the runs that draw samples and bound ln Z.
 
     Raises
     ------
     ValueError
-        If the sampler serves only Gaussian-Bernoulli energies.
+        If the sampler only supports Gaussian-Bernoulli energies.
     """
 
     has_exact_log_partition = False
@@ -101,7 +102,7 @@ class NeuralDensity(AnnealedDensity):
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode: an energy is a function of z alone, without dropout."""
+        """Stay in evaluation mode: an energy is a deterministic function of z, without dropout."""
         return super().train(False)
 
     def checked_sampler(self, sampler: str | Sampler) -> Sampler:
@@ -119,10 +120,10 @@ class NeuralDensity(AnnealedDensity):
         return made
 
     def describe_size(self) -> str:
-        return "no closed form normalises a neural energy"
+        return "there is no closed form for the ln Z of a neural energy"
 
     def correction(self, z: Tensor) -> Tensor:
-        """Bounded part of the energy: (..., D) -> (...)."""
+        """Bounded term of the energy: (..., D) -> (...)."""
         value = self.network(z)
         value = value.squeeze(-1) if value.dim() == z.dim() else value
         return self.bound * (value / self.bound).tanh()
@@ -161,7 +162,7 @@ class NeuralDensity(AnnealedDensity):
         return GeometricPath(self.as_energy(), self.base_mean, self.base_variance)
 
     def _sweep(self) -> Sweep:
-        """Return a sweep of one Metropolis-adjusted step; its size changes from call to call."""
+        """Return a sweep of one Metropolis-adjusted step, whose size changes in each call."""
         sampler = MetropolisLangevin(1, self.step_size, N_STEP_SCALES)
         index = itertools.count()
 
@@ -177,7 +178,7 @@ class NeuralDensity(AnnealedDensity):
         return torch.cat(draws)
 
     def _population(self, n_chains: int, generator: torch.Generator) -> Tensor:
-        """Annealed draws; a last transition separates the copies among them."""
+        """Annealed draws; a final transition separates identical copies."""
         z = anneal_population(
             self._path(),
             self._sweep(),

@@ -11,7 +11,7 @@ from skevae.utils.random import standard_normal
 
 
 class StandardNormalDensity(NormalizedDensity):
-    """N(0, I), with E(z) half the squared norm.
+    """N(0, I), where E(z) is half of the squared norm.
 
     Parameters
     ----------

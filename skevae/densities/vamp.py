@@ -1,4 +1,4 @@
-"""The VampPrior's density: a mixture of an autoencoder's own posteriors."""
+"""The density of the VampPrior: a mixture of the posteriors of an autoencoder."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from skevae.samplers.exact import draw_components
 from skevae.utils.clusters import spread_centres
 from skevae.utils.random import standard_normal
 
-# Keeps an initial scale positive where rows do not vary.
+# Keeps an initial scale positive if rows do not vary.
 MIN_INITIAL_SCALE = 0.03
 
-# Standard deviation of the noise that separates pseudo-inputs which start at the same row.
+# Standard deviation of the noise that separates pseudo-inputs initialised at the same row.
 JITTER = 0.01
 
 
 class SharedScale(nn.Module):
-    """The identity as an encoder: N(x, diag(s^2)), one learned scale for all x.
+    """The identity as an encoder: N(x, diag(s^2)), with one learned scale for all x.
 
     Parameters
     ----------
@@ -43,8 +43,8 @@ class SharedScale(nn.Module):
 class VampDensity(NormalizedDensity):
     r"""p(z) = sum_k w_k q(z | u_k), with learned pseudo-inputs u_k.
 
-    Inside an autoencoder (`attach`) q is its posterior and pseudo-inputs are in the space of rows:
-    the prior has the form of an aggregated posterior. By itself the encoder is the identity and
+    Inside an autoencoder (`attach`), q is its posterior and pseudo-inputs are in the space of rows:
+    the prior has the form of an aggregated posterior. On its own, the encoder is the identity and
     q(z | u) = N(u, diag(s^2)) with one learned scale.
 
     Parameters
@@ -52,9 +52,9 @@ class VampDensity(NormalizedDensity):
     n_latent, n_components : int
         D and K.
     generator : torch.Generator
-        Of the initial pseudo-inputs.
+        Generator of the initial pseudo-inputs.
     learn_weights : bool
-        Whether w is learned; it is 1/K otherwise.
+        Whether w is learned; otherwise it is 1/K.
     """
 
     def __init__(
@@ -72,8 +72,8 @@ class VampDensity(NormalizedDensity):
         )
         self.encoder: nn.Module = SharedScale(n_latent)
         self.posterior: Posterior = DiagonalNormal(n_latent)
-        # Encoder, posterior and likelihood of an autoencoder. In a tuple, in which torch does not
-        # look for submodules: the autoencoder trains, moves and saves them.
+        # Encoder, posterior and likelihood of an autoencoder. In a tuple, because torch does not
+        # register submodules in tuples: the autoencoder trains, moves and saves them.
         self._lent: tuple[()] | tuple[nn.Module, Posterior, Likelihood] = ()
 
     def attach(
@@ -95,14 +95,15 @@ class VampDensity(NormalizedDensity):
         self.pseudo_inputs = nn.Parameter(start)
 
     def _apply(self, fn, recurse=True):
-        # A copy of this density alone holds copies of what was lent, which have to follow it to
-        # another dtype or device. Within the whole model they move twice, which does no harm.
+        # A copy of this density alone contains copies of these modules, which must be converted
+        # with it to another dtype or device. In the whole model they are converted twice, which is
+        # harmless.
         for module in self._lent:
             module._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
     def components(self) -> tuple[Posterior, Tensor]:
-        """The family q, and the encoder's outputs for each component, (K, k D)."""
+        """The posterior q, and the encoder's outputs for each component, (K, k D)."""
         if not self._lent:
             return self.posterior, self.encoder(self.pseudo_inputs)
         encoder, posterior, likelihood = self._lent
@@ -111,7 +112,7 @@ class VampDensity(NormalizedDensity):
     def frozen(self) -> Self:
         """Return a copy that does not need the autoencoder.
 
-        Its pseudo-inputs are the encoder's outputs at the present ones, and its encoder is the
+        Its pseudo-inputs are the encoder's outputs at the current ones, and its encoder is the
         identity.
         """
         density = copy.deepcopy(self)

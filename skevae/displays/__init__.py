@@ -1,7 +1,7 @@
-"""Displays: plots of a fitted model, in the manner of scikit-learn's.
+"""Displays: plots of a fitted model, in the style of scikit-learn.
 
-Each has `from_estimator`, which computes and plots, and `plot`, which plots again. They need
-matplotlib (``pip install "skevae[plots]"``), which is only imported when something is plotted.
+Each display has `from_estimator`, which computes and plots, and `plot`, which plots again. They
+need matplotlib (``pip install "skevae[plots]"``), which is only imported for plotting.
 """
 
 from skevae.displays.chains import ChainsDisplay

@@ -11,22 +11,22 @@ from skevae.displays.checks import at_least, check_estimator, check_options, col
 from skevae.displays.drawing import CYCLE, import_pyplot, legend_above, make_panels, tidy
 from skevae.samplers.diagnostics import split_r_hat
 
-# Above it chains have not mixed.
+# Above this R-hat, chains have not mixed.
 MAX_R_HAT = 1.05
 
-# Lengths at which R-hat is worked out, so that it is seen to fall.
+# Number of chain lengths at which R-hat is computed, to show how it decreases.
 N_CHECKS = 40
 
-# Chains of a trace at most: more cannot be told apart.
+# Maximum number of chains in a trace: more cannot be distinguished.
 MAX_TRACES = 6
 
 
 class ChainsDisplay:
-    r"""Traces of Markov chains, and split R-hat as they grow longer.
+    r"""Traces of Markov chains, and split R-hat against their length.
 
-    Chains that have mixed look alike: they cross all the time, and none stays on a side of its own.
-    R-hat compares the variance between half chains with that within; above about 1.05 the chains
-    have not mixed.
+    Chains that have mixed look alike: they overlap, and none stays in a region of its own. R-hat
+    compares the variances between and within half chains; above about 1.05, the chains have not
+    mixed.
 
     It is recommended to use `from_estimator` or `from_samples`. All parameters are stored as
     attributes.
@@ -36,19 +36,19 @@ class ChainsDisplay:
     samples : array-like of shape (n_steps, n_chains, n_features)
         States of the chains.
     steps : array-like of int of shape (n_checks,)
-        Lengths at which R-hat was worked out; the last one is n_steps.
+        Chain lengths at which R-hat was computed; the last one is n_steps.
     r_hat : array-like of shape (n_checks, n_features)
-        Split R-hat of the first so many steps.
+        Split R-hat of the chains up to each of these lengths.
     feature_names : list of str, default=None
         None is "column 0", "column 1" and so on.
 
     Attributes
     ----------
     axes_ : ndarray of matplotlib Axes of shape (n_shown + 1,)
-        A trace for each feature shown, and R-hat in the last panel.
+        One trace per feature shown, and R-hat in the last panel.
     figure_ : matplotlib Figure
     traces_ : list of list of matplotlib Line2D
-        The chains of each trace, 6 at most.
+        The chains of each trace, at most 6.
     r_hat_lines_ : list of matplotlib Line2D
         R-hat of each feature shown.
     threshold_line_ : matplotlib Line2D
@@ -98,19 +98,19 @@ class ChainsDisplay:
             Traces that are shown: an int is their number at most, the first features; else the
             indices or names of features (of an `EnergyVAE`: of its latents).
         n_chains : int, default=4
-            At least 2.
+            Number of chains; at least 2.
         n_steps : int, default=500
-            Transitions that are kept; at least 4.
+            Number of transitions that are kept; at least 4.
         burn_in : int, default=0
-            Transitions before them. With 0 the traces show how long the chains remember where they
-            started: at draws of a Gaussian as broad as the data.
+            Number of transitions before them. With 0, the traces show how long the chains depend on
+            their starting points, which are draws from a Gaussian as broad as the data.
         sampler : str or sampler object, default=None
-            What ``sampler`` of the prior accepts; None is that of the fitted prior.
+            As the parameter ``sampler`` of the prior. None uses the sampler of the fitted prior.
         random_state : int, RandomState instance or None, default=None
-            None uses that of the prior.
+            None uses the ``random_state`` of the prior.
         ax : matplotlib Axes or array-like of Axes, default=None
-            Axes to draw on: one for each panel, or a single one, which is divided. None makes a new
-            figure.
+            Axes to draw on: one for each panel, or a single one to divide into panels. If None,
+            create a new figure.
 
         Returns
         -------
@@ -123,7 +123,7 @@ class ChainsDisplay:
         TypeError
             If its prior has no Markov chains.
         ValueError
-            If a parameter is out of its range, or ``features`` names no feature.
+            If a parameter is out of its range, or ``features`` names an unknown feature.
         ImportError
             If matplotlib is not installed.
 
@@ -150,7 +150,7 @@ class ChainsDisplay:
             "Priors that are sampled exactly have no Markov chains; pass a "
             "GaussianBernoulliRBMPrior, a NeuralPrior or an EnergyVAE with one of them.",
         )
-        # Wrong features are told before the chains are run.
+        # Check the features before running the chains.
         names = _names(prior, estimator)
         column_positions(features, names, "features", cls.__name__)
         check_options(cls.__name__, {"n_chains": [at_least(2)]}, n_chains=n_chains)
@@ -161,7 +161,7 @@ class ChainsDisplay:
 
     @classmethod
     def from_samples(cls, samples, *, feature_names=None, features=3, ax=None):
-        """Plot Markov chains that were run before.
+        """Plot given states of Markov chains.
 
         Parameters
         ----------
@@ -170,11 +170,11 @@ class ChainsDisplay:
         feature_names : list of str, default=None
             None is "column 0", "column 1" and so on.
         features : int or array-like of int or str, default=3
-            Traces that are shown: an int is their number at most, the first features; else the
-            indices or names of features.
+            Features to show: a maximum number of features (the first ones), or a list of indices or
+            names.
         ax : matplotlib Axes or array-like of Axes, default=None
-            Axes to draw on: one for each panel, or a single one, which is divided. None makes a new
-            figure.
+            Axes to draw on: one for each panel, or a single one to divide into panels. If None,
+            create a new figure.
 
         Returns
         -------
@@ -183,7 +183,7 @@ class ChainsDisplay:
         Raises
         ------
         ValueError
-            If ``samples`` is no such array, or ``features`` names no feature.
+            If ``samples`` is not such an array, or ``features`` names an unknown feature.
         ImportError
             If matplotlib is not installed.
 
@@ -212,11 +212,11 @@ class ChainsDisplay:
         Parameters
         ----------
         ax : matplotlib Axes or array-like of Axes, default=None
-            Axes to draw on: one for each panel, or a single one, which is divided. None makes a new
-            figure.
+            Axes to draw on: one for each panel, or a single one to divide into panels. If None,
+            create a new figure.
         features : int or array-like of int or str, default=3
-            Traces that are shown: an int is their number at most, the first features; else the
-            indices or names of features.
+            Features to show: a maximum number of features (the first ones), or a list of indices or
+            names.
 
         Returns
         -------
@@ -226,7 +226,7 @@ class ChainsDisplay:
         Raises
         ------
         ValueError
-            If the arrays do not fit together, or ``features`` names no feature.
+            If the arrays do not match, or ``features`` names an unknown feature.
         ImportError
             If matplotlib is not installed.
         """
@@ -265,7 +265,7 @@ class ChainsDisplay:
     def _plot_r_hat(self, axis: Any, r_hat: np.ndarray, shown: list[int], names: list[str]) -> None:
         self.r_hat_lines_ = []
         for rank, j in enumerate(shown):
-            # Not the colours of the chains: these lines are features.
+            # Other colours than those of the chains: these lines are features.
             (line,) = axis.plot(
                 self.steps, r_hat[:, j], color="0.15", ls=DASHES[rank % len(DASHES)], label=names[j]
             )
@@ -307,7 +307,7 @@ def _checked_samples(samples: Any) -> np.ndarray:
 
 
 def _names(prior: Any, estimator: Any) -> list[str]:
-    """Names of what the chains move: latents of an autoencoder, else columns."""
+    """Names of the dimensions of the chains: latents of an autoencoder, else columns."""
     if prior is not estimator:
         return [f"latent {j}" for j in range(prior.n_features_in_)]
     known = getattr(prior, "feature_names_in_", None)

@@ -1,4 +1,4 @@
-"""Checks of what is to be displayed, made before anything is drawn."""
+"""Checks of the arguments of displays, made before anything is drawn."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def check_estimator(estimator: Any, methods: list[str], caller: str, remedy: str
     estimator : estimator
     methods : list of str
     caller : str
-        The display, for messages.
+        Name of the display, for messages.
     remedy : str
-        What to pass instead of an estimator without these methods.
+        Text that tells what to pass instead of an estimator without these methods.
 
     Raises
     ------
     NotFittedError
         If it is not fitted (a ValueError).
     TypeError
-        If it is no estimator, or has no such method.
+        If it is not an estimator, or lacks one of the methods.
     """
     check_is_fitted(estimator)
     for method in methods:
@@ -42,32 +42,32 @@ def check_estimator(estimator: Any, methods: list[str], caller: str, remedy: str
 
 
 def check_options(caller: str, constraints: dict[str, list[Any]], **values: Any) -> None:
-    """Raise a ValueError that names the parameter and what it accepts."""
+    """Raise a ValueError that names the parameter and its valid values."""
     validate_parameter_constraints(constraints, values, caller_name=caller)
 
 
 def column_positions(
     features: Any, names: list[str], parameter: str, caller: str, labels: list[Any] | None = None
 ) -> list[int]:
-    """Positions of chosen columns.
+    """Positions of the selected columns.
 
     Parameters
     ----------
     features : int or array-like of int or str
-        The number of columns at most, the first ones; or indices or names.
+        A maximum number of columns (the first ones), or a list of indices or names.
     names : list of str
-        Of all columns.
+        Names of all columns.
     parameter, caller : str
         For messages.
     labels : list, default=None
-        What the columns may be called by; None is by ``names``.
+        Names that ``features`` may use for the columns. None is ``names``.
 
     Raises
     ------
     TypeError
         If ``features`` is neither a number nor a list.
     ValueError
-        If it names a column twice, or one that there is not.
+        If it names a column twice, or an unknown column.
     """
     labels = names if labels is None else labels
     n_columns = len(names)

@@ -1,4 +1,4 @@
-"""DensityDisplay: the density over two columns, or real against sampled rows."""
+"""DensityDisplay: the density of two columns, or real and sampled rows."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from skevae.displays.tables import Table
 
 
 class DensityDisplay:
-    """The density over two columns with rows on it, or a pair plot of real and sampled rows.
+    """The density of two columns together with rows, or a pair plot of real and sampled rows.
 
-    In a pair plot, histograms (bars, for categories) of each column are on the diagonal, real rows
-    are below it and sampled ones above it. A model that is right makes both sides mirror images.
-    Missing entries are left out. Points of a category are spread at random around its tick.
+    In a pair plot, histograms (bars, for categories) of the columns are on the diagonal, real rows
+    below it, and sampled rows above it. For a good model, both sides are mirror images. Missing
+    entries are omitted. Points of a category are spread randomly around its tick.
 
     It is recommended to use `from_estimator` or `from_samples`. All parameters are stored as
     attributes.
@@ -28,35 +28,35 @@ class DensityDisplay:
     Parameters
     ----------
     real : dict of str to array-like of shape (n_samples,)
-        Columns of the real rows, by name: numbers with nan where missing, or categories with None
-        where missing. With a density these are two.
+        Columns of the real rows, by name: numbers with nan for missing entries, or categories with
+        None. With a density, there are two columns.
     sampled : dict of str to array-like of shape (n_drawn,), default=None
         The same columns of sampled rows, for a pair plot.
     categories : dict of str to list, default=None
-        Of each categorical column, its categories in order.
+        The ordered categories of each categorical column.
     grid : pair of array-like of shape (n_points,), default=None
         Values of the first and of the second column at which the density was computed.
     log_density : array-like of shape (n_points, n_points), default=None
-        In nats; the first axis is along the first column.
+        Log-density in nats; its first axis is along the first column.
 
     Attributes
     ----------
     axes_ : ndarray of matplotlib Axes of shape (n_columns, n_columns), or (1, 1) for a density
     ax_ : matplotlib Axes
-        The first of them.
+        The first of the Axes.
     figure_ : matplotlib Figure
     mesh_ : matplotlib QuadMesh or None
         The density.
     points_ : matplotlib PathCollection or None
-        The rows on it.
+        The rows plotted on the density.
     marginals_ : dict of (int, str) to StepPatch or BarContainer
-        In a pair plot, the histogram of a column and "real" or "sampled".
+        In a pair plot, the histograms, by column and "real" or "sampled".
     scatters_ : dict of (int, int) to matplotlib PathCollection
-        In a pair plot, the points of the panel in a row and a column.
+        In a pair plot, the points, by row and column of the panel.
 
     See Also
     --------
-    LatentDisplay : The same in the space of the latents.
+    LatentDisplay : The same for the latents.
 
     Examples
     --------
@@ -92,38 +92,38 @@ class DensityDisplay:
         random_state=None,
         ax=None,
     ):
-        """Plot the density of a fitted estimator, or rows drawn from it, against rows of X.
+        """Plot the density of a fitted estimator, or rows drawn from it, together with rows of X.
 
         Parameters
         ----------
         estimator : estimator
-            Fitted, with ``score_samples`` and ``sample``: an `EnergyVAE`, a prior estimator, or a
-            density estimator of scikit-learn.
+            A fitted estimator with ``score_samples`` and ``sample``: an `EnergyVAE`, a prior
+            estimator, or a density estimator of scikit-learn.
         X : array-like or DataFrame of shape (n_samples, n_features)
             Real rows.
         features : int or array-like of int or str, default=5
-            Columns that are shown: an int is their number at most, the first ones; else indices or
+            Columns to show: a maximum number of columns (the first ones), or a list of indices or
             names.
         kind : {"auto", "density", "pairs"}, default="auto"
-            "density" needs two continuous columns. If X has others, these are integrated out, by an
-            estimator that takes missing entries. "pairs" is the pair plot. "auto" is "density"
-            where that is possible.
+            "density" needs two continuous columns. If X has other columns, these are integrated
+            out, which needs an estimator that accepts missing entries. "pairs" is the pair plot.
+            "auto" is "density" if possible, else "pairs".
         n_samples : int, default=1000
-            Sampled rows in a pair plot, and the number of rows of X at most that are drawn as
-            points; more are thinned out at random. Histograms have all rows of X.
+            Number of sampled rows in a pair plot, and maximum number of rows of X that are drawn as
+            points (a random subset if X has more). Histograms use all rows of X.
         grid_resolution : int, default=50
-            Points of the grid along each column.
+            Number of grid points along each column.
         n_draws : int, default=None
-            Importance draws of an `EnergyVAE` for each point of the grid. None is its
-            ``n_score_draws``; fewer are faster.
+            Number of importance draws of an `EnergyVAE` for each grid point. None is its
+            ``n_score_draws``; fewer draws are faster.
         scale : {"density", "log-density"}, default="density"
-            What the colours stand for. "log-density", in nats, shows the tails, down to 12 nats
-            below the peak.
+            Quantity shown by the colours. "log-density", in nats, shows the tails, down to 12 nats
+            below the maximum.
         random_state : int, RandomState instance or None, default=None
-            Of the samples. None uses the estimator's own.
+            Seed of the samples. None uses the ``random_state`` of the estimator.
         ax : matplotlib Axes or array-like of Axes, default=None
-            Axes to draw on: one for each panel, or a single one, which is divided. None makes a new
-            figure.
+            Axes to draw on: one for each panel, or a single one to divide into panels. If None,
+            create a new figure.
 
         Returns
         -------
@@ -134,10 +134,10 @@ class DensityDisplay:
         NotFittedError
             If the estimator is not fitted.
         TypeError
-            If it has no ``score_samples`` or no ``sample``.
+            If it lacks ``score_samples`` or ``sample``.
         ValueError
-            If X does not have the columns of ``fit``, ``features`` names none of them, or
-            ``kind="density"`` is asked of other than two continuous columns.
+            If X does not have the columns of ``fit``, ``features`` names an unknown column, or
+            ``kind="density"`` is used without exactly two continuous columns.
         ImportError
             If matplotlib is not installed.
 
@@ -167,7 +167,7 @@ class DensityDisplay:
         if kind == "density" and reason:
             raise ValueError(
                 f"kind='density' of {cls.__name__} needs two continuous columns, but {reason}. "
-                "Use kind='pairs', or choose two columns by features=."
+                "Use kind='pairs', or select two columns by features=."
             )
         if kind == "pairs" or reason:
             drawn = Table(draw_rows(estimator, n_samples, random_state))
@@ -180,22 +180,22 @@ class DensityDisplay:
 
     @classmethod
     def from_samples(cls, X, X_sampled, *, features=5, max_points=1000, ax=None):
-        """Plot real rows against sampled ones, of any model.
+        """Plot real and sampled rows, for any model.
 
         Parameters
         ----------
         X : array-like or DataFrame of shape (n_samples, n_features)
             Real rows.
         X_sampled : array-like or DataFrame of shape (n_drawn, n_features)
-            Rows drawn from a model, with the columns of X.
+            Rows drawn from a model, with the same columns as X.
         features : int or array-like of int or str, default=5
-            Columns that are shown: an int is their number at most, the first ones; else indices or
+            Columns to show: a maximum number of columns (the first ones), or a list of indices or
             names.
         max_points : int, default=1000
-            Rows of each kind at most that are drawn as points.
+            Maximum number of rows of each kind that are drawn as points.
         ax : matplotlib Axes or array-like of Axes, default=None
-            Axes to draw on: one for each panel, or a single one, which is divided. None makes a new
-            figure.
+            Axes to draw on: one for each panel, or a single one to divide into panels. If None,
+            create a new figure.
 
         Returns
         -------
@@ -204,7 +204,7 @@ class DensityDisplay:
         Raises
         ------
         ValueError
-            If the tables have different columns, or ``features`` names none of them.
+            If the tables have different columns, or ``features`` names an unknown column.
         ImportError
             If matplotlib is not installed.
 
@@ -245,17 +245,18 @@ class DensityDisplay:
         )
 
     def plot(self, ax=None, *, scale="density", max_points=1000):
-        """Plot the density where there is one, else the pairs.
+        """Plot the density if there is one, else the pair plot.
 
         Parameters
         ----------
         ax : matplotlib Axes or array-like of Axes, default=None
-            Axes to draw on: one for each panel, or a single one, which is divided. None makes a new
-            figure.
+            Axes to draw on: one for each panel, or a single one to divide into panels. If None,
+            create a new figure.
         scale : {"density", "log-density"}, default="density"
-            What the colours of a density stand for.
+            Quantity shown by the colours of a density.
         max_points : int, default=1000
-            Rows of each kind at most that are drawn as points; more are thinned out at random.
+            Maximum number of rows of each kind that are drawn as points (a random subset if there
+            are more).
 
         Returns
         -------
@@ -309,7 +310,7 @@ class DensityDisplay:
             for name, real in self.real.items()
         ]
         n = len(columns)
-        # Two titles side by side need some width.
+        # Two titles side by side need a minimum width.
         side = max(5.4, 1.9 * n + 0.7)
         self.axes_ = make_panels(ax, n, n, size=(side, 0.92 * side), caller=caller)
         self.marginals_, self.scatters_ = draw_pairs(self.axes_, columns, max_points)
@@ -336,5 +337,5 @@ def _check_width(estimator: Any, table: Table, caller: str) -> None:
     if n_features != len(table.names):
         raise ValueError(
             f"X of {caller} has {len(table.names)} columns, but {type(estimator).__name__} was "
-            f"fitted with {n_features}. Pass all of them, and choose by features=."
+            f"fitted with {n_features}. Pass all columns, and select some by features=."
         )

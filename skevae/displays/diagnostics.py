@@ -1,4 +1,4 @@
-"""DiagnosticsDisplay: whether the importance sampling behind a score can be relied on."""
+"""DiagnosticsDisplay: the reliability of the importance sampling behind a score."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from skevae.displays.checks import check_estimator
 from skevae.displays.drawing import BLUE, VERMILION, import_pyplot, make_panels, tidy
 
-# Above it neither an estimate nor its error can be relied on (Vehtari et al. 2024).
+# Above it, neither an estimate nor its standard error is reliable (Vehtari et al. 2024).
 MAX_PARETO_K = 0.7
 
 
 class Panel(NamedTuple):
-    """How one diagnostic is drawn: the label of its axis, its scale, and what is unreliable."""
+    """How one diagnostic is drawn: label and scale of its axis, and which values can be drawn."""
 
     label: str
     scale: str
@@ -30,7 +30,7 @@ def _logarithmic(axis: Any) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axis.set_yscale("log")
-    # Less than a decade is common, and powers of ten alone would leave no tick.
+    # Values often span less than a decade, where powers of ten alone would give no tick.
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.yaxis.set_minor_formatter(NullFormatter())
@@ -41,7 +41,7 @@ SCALES = {"linear": _linear, "log": _logarithmic}
 PANELS = {
     "pareto_k": Panel(r"Pareto $\hat{k}$", "linear", np.isfinite),
     "effective_sample_size": Panel("effective sample size (draws)", "log", np.isfinite),
-    # An error of 0, of equal weights, has no place on a logarithmic axis.
+    # A standard error of 0, from equal weights, cannot be drawn on a logarithmic axis.
     "standard_error": Panel("standard error (nats)", "log", lambda v: np.isfinite(v) & (v > 0)),
 }
 
@@ -50,30 +50,29 @@ class DiagnosticsDisplay:
     r"""Diagnostics of the importance sampling of each row: Pareto k-hat, sample size and error.
 
     Rows whose k-hat is above 0.7 are drawn in another colour: neither their score nor its standard
-    error can be relied on. More draws (``n_draws``) or a longer training help.
+    error is reliable. More draws (``n_draws``) or longer training can help.
 
     It is recommended to use `from_estimator`. All parameters are stored as attributes.
 
     Parameters
     ----------
     pareto_k : array-like of shape (n_samples,)
-        Tail shape of the weights of each row. Infinity and minus infinity are drawn as triangles at
-        the edge.
+        Shape parameter of the tail of the weights of each row. Infinity and minus infinity are
+        drawn as triangles at the edge.
     effective_sample_size : array-like of shape (n_samples,)
-        In draws.
+        Effective number of draws of each row.
     standard_error : array-like of shape (n_samples,)
-        In nats. Infinity and 0 are drawn as triangles at the edge.
+        Standard error of each row in nats. Infinity and 0 are drawn as triangles at the edge.
 
     Attributes
     ----------
     axes_ : ndarray of matplotlib Axes of shape (3,)
-        Of k-hat, effective sample size and standard error.
+        The Axes of k-hat, effective sample size and standard error.
     figure_ : matplotlib Figure
     points_ : dict of str to matplotlib PathCollection
-        The points of each diagnostic, as "pareto_k" and so on: the finite ones, in the order of the
-        rows.
+        The finite points of each diagnostic ("pareto_k" and so on), in the order of the rows.
     share_above_ : float
-        Share of the rows with a k-hat above 0.7, those without one (nan) left out.
+        Fraction of the rows with a k-hat above 0.7, without rows whose k-hat is nan.
     threshold_line_ : matplotlib Line2D
         The line at 0.7.
 
@@ -105,16 +104,17 @@ class DiagnosticsDisplay:
         Parameters
         ----------
         estimator : EnergyVAE
-            Fitted.
+            A fitted model.
         X : array-like or DataFrame of shape (n_samples, n_features)
             Rows to score.
         n_draws : int, default=None
-            Importance draws for each row, at least 25. None is the estimator's ``n_score_draws``.
+            Number of importance draws for each row, at least 25. None is the estimator's
+            ``n_score_draws``.
         random_state : int, RandomState instance or None, default=None
-            None uses the noise that was fixed at ``fit``, that of ``score_samples``.
+            None uses the noise of ``score_samples``, which was fixed in ``fit``.
         ax : matplotlib Axes or array-like of Axes, default=None
-            Axes to draw on: one for each panel, or a single one, which is divided. None makes a new
-            figure.
+            Axes to draw on: one for each panel, or a single one to divide into panels. If None,
+            create a new figure.
 
         Returns
         -------
@@ -127,7 +127,7 @@ class DiagnosticsDisplay:
         TypeError
             If it has no ``log_likelihood``.
         ValueError
-            If X does not have the columns of ``fit``, or there are too few draws for a k-hat.
+            If X does not have the columns of ``fit``, or ``n_draws`` is too small for a k-hat.
         ImportError
             If matplotlib is not installed.
 
@@ -154,13 +154,13 @@ class DiagnosticsDisplay:
         return cls(**{name: result[name] for name in PANELS}).plot(ax)
 
     def plot(self, ax=None):
-        """Plot the diagnostics against the number of the row.
+        """Plot the diagnostics against the row index.
 
         Parameters
         ----------
         ax : matplotlib Axes or array-like of Axes, default=None
-            Axes to draw on: one for each panel, or a single one, which is divided. None makes a new
-            figure.
+            Axes to draw on: one for each panel, or a single one to divide into panels. If None,
+            create a new figure.
 
         Returns
         -------
@@ -170,7 +170,7 @@ class DiagnosticsDisplay:
         Raises
         ------
         ValueError
-            If the diagnostics are not of the same rows, or no row has a k-hat.
+            If the diagnostics have different lengths, or no row has a k-hat.
         ImportError
             If matplotlib is not installed.
         """
@@ -187,7 +187,7 @@ class DiagnosticsDisplay:
         for axis, (name, panel) in zip(axes, PANELS.items(), strict=True):
             SCALES[panel.scale](axis)
             self.points_[name] = _draw_rows(axis, values[name], panel, above)
-            # All rows, also those that have no point.
+            # All rows, including those without a point.
             margin = 0.03 * len(k) + 0.5
             axis.set(xlabel="row", ylabel=panel.label, xlim=(-margin, len(k) - 1 + margin))
             axis.locator_params(axis="x", integer=True)
@@ -206,7 +206,7 @@ class DiagnosticsDisplay:
         if len(set(shapes.values())) > 1 or values["pareto_k"].ndim != 1:
             raise ValueError(
                 f"The diagnostics have the shapes {shapes}. Pass those of the same rows, one "
-                "number a row, as log_likelihood returns them."
+                "number per row, as log_likelihood returns them."
             )
         if np.isnan(values["pareto_k"]).all():
             raise ValueError(
@@ -217,14 +217,14 @@ class DiagnosticsDisplay:
 
 
 def _draw_rows(axis: Any, values: np.ndarray, panel: Panel, above: np.ndarray) -> Any:
-    """Draw a number for each row, and triangles at the edges for those beyond the axis."""
+    """Draw a point for each row, and triangles at the edges for values beyond the axis."""
     rows = np.arange(len(values))
     colours = np.where(above, VERMILION, BLUE)
     inside = panel.drawable(values)
     points = axis.scatter(
         rows[inside], values[inside], s=9, c=colours[inside].tolist(), linewidths=0
     )
-    # Rows across, parts of the axis up.
+    # Horizontal coordinates are rows, vertical ones fractions of the axis.
     edges = axis.get_xaxis_transform()
     for place, marker, beyond in (
         (0.985, "^", values == np.inf),

@@ -1,4 +1,4 @@
-"""What the displays share: matplotlib imported late, axes to draw on, and colours."""
+"""Shared code of the displays: the late import of matplotlib, axes, and colours."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-# Okabe & Ito (2008): told apart under the common forms of colour blindness.
+# Okabe & Ito (2008): distinguishable with the common forms of colour blindness.
 BLUE, VERMILION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 SKY, PURPLE, GREY = "#56B4E9", "#CC79A7", "0.35"
 CYCLE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 
-# Petroff (2021), for classes: ten colours that can still be told apart.
+# Petroff (2021), for classes: ten colours that can still be distinguished.
 CLASS_COLOURS = (
     "#3f90da",
     "#ffa90e",
@@ -25,17 +25,17 @@ CLASS_COLOURS = (
     "#92dadd",
 )
 
-# Of densities: light where there is little, so that points stay visible on it.
+# For densities: light where the density is low, so that points stay visible.
 DENSITY_COLOURS = "Blues"
 
 
 def import_pyplot(caller: str) -> Any:
-    """Import matplotlib's pyplot, which only plotting needs.
+    """Import matplotlib's pyplot, which is only needed for plotting.
 
     Parameters
     ----------
     caller : str
-        What needs it, for the message.
+        Name of the caller, for the message.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def import_pyplot(caller: str) -> Any:
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise ImportError(
-            f'{caller} needs matplotlib. Install it by `pip install "skevae[plots]"`.'
+            f'{caller} needs matplotlib. Install it with `pip install "skevae[plots]"`.'
         ) from error
     return plt
 
@@ -59,15 +59,15 @@ def make_panels(
     Parameters
     ----------
     ax : None, Axes or array-like of Axes
-        None makes a new figure. One Axes is divided into the panels, unless there is only one.
-        Several are used as they are.
+        If None, create a new figure. A single Axes is divided into the panels if there are several
+        panels. Several Axes are used unchanged.
     n_rows, n_columns : int
     size : (width, height)
-        Of a new figure, in inches.
+        Size of a new figure, in inches.
     caller : str
-        For messages.
+        Name of the caller, for messages.
     **options
-        Of matplotlib's ``subplots``, where panels are made.
+        Passed to matplotlib's ``subplots`` if panels are created.
 
     Returns
     -------
@@ -76,9 +76,9 @@ def make_panels(
     Raises
     ------
     TypeError
-        If ``ax`` holds anything but Axes.
+        If ``ax`` holds anything other than Axes.
     ValueError
-        If it holds another number of them than there are panels, or cannot be divided.
+        If the number of Axes is not the number of panels, or the Axes cannot be divided.
     """
     plt = import_pyplot(caller)
     if ax is None:
@@ -97,7 +97,7 @@ def make_panels(
     if len(given) != 1:
         raise ValueError(
             f"ax of {caller} has {len(given)} Axes, but there are {n_rows} x {n_columns} panels. "
-            "Pass as many Axes as panels, or one Axes, which is then divided."
+            "Pass as many Axes as panels, or a single Axes to divide."
         )
     place = given[0].get_subplotspec()
     if place is None:
@@ -105,7 +105,7 @@ def make_panels(
             f"ax={ax!r} of {caller} was placed by hand and cannot be divided into {n_rows} x "
             f"{n_columns} panels. Pass an Axes made by `matplotlib.pyplot.subplots`."
         )
-    # A layout engine finds the space that labels need; without one it has to be left for them.
+    # A layout engine makes space for labels; without one, margins must be reserved for them.
     free = given[0].figure.get_layout_engine() is not None
     spaces = {} if free else {"hspace": 0.6, "wspace": 0.5}
     given[0].set_axis_off()
@@ -113,23 +113,23 @@ def make_panels(
 
 
 def tidy(axis: Any) -> None:
-    """Remove the two spines that say nothing."""
+    """Remove the top and right spines."""
     axis.spines[["top", "right"]].set_visible(False)
 
 
 def legend_above(axis: Any, **options: Any) -> Any:
-    """Put the legend above the axes, where it hides no data."""
+    """Place the legend above the axes, where it does not hide data."""
     settings = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "frameon": False, "ncols": 3}
     return axis.legend(**{**settings, "borderaxespad": 0.2, "columnspacing": 1.2, **options})
 
 
 def thinned(n_rows: int, max_points: int) -> np.ndarray:
-    """Indices of at most so many rows, in order; the same ones each time."""
+    """Sorted indices of at most ``max_points`` rows; the same ones in each call."""
     if n_rows <= max_points:
         return np.arange(n_rows)
     return np.sort(np.random.RandomState(0).permutation(n_rows)[:max_points])
 
 
 def point_size(n_points: int) -> float:
-    """Area of a point, in square points: the more there are, the smaller."""
+    """Area of a point, in square points; smaller for more points."""
     return float(np.clip(3000 / max(1, n_points), 3, 14))

@@ -1,4 +1,4 @@
-"""Samples of any density estimator, whichever way its `sample` is written."""
+"""Samples of any density estimator, for different signatures of `sample`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 def draw_rows(estimator: Any, n_samples: int, random_state: Any) -> Any:
     """Draw rows from a density estimator.
 
-    Those of scikit-learn do not agree: `KernelDensity.sample` takes a ``random_state``,
-    `GaussianMixture.sample` takes none and returns the components of the rows as well.
+    The estimators of scikit-learn differ: `KernelDensity.sample` takes a ``random_state``, while
+    `GaussianMixture.sample` takes none and also returns the components of the rows.
 
     Returns
     -------

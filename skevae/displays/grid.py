@@ -1,4 +1,4 @@
-"""A density on a grid over two columns: the work and the drawing behind `DensityDisplay`."""
+"""A density on a grid over two columns: computation and drawing for `DensityDisplay`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from sklearn.utils import get_tags
 from skevae.displays.drawing import DENSITY_COLOURS, VERMILION, point_size, thinned
 from skevae.displays.tables import Table
 
-# Of the range of the rows, left on each side.
+# Margin on each side, as a fraction of the range of the rows.
 MARGIN = 0.1
 
-# So many nats below the peak there is as good as nothing, which would otherwise take most colours.
+# Log-densities this many nats below the maximum are cut off; they would use most of the colours.
 DEPTH = 12.0
 
-# What colours can stand for: the numbers, their label, and the lowest one that has a colour.
+# Quantities that colours can show: the values, their label, and the lowest value with a colour.
 SCALES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str, Callable[[np.ndarray], float]]] = {
     "density": (np.exp, "density", lambda values: 0.0),
     "log-density": (np.asarray, "log-density (nats)", lambda values: values.max() - DEPTH),
@@ -25,7 +25,7 @@ SCALES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str, Callable[[np.nd
 
 
 def obstacle(estimator: Any, table: Table, chosen: list[int]) -> str:
-    """Say why there is no density over the chosen columns; nothing if there is one."""
+    """Tell why the density of the chosen columns cannot be computed; empty if it can be."""
     if len(chosen) != 2:
         return f"{len(chosen)} are chosen"
     for j in chosen:
@@ -37,7 +37,7 @@ def obstacle(estimator: Any, table: Table, chosen: list[int]) -> str:
         if not isinstance(getattr(estimator, parameter, None), str | None)
     ]
     if named:
-        # Which columns these are is for the estimator to say; pairs suit every kind.
+        # Only the estimator knows which columns these are; a pair plot works for all kinds.
         return f"{named[0]} may name one of them"
     if len(table.names) > 2 and not get_tags(estimator).input_tags.allow_nan:
         return f"{type(estimator).__name__} cannot leave out the other columns of X"
@@ -48,7 +48,7 @@ def grid_points(values: np.ndarray, name: str, n_points: int) -> np.ndarray:
     """Evenly spaced values over the range of a column, with a margin."""
     present = values[np.isfinite(values)]
     if not len(present):
-        raise ValueError(f"X has no finite value in {name!r}, so there is no range to draw.")
+        raise ValueError(f"X has no finite value in {name!r}, so the range is unknown.")
     low, high = present.min(), present.max()
     margin = MARGIN * (high - low) if high > low else 1.0
     return np.linspace(low - margin, high + margin, n_points)
@@ -57,7 +57,7 @@ def grid_points(values: np.ndarray, name: str, n_points: int) -> np.ndarray:
 def density_on_grid(
     estimator: Any, table: Table, chosen: list[int], grid: list[np.ndarray], n_draws: int | None
 ) -> np.ndarray:
-    """Log-density of two columns on a grid, the other columns integrated out.
+    """Log-density of two columns on a grid, with the other columns integrated out.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def density_on_grid(
         The two columns.
     grid : list of two ndarrays
     n_draws : int or None
-        Importance draws, for an estimator that has them.
+        Number of importance draws, for an estimator that uses them.
 
     Returns
     -------
@@ -90,13 +90,13 @@ def draw_density(
     scale: str,
     max_points: int,
 ) -> tuple[Any, Any]:
-    """Draw the density as colours and the rows as points: the mesh and the points."""
+    """Draw the density as colours and the rows as points; return the mesh and the points."""
     convert, label, lowest = SCALES[scale]
     values = convert(log_density)
     first, second = (np.asarray(points, dtype=float) for points in grid)
     low = lowest(values)
     mesh = axis.pcolormesh(first, second, values.T, cmap=DENSITY_COLOURS, vmin=low, shading="auto")
-    # Where the colours end below the lowest number, the bar says so by a point.
+    # If there are values below the lowest colour, the colour bar has a pointed end.
     bar = axis.figure.colorbar(
         mesh, ax=axis, label=label, extend="min" if values.min() < low else "neither"
     )

@@ -1,4 +1,4 @@
-"""LatentDisplay: posterior means over the density of the latents."""
+"""LatentDisplay: posterior means on the density of the latents."""
 
 from __future__ import annotations
 
@@ -18,36 +18,35 @@ from skevae.displays.drawing import (
 )
 from skevae.displays.draws import draw_rows
 
-# Left on each side, as a part of the range of the posterior means and the samples.
+# Margin on each side, as a fraction of the range of the posterior means and the samples.
 MARGIN = 0.05
 
-# Quantiles of the samples that are in the picture in any case.
+# Quantiles of the samples that are always within the plot.
 OUTER = (0.002, 0.998)
 
 
 class LatentDisplay:
-    """Posterior means of rows over the density of the latents, for two chosen latents.
+    """Posterior means of rows on the density of the latents, for two latents.
 
-    Where the colours are dark and there are no points, `sample` draws rows unlike those of X. Where
-    points lie on white ground, the prior has not learned where the rows are. Points are means; the
-    posteriors are wider.
+    In dark regions without points, `sample` draws rows unlike those of X. Points on a white
+    background show rows that the prior has not learned. Points are means; the posteriors are wider.
 
     It is recommended to use `from_estimator`. All parameters are stored as attributes.
 
     Parameters
     ----------
     means : array-like of shape (n_samples, 2)
-        Posterior means, of the two latents.
+        Posterior means of the two latents.
     edges : pair of array-like of shape (n_cells + 1,)
-        Edges of the cells, along the first latent and the second.
+        Edges of the cells along the first and the second latent.
     density : array-like of shape (n_cells, n_cells)
         Density of the two latents in each cell; the first axis is along the first latent.
     components : (int, int), default=(0, 1)
-        Numbers of the latents, for the labels.
+        Indices of the latents, for the labels.
     y : array-like of shape (n_samples,), default=None
         Class of each row, for the colours.
     law : str, default="prior"
-        Whose density it is, for the label.
+        Name of the distribution, for the label.
 
     Attributes
     ----------
@@ -56,7 +55,7 @@ class LatentDisplay:
     mesh_ : matplotlib QuadMesh
         The density.
     points_ : list of matplotlib PathCollection
-        The means, those of a class each.
+        The means, one collection per class.
 
     See Also
     --------
@@ -95,28 +94,28 @@ class LatentDisplay:
         random_state=None,
         ax=None,
     ):
-        """Encode rows and plot their posterior means over the density of the latents.
+        """Encode rows and plot their posterior means on the density of the latents.
 
         Parameters
         ----------
         estimator : EnergyVAE
-            Fitted, with at least two latents. If it has an ``ex_post_``, that takes the place of
-            ``prior_``, as in its scores and samples.
+            A fitted model with at least two latents. If it has an ``ex_post_``, its density is
+            shown instead of that of ``prior_``.
         X : array-like or DataFrame of shape (n_samples, n_features)
         components : (int, int), default=(0, 1)
             The two latents.
         y : array-like of shape (n_samples,), default=None
             Class of each row, for the colours; at most 10 classes.
         grid_resolution : int, default=60
-            Cells along each latent.
+            Number of cells along each latent.
         n_samples : int, default=20_000
-            Samples of the latents. With more than two latents the density of the two is a
-            histogram of them. With exactly two it is ``score_samples`` at the centres of the
-            cells, and the samples only say how far the picture reaches.
+            Number of samples of the latents. With more than two latents, the density of the two is
+            a histogram of the samples. With exactly two, it is ``score_samples`` at the centres of
+            the cells, and the samples only determine the range of the plot.
         random_state : int, RandomState instance or None, default=None
-            Of the samples. None uses that of ``prior_``.
+            Seed of the samples. None uses the ``random_state`` of ``prior_``.
         ax : matplotlib Axes, default=None
-            Axes to draw on. None makes a new figure.
+            Axes to draw on. If None, create a new figure.
 
         Returns
         -------
@@ -127,7 +126,7 @@ class LatentDisplay:
         NotFittedError
             If the estimator is not fitted.
         TypeError
-            If it has no ``transform`` or no ``prior_``.
+            If it lacks ``transform`` or ``prior_``.
         ValueError
             If X does not have the columns of ``fit``, ``components`` are not two latents of the
             model, or y does not have an entry for each row.
@@ -162,13 +161,13 @@ class LatentDisplay:
         ex_post = getattr(estimator, "ex_post_", None)
         law = estimator.prior_ if ex_post is None else ex_post
         drawn = np.asarray(draw_rows(law, n_samples, random_state))[:, [first, second]]
-        # Samples too: what the prior believes where there are no rows belongs in the picture.
+        # The range also covers samples: regions of the prior without rows must be visible.
         edges = [_edges(*pair, grid_resolution) for pair in zip(chosen.T, drawn.T, strict=True)]
         if means.shape[1] == 2:
             density = _density_on_grid(law, edges, flipped=(first, second) == (1, 0))
         else:
             counts = np.histogramdd(drawn, bins=edges)[0]
-            # Over all samples, also those outside the picture, so that it is a density.
+            # Normalised by all samples, including those outside the plot, so that it is a density.
             density = counts / len(drawn) / np.multiply.outer(*map(np.diff, edges))
         display = cls(
             chosen,
@@ -181,12 +180,12 @@ class LatentDisplay:
         return display.plot(ax)
 
     def plot(self, ax=None):
-        """Plot the means over the density.
+        """Plot the means on the density.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes to draw on. None makes a new figure.
+            Axes to draw on. If None, create a new figure.
 
         Returns
         -------
@@ -233,7 +232,7 @@ class LatentDisplay:
 
 
 def _two_latents(components: Any, n_latent: int) -> tuple[int, int]:
-    """Check the numbers of the two latents."""
+    """Check the indices of the two latents."""
     chosen = list(components) if np.ndim(components) == 1 else []
     whole = all(isinstance(c, Integral) and not isinstance(c, bool) for c in chosen)
     if len(chosen) != 2 or not whole:
@@ -249,7 +248,7 @@ def _two_latents(components: Any, n_latent: int) -> tuple[int, int]:
 
 
 def _classes(y: Any, n_rows: int) -> list[tuple[str | None, np.ndarray, str]]:
-    """Label, rows and colour of each class; one without a label if there are none."""
+    """Label, rows and colour of each class; without classes, one group without a label."""
     if y is None:
         return [(None, np.ones(n_rows, dtype=bool), VERMILION)]
     labels = np.asarray(y)
@@ -260,8 +259,8 @@ def _classes(y: Any, n_rows: int) -> list[tuple[str | None, np.ndarray, str]]:
     present = np.unique(labels)
     if len(present) > len(CLASS_COLOURS):
         raise ValueError(
-            f"y has {len(present)} different values, but only {len(CLASS_COLOURS)} can be told "
-            "apart by colour. Pass fewer classes, or bins of a number."
+            f"y has {len(present)} different values, but only {len(CLASS_COLOURS)} can be "
+            "distinguished by colour. Pass fewer classes, or bin the values."
         )
     return [
         (str(label), labels == label, colour)
@@ -273,13 +272,13 @@ def _edges(means: np.ndarray, drawn: np.ndarray, n_cells: int) -> np.ndarray:
     """Edges of cells that cover the means and all but the farthest samples, with a margin."""
     reach = [*np.quantile(drawn, OUTER), means.min(), means.max()]
     low, high = min(reach), max(reach)
-    # Rows may all have the same mean: a latent that is not used.
+    # All rows may have the same mean, if a latent is not used.
     margin = MARGIN * (high - low) if high > low else 1.0
     return np.linspace(low - margin, high + margin, n_cells + 1)
 
 
 def _density_on_grid(law: Any, edges: list[np.ndarray], flipped: bool) -> np.ndarray:
-    """Density at the centres of cells, by the law of two latents."""
+    """Density at the centres of cells, from the distribution of two latents."""
     centres = [(e[1:] + e[:-1]) / 2 for e in edges]
     points = np.stack(np.meshgrid(*centres, indexing="ij"), axis=-1)
     rows = points.reshape(-1, 2)[:, ::-1] if flipped else points.reshape(-1, 2)

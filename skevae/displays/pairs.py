@@ -1,4 +1,4 @@
-"""A pair plot of real against sampled rows: the drawing behind `DensityDisplay`."""
+"""A pair plot of real and sampled rows, for `DensityDisplay`."""
 
 from __future__ import annotations
 
@@ -15,34 +15,35 @@ from skevae.displays.drawing import (
     tidy,
 )
 
-# More categories than this make bars that cannot be read; the rarest are put together.
+# With more categories than this, bars cannot be read; the rarest categories are merged.
 MAX_CATEGORIES = 8
 OTHERS = "others"
 
-# Half the width over which points of one category are spread, so that they can be seen.
+# Half the width over which points of one category are spread, to make them visible.
 JITTER = 0.28
 
-# Bins of a column of integers at most. All of them hold equally many integers.
+# Maximum number of bins of an integer column. All bins contain equally many integers.
 MAX_INTEGER_BINS = 30
 
-# Where the points of each kind are.
+# Location of the points of each kind.
 SIDES = {"real": " (below the diagonal)", "sampled": " (above it)"}
 
 KINDS = {"real": BLUE, "sampled": VERMILION}
 
 
 class Coordinate(NamedTuple):
-    """Where the values of one column lie on an axis.
+    """Positions of the values of one column on an axis.
 
     Attributes
     ----------
     name : str
     positions : dict of str to ndarray of shape (n_samples,)
-        Of "real" and "sampled" rows; nan where an entry is missing. Of a category its number.
+        Positions of "real" and "sampled" rows, with nan for missing entries. For a category, its
+        index.
     edges : ndarray
-        Of the bins of the histogram; of categories, halfway between them.
+        Edges of the bins of the histogram; for categories, halfway between them.
     labels : list of str or None
-        Of categories.
+        Labels of categories.
     """
 
     name: str
@@ -58,14 +59,14 @@ class Coordinate(NamedTuple):
         return low - margin, high + margin
 
     def points(self, kind: str, random: np.random.RandomState) -> np.ndarray:
-        """Coordinates of points; those of categories are spread."""
+        """Coordinates of points; points of categories are spread."""
         positions = self.positions[kind]
         if self.labels is None:
             return positions
         return positions + random.uniform(-JITTER, JITTER, len(positions))
 
     def shares(self, kind: str) -> np.ndarray:
-        """Heights of the bins: densities of numbers, shares of categories; holes are left out."""
+        """Heights of the bins: a density for numbers, fractions for categories."""
         positions = self.positions[kind]
         present = positions[np.isfinite(positions)]
         counts = np.histogram(present, self.edges)[0] / max(1, len(present))
@@ -75,15 +76,15 @@ class Coordinate(NamedTuple):
 def coordinate(
     name: str, values: dict[str, np.ndarray], categories: Sequence[Any] | None
 ) -> Coordinate:
-    """Place the values of a column, real and sampled, on one axis.
+    """Place the real and sampled values of a column on one axis.
 
     Parameters
     ----------
     name : str
     values : dict of str to ndarray of shape (n_samples,)
-        Of "real" and "sampled" rows.
+        Values of "real" and "sampled" rows.
     categories : sequence or None
-        Of a categorical column, in order.
+        Ordered categories of a categorical column.
     """
     if categories is None:
         numbers = {kind: np.asarray(v, dtype=float) for kind, v in values.items()}
@@ -97,7 +98,7 @@ def coordinate(
     codes.update({c: float(k) for k, c in enumerate(kept)})
     codes[None] = np.nan
     labels = [str(c) for c in kept] + ([OTHERS] if len(kept) < len(categories) else [])
-    # A category that the real rows do not have is one of the others.
+    # A category that does not occur in the real rows is counted as "other".
     positions = {
         kind: np.array([codes.get(v, float(len(labels) - 1)) for v in column])
         for kind, column in values.items()
@@ -122,23 +123,23 @@ def _bin_edges(values: np.ndarray) -> np.ndarray:
 def draw_pairs(
     axes: np.ndarray, columns: list[Coordinate], max_points: int
 ) -> tuple[dict[tuple[int, str], Any], dict[tuple[int, int], Any]]:
-    """Draw the panels: marginals on the diagonal, real rows below it, sampled ones above.
+    """Draw the panels: marginals on the diagonal, real rows below it, sampled rows above it.
 
     Parameters
     ----------
     axes : ndarray of Axes of shape (n_columns, n_columns)
     columns : list of Coordinate
     max_points : int
-        Of each kind; more are thinned out.
+        Maximum number of points of each kind.
 
     Returns
     -------
     marginals : dict of (int, str) to artist
-        Of a column and "real" or "sampled".
+        By column and "real" or "sampled".
     scatters : dict of (int, int) to matplotlib PathCollection
-        Of a row and a column of panels.
+        By row and column of the panel.
     """
-    # The spread of points means nothing; it only has to be the same each time.
+    # The spread of points has no meaning; it only has to be the same in each call.
     random = np.random.RandomState(0)
     rows = {kind: thinned(len(columns[0].positions[kind]), max_points) for kind in KINDS}
     points = {
@@ -163,7 +164,7 @@ def draw_pairs(
         tidy(axis)
         _label(axes, i, j, columns)
     for kind, place in (("real", axes[0, 0]), ("sampled", axes[0, -1])):
-        # Two texts in the colours of the points: a legend would need more room than a panel has.
+        # Two texts in the colours of the points: a legend would not fit into a panel.
         words = SIDES[kind] if len(columns) > 1 else ""
         loc = "left" if kind == "real" else "right"
         place.set_title(f"{kind} rows{words}", loc=loc, color=KINDS[kind], fontsize="small")
@@ -175,7 +176,7 @@ def _draw_marginal(axis: Any, column: Coordinate) -> dict[str, Any]:
     for index, kind in enumerate(KINDS):
         heights = column.shares(kind)
         if column.labels is None:
-            # The real rows as an area, the sampled ones as an outline: both stay visible.
+            # Real rows as an area and sampled rows as an outline, so that both stay visible.
             style = {"fill": kind == "real", "alpha": 0.45 if kind == "real" else 1.0}
             drawn[kind] = axis.stairs(heights, column.edges, color=KINDS[kind], lw=1.3, **style)
         else:
@@ -188,7 +189,7 @@ def _draw_marginal(axis: Any, column: Coordinate) -> dict[str, Any]:
 
 
 def _label(axes: np.ndarray, i: int, j: int, columns: list[Coordinate]) -> None:
-    """Label a panel where it is at the edge, and hide the ticks elsewhere."""
+    """Label panels at the edges, and hide the ticks of the others."""
     axis, last = axes[i, j], len(columns) - 1
     _ticks(axis.xaxis, columns[j], shown=i == last)
     if i == last:
@@ -197,7 +198,7 @@ def _label(axes: np.ndarray, i: int, j: int, columns: list[Coordinate]) -> None:
         if i == 0:
             axis.set_ylabel("share" if columns[0].labels else "density")
         return
-    # The first row of panels starts with a marginal, so its scale is on the right.
+    # The first row of panels starts with a marginal, so its axis is on the right.
     shown = j == 0 or (i == 0 and j == last)
     _ticks(axis.yaxis, columns[i], shown=shown)
     if shown:
@@ -210,12 +211,12 @@ def _label(axes: np.ndarray, i: int, j: int, columns: list[Coordinate]) -> None:
 
 
 def _ticks(axis: Any, column: Coordinate, shown: bool) -> None:
-    """Tick categories by name, numbers by value."""
+    """Set ticks: names of categories, or values of numbers."""
     if column.labels is None:
         axis.set_major_locator(_few_ticks())
     else:
         axis.set_ticks(range(len(column.labels)), column.labels)
-        # Names side by side run into each other.
+        # Horizontal names would overlap.
         crowded = sum(map(len, column.labels)) > 12 and axis.axis_name == "x"
         if crowded:
             axis.set_tick_params(rotation=90)

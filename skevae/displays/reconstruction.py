@@ -1,4 +1,4 @@
-"""ReconstructionDisplay: images over their reconstructions."""
+"""ReconstructionDisplay: images and their reconstructions."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from sklearn.utils import check_array
 from skevae.displays.checks import at_least, check_estimator, check_options
 from skevae.displays.drawing import BLUE, VERMILION, import_pyplot, make_panels
 
-# Pixels between two images, as a part of their width.
+# Gap between two images, as a fraction of their width.
 GAP = 0.12
 
 
 class ReconstructionDisplay:
-    """Rows that are images, over what the model makes of them.
+    """Images and their reconstructions by the model.
 
     It is recommended to use `from_estimator`. All parameters are stored as attributes.
 
@@ -25,15 +25,15 @@ class ReconstructionDisplay:
     originals : array-like of shape (n_images, n_pixels)
     reconstructions : array-like of shape (n_images, n_pixels)
     image_shape : (height, width) or (height, width, 3), default=None
-        Of an image; with 3, the last number of a pixel varies fastest, and they are red, green and
-        blue. None is a square of grey pixels.
+        Shape of an image. With 3, rows hold the red, green and blue values of each pixel next to
+        each other. None is a square of grey pixels.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
     figure_ : matplotlib Figure
     image_ : matplotlib AxesImage
-        All images in one: strips of originals, each over its reconstructions.
+        All images in one: rows of originals, each above its reconstructions.
 
     See Also
     --------
@@ -60,25 +60,26 @@ class ReconstructionDisplay:
     def from_estimator(
         cls, estimator, X, *, image_shape=None, n_images=10, n_columns=10, cmap="gray_r", ax=None
     ):
-        """Reconstruct rows and plot them under the originals.
+        """Reconstruct rows and plot the reconstructions below the originals.
 
         Parameters
         ----------
         estimator : estimator
-            Fitted, with ``reconstruct``: an `EnergyVAE` or a `GaussianBernoulliRBMPrior`.
+            A fitted estimator with ``reconstruct``: an `EnergyVAE` or a
+            `GaussianBernoulliRBMPrior`.
         X : array-like or DataFrame of shape (n_samples, n_pixels)
-            Rows that are images.
+            One image per row.
         image_shape : (height, width) or (height, width, 3), default=None
-            Of an image; with 3, the last number of a pixel varies fastest, and they are red, green
-            and blue. None is a square of grey pixels.
+            Shape of an image. With 3, rows hold the red, green and blue values of each pixel next
+            to each other. None is a square of grey pixels.
         n_images : int, default=10
-            How many images at most: the first rows of X.
+            Maximum number of images: the first rows of X.
         n_columns : int, default=10
             Images in a strip.
         cmap : str or matplotlib Colormap, default="gray_r"
             Of grey pixels. The smallest and largest number of the originals are its ends.
         ax : matplotlib Axes, default=None
-            Axes to draw on. None makes a new figure.
+            Axes to draw on. If None, create a new figure.
 
         Returns
         -------
@@ -89,9 +90,10 @@ class ReconstructionDisplay:
         NotFittedError
             If the estimator is not fitted.
         TypeError
-            If it has no ``reconstruct``, or ``image_shape`` is no tuple of integers.
+            If it lacks ``reconstruct``, or ``image_shape`` is not a tuple of integers.
         ValueError
-            If X does not have the columns of ``fit``, or ``image_shape`` another number of pixels.
+            If X does not have the columns of ``fit``, or ``image_shape`` has another number of
+            pixels.
         ImportError
             If matplotlib is not installed.
 
@@ -117,18 +119,18 @@ class ReconstructionDisplay:
         if not hasattr(X, "iloc") and not hasattr(X, "shape"):
             X = check_array(X, dtype=None, ensure_all_finite=False, input_name="X")
         X = X[:n_images]
-        # Before the work of reconstruction.
+        # Checked before the reconstruction.
         _shape_of_images(image_shape, np.shape(X)[-1])
         display = cls(np.asarray(X), np.asarray(estimator.reconstruct(X)), image_shape=image_shape)
         return display.plot(ax, n_columns=n_columns, cmap=cmap)
 
     def plot(self, ax=None, *, n_columns=10, cmap="gray_r"):
-        """Plot strips of originals, each over its reconstructions.
+        """Plot rows of originals, each above its reconstructions.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes to draw on. None makes a new figure.
+            Axes to draw on. If None, create a new figure.
         n_columns : int, default=10
             Images in a strip.
         cmap : str or matplotlib Colormap, default="gray_r"
@@ -142,9 +144,9 @@ class ReconstructionDisplay:
         Raises
         ------
         TypeError
-            If ``image_shape`` is no tuple of integers.
+            If ``image_shape`` is not a tuple of integers.
         ValueError
-            If the arrays have different shapes, or ``image_shape`` another number of pixels.
+            If the arrays have different shapes, or ``image_shape`` has another number of pixels.
         ImportError
             If matplotlib is not installed.
         """
@@ -154,7 +156,7 @@ class ReconstructionDisplay:
         originals, reconstructions = self._checked()
         low, high = np.nanmin(originals), np.nanmax(originals)
         if originals.ndim == 4:
-            # Colours are shown as they are, so they have to be in [0, 1].
+            # Colours are shown without scaling, so they must be in [0, 1].
             reach = high - low if high > low else 1.0
             originals, reconstructions = (
                 np.clip((images - low) / reach, 0, 1) for images in (originals, reconstructions)
@@ -180,7 +182,7 @@ class ReconstructionDisplay:
         if originals.ndim != 2 or not len(originals) or originals.shape != reconstructions.shape:
             raise ValueError(
                 f"originals of shape {originals.shape} and reconstructions of shape "
-                f"{reconstructions.shape} must be 2-D arrays of the same shape, one image a row."
+                f"{reconstructions.shape} must be 2-D arrays of the same shape, one per row."
             )
         shape = _shape_of_images(self.image_shape, originals.shape[1])
         return originals.reshape(-1, *shape), reconstructions.reshape(-1, *shape)
@@ -213,14 +215,14 @@ def _shape_of_images(image_shape: Any, n_pixels: int) -> tuple[int, ...]:
 def _strips(
     originals: np.ndarray, reconstructions: np.ndarray, n_columns: int
 ) -> tuple[np.ndarray, list[float]]:
-    """Lay images out in one: the image, and the vertical centre of each strip."""
+    """Arrange images in one; return it and the vertical centre of each strip."""
     n_images, height, width = originals.shape[:3]
     gap = max(1, round(GAP * width))
     n_groups = math.ceil(n_images / n_columns)
-    # Each group is two strips and a gap; nan is left blank.
+    # Each group consists of two strips and a gap; nan is drawn blank.
     group = 2 * height + 3 * gap
     shape = (n_groups * group - 2 * gap, n_columns * (width + gap) - gap, *originals.shape[3:])
-    # Colours have no blank number: white.
+    # Colours have no blank value, so the gap is white.
     mosaic = np.full(shape, np.nan if originals.ndim == 3 else 1.0)
     centres = []
     for start in range(n_groups):

@@ -1,4 +1,4 @@
-"""Columns of any table, as they are drawn: numbers with nan, or categories."""
+"""Columns of any table, as drawn by displays: numbers with nan, or categories."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Column(NamedTuple):
     ----------
     name : str
     values : ndarray of shape (n_samples,)
-        float with nan where an entry is missing; of categories, object with None.
+        float with nan for missing entries; for categories, object with None.
     categories : list or None
-        Of a categorical column, in order; None for numbers.
+        Ordered categories of a categorical column; None for numbers.
     is_continuous : bool
         Whether it holds numbers that are not declared integers.
     """
@@ -32,7 +32,7 @@ class Column(NamedTuple):
 
 
 class Table:
-    """A table of any container, read column by column.
+    """A table in any container, read column by column.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class Table:
     Attributes
     ----------
     names : list of str
-        Of an array, "column 0", "column 1" and so on.
+        Names of the columns. For an array, "column 0", "column 1" and so on.
     n_rows : int
     """
 
@@ -61,7 +61,7 @@ class Table:
             self.names = [str(name) for name in self.labels]
 
     def positions(self, features: Any, caller: str) -> list[int]:
-        """Positions of the columns that ``features`` chooses."""
+        """Positions of the columns that ``features`` selects."""
         return column_positions(features, self.names, "features", caller, self.labels)
 
     def column(self, j: int) -> Column:
@@ -79,12 +79,12 @@ class Table:
         numbers = series if dtype.is_float() else series.cast(nw.Float64())
         values = np.asarray(numbers.to_numpy(), dtype=float)
         missing = np.isnan(values)
-        # Floats that are integers with missing entries are how pandas reads integers.
+        # pandas reads integers with missing entries as floats.
         whole = missing.any() and (values[~missing] == np.rint(values[~missing])).all()
         return Column(self.names[j], values, None, bool(dtype.is_float() and not whole))
 
     def grid(self, chosen: list[int], points: np.ndarray) -> Any:
-        """Rows with the ``points`` in the chosen columns and all other entries missing.
+        """Rows with ``points`` in the chosen columns, and missing entries in all others.
 
         Parameters
         ----------
@@ -94,7 +94,7 @@ class Table:
         Returns
         -------
         DataFrame or ndarray of shape (n_points, n_features)
-            A DataFrame of the library of X, if that was one.
+            If X is a DataFrame, a DataFrame of the same library.
         """
         n_points = len(points)
         if self.frame is None:
@@ -111,13 +111,13 @@ class Table:
                 data[label] = points[:, chosen.index(j)].tolist()
         backend = self.frame.implementation
         if backend.is_pandas_like():
-            # Names of columns may be anything there, not only strings.
+            # Column names may be of any type there, not only strings.
             return backend.to_native_namespace().DataFrame(data)
         return nw.from_dict(data, schema, backend=backend).to_native()
 
 
 def _column_of_array(name: str, values: np.ndarray) -> Column:
-    """Read numbers where all entries are numbers, else categories."""
+    """Read numbers if all entries are numbers, else categories."""
     if values.dtype.kind in "iuf":
         return Column(name, values.astype(float), None, True)
     present = [v for v in values if v is not None and v == v]
@@ -132,7 +132,7 @@ def _column_of_array(name: str, values: np.ndarray) -> Column:
 
 
 def _with_none(series: Any) -> np.ndarray:
-    """Values of a column, None where missing."""
+    """Values of a column, with None for missing entries."""
     missing = series.is_null().to_list()
     values = np.empty(len(missing), dtype=object)
     pairs = zip(series.to_list(), missing, strict=True)
@@ -141,7 +141,7 @@ def _with_none(series: Any) -> np.ndarray:
 
 
 def _distinct(values: np.ndarray) -> list[Any]:
-    """Categories in order; as text where they have no order of their own."""
+    """Sorted categories; sorted as text if they cannot be compared."""
     distinct = {v for v in values if v is not None}
     try:
         return sorted(distinct)

@@ -19,8 +19,8 @@ from skevae.displays.drawing import (
     tidy,
 )
 
-# The panels, and in each the terms of `history_` with their labels and colours. Only the bounds are
-# near enough to each other to share one.
+# The panels, and the terms of `history_` in each with their labels and colours. Only the bounds
+# have similar values and share a panel.
 PANELS: dict[str, dict[str, tuple[str, str]]] = {
     "bound": {
         "objective": ("training", BLUE),
@@ -33,32 +33,32 @@ PANELS: dict[str, dict[str, tuple[str, str]]] = {
 
 
 class TrainingDisplay:
-    """Training curves: the bound, held-out bound, reconstruction, energy and ln Z by epoch.
+    """Training curves: the bound, held-out bound, reconstruction, energy and ln Z per epoch.
 
     It is recommended to use `from_estimator`. All parameters are stored as attributes.
 
     Parameters
     ----------
     history : dict of str to array-like of shape (n_epochs,)
-        ``history_`` of an estimator. Of its terms, "objective", "validation", "reconstruction",
-        "energy" and "log_partition" are drawn; nan where an epoch has no such term.
+        ``history_`` of an estimator. The terms "objective", "validation", "reconstruction",
+        "energy" and "log_partition" are drawn; nan if an epoch has no such term.
     kept_epoch : int, default=None
         Epoch, counted from 1, whose state was kept. None marks no epoch.
 
     Attributes
     ----------
     axes_ : ndarray of matplotlib Axes of shape (n_panels,)
-        A panel each for the bound, the reconstruction, the energy and ln Z, as far as ``history``
-        has them.
+        One panel each for the bound, the reconstruction, the energy and ln Z, if they are in
+        ``history``.
     figure_ : matplotlib Figure
     lines_ : dict of str to matplotlib Line2D
         The curve of each term.
     kept_lines_ : list of matplotlib Line2D
-        The marks of the kept epoch, one a panel; empty without ``kept_epoch``.
+        The lines at the kept epoch, one per panel; empty without ``kept_epoch``.
 
     See Also
     --------
-    DiagnosticsDisplay : Whether the scores of the trained model can be relied on.
+    DiagnosticsDisplay : Reliability of the scores of the trained model.
 
     Examples
     --------
@@ -85,13 +85,13 @@ class TrainingDisplay:
             A fitted `EnergyVAE` or prior estimator, with ``history_``.
         kept_epoch : int, "auto" or None, default="auto"
             Epoch to mark as the one whose state was kept. "auto" is ``best_n_iter_`` of the
-            estimator; where that is 0 no epoch is marked.
+            estimator; if it is 0, no epoch is marked.
         first_epoch : int, default=1
-            Epoch from which the curves are drawn. The first epochs are often so far below the
-            others that these cannot be told apart.
+            First epoch that is drawn. The values of the first epochs are often so low that
+            differences between later epochs are not visible.
         ax : matplotlib Axes or array-like of Axes, default=None
-            Axes to draw on: one for each panel, or a single one, which is divided. None makes a new
-            figure.
+            Axes to draw on: one for each panel, or a single one to divide into panels. If None,
+            create a new figure.
 
         Returns
         -------
@@ -121,12 +121,12 @@ class TrainingDisplay:
         if not hasattr(estimator, "history_"):
             raise ValueError(
                 f"{type(estimator).__name__} has no history_ to display. A prior inside an "
-                "EnergyVAE has none of its own: pass the EnergyVAE. Of a Pipeline or a search, "
-                "pass the fitted estimator in it."
+                "EnergyVAE has no history: pass the EnergyVAE. For a Pipeline or a search, "
+                "pass the fitted estimator inside it."
             )
         history = estimator.history_
         if isinstance(kept_epoch, str) and kept_epoch == "auto":
-            # 0 where training diverged and no epoch was kept.
+            # It is 0 if training diverged and no epoch was kept.
             kept_epoch = getattr(estimator, "best_n_iter_", 0) or None
         return cls(history, kept_epoch=kept_epoch).plot(ax, first_epoch=first_epoch)
 
@@ -136,10 +136,10 @@ class TrainingDisplay:
         Parameters
         ----------
         ax : matplotlib Axes or array-like of Axes, default=None
-            Axes to draw on: one for each panel, or a single one, which is divided. None makes a new
-            figure.
+            Axes to draw on: one for each panel, or a single one to divide into panels. If None,
+            create a new figure.
         first_epoch : int, default=1
-            Epoch from which the curves are drawn.
+            First epoch that is drawn.
 
         Returns
         -------
@@ -149,7 +149,7 @@ class TrainingDisplay:
         Raises
         ------
         ValueError
-            If ``history`` has no epoch or none of the known terms, or an epoch is out of range.
+            If ``history`` has no epochs or none of the known terms, or an epoch is out of range.
         ImportError
             If matplotlib is not installed.
         """
@@ -166,7 +166,7 @@ class TrainingDisplay:
         for axis, (title, terms) in zip(self.axes_, panels.items(), strict=True):
             for name, (label, colour) in terms.items():
                 values = np.asarray(self.history[name], dtype=float)[first_epoch - 1 :]
-                # A single epoch makes no line.
+                # A single epoch is not visible as a line.
                 marker = "o" if np.isfinite(values).sum() == 1 else None
                 (self.lines_[name],) = axis.plot(
                     epochs, values, color=colour, label=label, marker=marker
@@ -179,12 +179,12 @@ class TrainingDisplay:
             axis.set(xlabel="epoch", ylabel="nats per row" if len(terms) > 1 else f"{label} (nats)")
             axis.locator_params(axis="x", integer=True)
             tidy(axis)
-        # One legend for all: the other panels have a single curve, which their axis names.
+        # One legend for all: the other panels have a single curve, named by their axis.
         self.axes_[0].legend(loc="best", frameon=False)
         return self
 
     def _checked(self, first_epoch: Any) -> tuple[int, dict[str, dict[str, tuple[str, str]]]]:
-        """Number of epochs, and the panels of the terms that there are."""
+        """Number of epochs, and the panels of the existing terms."""
         if not isinstance(self.history, Mapping):
             raise TypeError(
                 f"history must be a dict of terms, as history_ of an estimator, got "
@@ -198,8 +198,8 @@ class TrainingDisplay:
         lengths = {len(self.history[name]) for terms in panels.values() for name in terms}
         if len(lengths) != 1 or lengths == {0}:
             raise ValueError(
-                f"history with the terms {sorted(self.history)} has no epoch to display, or terms "
-                "of different length. It takes the history_ of an estimator fitted for at least "
+                f"history with the terms {sorted(self.history)} has no epochs to display, or terms "
+                "of different lengths. Pass the history_ of an estimator fitted for at least "
                 "one epoch."
             )
         n_epochs = lengths.pop()

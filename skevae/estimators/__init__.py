@@ -1,1 +1,1 @@
-"""What all estimators share: checking and standardising X, running the loop, callbacks."""
+"""Shared code of all estimators: checking and standardising X, the fit, and callbacks."""

@@ -1,4 +1,4 @@
-"""What the processes that make one fit have to have in common."""
+"""Check that all processes of a fit use the same parameters."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from typing import Any
 
 from skevae.utils.ranks import Ranks
 
-# Parameters in which they may differ.
+# Parameters that may differ.
 OF_A_PROCESS = {"checkpoint_dir", "device", "max_time", "random_state", "verbose"}
 
 
 def check_same_fit(ranks: Ranks, estimator: Any, *rest: Any) -> None:
-    """Raise on all ranks unless all of them make the same fit.
+    """Raise on all ranks unless all of them run the same fit.
 
     Parameters
     ----------
     ranks : Ranks
     estimator : estimator
-        Compared by its type and by parameters that are numbers, strings or booleans.
+        Compared by type and by parameters that are numbers, strings or booleans.
     *rest
-        What else has to be the same.
+        Other values that must be the same.
 
     Raises
     ------
     ValueError
-        Says what differs.
+        If they differ; the message tells in what.
     """
     params = estimator.get_params(deep=False)
     plain = {k: v for k, v in params.items() if isinstance(v, bool | int | float | str)}
@@ -33,5 +33,5 @@ def check_same_fit(ranks: Ranks, estimator: Any, *rest: Any) -> None:
         "the parameters of the estimator",
         {k: v for k, v in plain.items() if k not in OF_A_PROCESS},
     )
-    # All have a directory or none, since files take an exchange of states.
+    # Either all ranks have a directory or none, because saving exchanges states between ranks.
     ranks.agree("having a checkpoint_dir", params.get("checkpoint_dir") is not None)

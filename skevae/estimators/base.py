@@ -1,4 +1,4 @@
-"""What the estimators share: parameters, checks of X and of arguments, and the mean score."""
+"""Base class of the estimators: checks of X and of arguments, and the mean score."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TRAINING_CONSTRAINTS: dict[str, list[Any]] = {
 
 
 def kept(module: ModuleT) -> ModuleT:
-    """Copy a module in training to the CPU, for keeping."""
+    """Copy a module in training to the CPU, to keep it."""
     return copy_to(module, "cpu", torch.float32).eval()
 
 
@@ -54,7 +54,7 @@ def is_positive_integer(value: Any) -> bool:
 
 
 def layer_sizes(sizes: Any) -> list[int]:
-    """Widths of hidden layers, from the parameter ``hidden_layer_sizes``: a number or several."""
+    """Widths of hidden layers, from ``hidden_layer_sizes``: one or several integers."""
     ordered = isinstance(sizes, Integral | Sequence | np.ndarray)
     widths = [sizes] if isinstance(sizes, Integral) else list(sizes)
     if not ordered or not all(is_positive_integer(width) for width in widths):
@@ -62,7 +62,7 @@ def layer_sizes(sizes: Any) -> list[int]:
     return [int(width) for width in widths]
 
 
-# What the names of dtypes begin with, in pandas, polars and Arrow, that are no numbers; and why.
+# Prefixes of the names of non-numeric dtypes in pandas, polars and Arrow, with reasons.
 UNREADABLE = {
     ("date", "time", "duration", "period"): (
         "dates or durations",
@@ -76,9 +76,9 @@ UNREADABLE = {
 
 
 def refuse_unreadable(X: Any) -> None:
-    """Raise if X is no table at hand, or has columns, such as dates, that are read as nonsense."""
+    """Raise if X is not a table in memory, or has unsupported columns, such as dates."""
     if hasattr(X, "collect_schema") and not hasattr(X, "__array__"):
-        raise TypeError(f"X is a {type(X).__name__}, which holds no rows yet. Pass X.collect().")
+        raise TypeError(f"X is a {type(X).__name__}, which has no rows yet. Pass X.collect().")
     if getattr(getattr(X, "dtype", None), "names", None):
         raise TypeError(
             "X is a structured array, whose rows are single values. Pass pandas.DataFrame(X), or "
@@ -97,7 +97,7 @@ def refuse_unreadable(X: Any) -> None:
 
 
 def as_array_like(X: Any) -> Any:
-    """Turn streams and tensors into arrays in native byte order, and masked entries into nan."""
+    """Turn streams and tensors into arrays in native byte order, with nan for masked entries."""
     X = from_stream(X)
     if isinstance(X, np.ma.MaskedArray):
         return np.ma.filled(X.astype(np.float64), np.nan)
@@ -113,7 +113,7 @@ def as_array_like(X: Any) -> Any:
 class TorchDensityEstimator(DensityMixin, DocumentedEstimator):
     """Base of the estimators: a density over the rows of X, held by a torch module."""
 
-    # Set by the constructors of those that train.
+    # Set by the constructors of estimators that train.
     standardize: bool
     learning_rate: float
     batch_size: int | Literal["auto"]
@@ -133,7 +133,7 @@ class TorchDensityEstimator(DensityMixin, DocumentedEstimator):
     best_n_iter_: int
     _standardizer: Standardizer
 
-    # The attribute that holds the fitted module.
+    # Name of the attribute with the fitted module.
     _module_name: ClassVar[str]
 
     def _set_fitted(self, attributes: dict[str, Any]) -> None:
@@ -143,7 +143,7 @@ class TorchDensityEstimator(DensityMixin, DocumentedEstimator):
     def _check_rows(
         self, X: Any, *, reset: bool = False, min_samples: int = 1, ranks: Ranks = ALONE
     ) -> np.ndarray:
-        """Validate X, a part of it on each of ``ranks``, as float32 or float64.
+        """Validate X, of which each of ``ranks`` has a part, as float32 or float64.
 
         Other numbers become float64.
         """
@@ -160,7 +160,7 @@ class TorchDensityEstimator(DensityMixin, DocumentedEstimator):
             ) from error
 
     def _resolve_batch_size(self, n_rows: int) -> int:
-        """Few rows need small batches, or an epoch has no steps; many need no larger than 256."""
+        """Batch size: small for few rows, so that an epoch has many steps, and at most 256."""
         if self.batch_size == "auto":
             return min(256, max(16, n_rows // 32))
         return self.batch_size
@@ -184,7 +184,7 @@ class TorchDensityEstimator(DensityMixin, DocumentedEstimator):
         return mean_score(self.score_samples(X), sample_weight)
 
     def _seed_for(self, random_state: int | np.random.RandomState | None) -> int:
-        """Seed of a call: from its own random_state, else from the estimator's."""
+        """Seed of a call: from its random_state if given, else from that of the estimator."""
         state = self.random_state if random_state is None else random_state
         validate_parameter_constraints(
             {"random_state": ["random_state"]},
@@ -207,7 +207,7 @@ class TorchDensityEstimator(DensityMixin, DocumentedEstimator):
         Z = check_array(Z, dtype=[np.float64, np.float32], input_name=name)
         if Z.shape[1] != n_columns:
             raise ValueError(
-                f"{name} has {Z.shape[1]} columns, but {type(self).__name__} has {n_columns} "
-                "of them. Pass what transform or sample of the same model returned."
+                f"{name} has {Z.shape[1]} columns, but {type(self).__name__} expects {n_columns}. "
+                "Pass an array returned by transform or sample of the same model."
             )
         return Z

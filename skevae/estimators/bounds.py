@@ -23,13 +23,13 @@ class Bounds:
     Parameters
     ----------
     bounds : mapping of column to (low, high), or None
-        By name or index; None and infinity leave a side open.
+        By name or index; None and infinity mean no bound on that side.
     columns : Columns
 
     Raises
     ------
     ValueError
-        If a column is not there or is not continuous, or bounds are not two ascending numbers.
+        If a column does not exist or is not continuous, or bounds are not two increasing numbers.
     """
 
     columns: Columns
@@ -52,13 +52,14 @@ class Bounds:
                 high = math.inf if high is None else float(high)
             except (TypeError, ValueError) as error:
                 raise ValueError(
-                    f"bounds of {columns.name(j)} must be (low, high): {pair!r}."
+                    f"bounds of {columns.name(j)} must be (low, high), got {pair!r}."
                 ) from error
             if not low < high:
                 raise ValueError(f"bounds of {columns.name(j)} must ascend, got {pair!r}.")
             if columns.n_categories[j] or columns.integer[j]:
                 raise ValueError(
-                    f"bounds={bounds!r} names {columns.name(j)}, which is not continuous."
+                    f"bounds={bounds!r} names {columns.name(j)}, which is not continuous. "
+                    "Remove it from bounds."
                 )
             self.low[j], self.high[j] = low, high
         below, above = np.isfinite(self.low), np.isfinite(self.high)
@@ -68,7 +69,7 @@ class Bounds:
         self.are_open = not (below.any() or above.any())
 
     def forward(self, X: np.ndarray) -> np.ndarray:
-        """Map rows to the real line; missing entries stay.
+        """Map rows to the real line; missing entries stay missing.
 
         Raises
         ------
@@ -92,7 +93,7 @@ class Bounds:
         return U
 
     def backward(self, U: np.ndarray) -> np.ndarray:
-        """Undo `forward`; what rounds to a bound, or beyond all numbers, is the last one inside."""
+        """Undo `forward`; values that round to a bound or overflow are moved just inside."""
         if self.are_open:
             return U
         X = U.copy()
@@ -106,7 +107,7 @@ class Bounds:
         return X.clip(first, last)
 
     def log_derivatives(self, U: np.ndarray) -> np.ndarray:
-        """Ln du/dx of each entry, at mapped rows; 0 for open columns and missing entries."""
+        """Ln du/dx of each entry, at mapped rows; 0 for unbounded columns and missing entries."""
         result = np.zeros_like(U)
         result[:, self.positive] = -U[:, self.positive]
         result[:, self.negative] = U[:, self.negative]

@@ -1,4 +1,4 @@
-"""The bridge from the training loop to scikit-learn's callbacks."""
+"""Connection of the training loop to scikit-learn's callbacks."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 
 class EpochCallbacks:
-    """Bridge from the loop to scikit-learn's callbacks: one task for a fit, one for each epoch.
+    """Connect the loop to scikit-learn's callbacks: one task for a fit, one for each epoch.
 
     Parameters
     ----------
     estimator : estimator with `sklearn.callback.CallbackSupportMixin`
     X, y : the arguments of its fit
-        An autoencoder's target is its input, so X stands in where there is no y: scoring
-        callbacks want a target.
+        Scoring callbacks need a target. Without y, X is used, because the target of an autoencoder
+        is its input.
     max_epochs : int
     fitted_attributes : callable () -> dict
-        What a copy of the estimator needs in order to be scored as it stands.
+        Attributes that a copy of the estimator needs to be scored in its current state.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class EpochCallbacks:
         self.epoch.call_on_fit_task_begin(estimator=self.estimator, **self.arguments)
 
     def end(self) -> bool:
-        """End an epoch; True if a callback asks to stop."""
+        """End an epoch; True if a callback requests a stop."""
         return self.epoch.call_on_fit_task_end(
             estimator=self.estimator,
             reconstruction_attributes=self.fitted_attributes,
@@ -48,7 +48,7 @@ class EpochCallbacks:
         )
 
     def finish(self) -> None:
-        """End the fit, once the estimator carries its fitted attributes."""
+        """End the fit, after the fitted attributes of the estimator were set."""
         self.root.call_on_fit_task_end(
             estimator=self.estimator, reconstruction_attributes=dict, **self.arguments
         )

@@ -1,4 +1,4 @@
-"""Which checkpoint belongs to a fit."""
+"""The checkpoint that belongs to a fit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from skevae.training.checkpoint import TrainingFile, fingerprint, source, struct
 from skevae.utils.digest import rows_digest
 from skevae.utils.ranks import Ranks
 
-# Parameters that do not change what a training arrives at.
+# Parameters that do not change the result of training.
 NOT_OF_THE_RUN = {
     "checkpoint_dir",
     "cuda_graph",
@@ -33,11 +33,11 @@ def open_checkpoint(
     weights: np.ndarray | None,
     ranks: Ranks,
 ) -> TrainingFile:
-    """Return the file of a fit in ``checkpoint_dir``, found by all that decides its result."""
+    """Return the file of a fit in ``checkpoint_dir``, named by all that affects its result."""
     params = estimator.get_params(deep=False)
     relevant = {k: v for k, v in params.items() if k not in NOT_OF_THE_RUN}
     sources = [source(value) for value in relevant.values()]
-    # The states of generators differ from one type of device to another.
+    # The states of generators differ between types of devices.
     kind = (type(estimator).__name__, device.type)
     rows = table_digest(X, weights, ranks)
     name = fingerprint(*kind, relevant, sources, structure(module), *rows)
@@ -45,11 +45,11 @@ def open_checkpoint(
 
 
 def table_digest(X: np.ndarray, weights: np.ndarray | None, ranks: Ranks) -> tuple[Any, ...]:
-    """Identify the rows and weights of all ranks, however they are divided among ranks."""
+    """Hash of the rows and weights of all ranks, for any division among ranks."""
     shard = ranks.shard(len(X))
     parts = [X]
     if weights is not None:
-        # Their scale depends, in its last digits, on how sums over ranks are rounded.
+        # The last digits of their scale depend on the rounding of sums over ranks.
         relative = weights / max(ranks.gather(weights.max()))
         parts.append(relative.astype(np.float32)[:, None])
     digests = [ranks.total(rows_digest(part, shard.start)) % 2**64 for part in parts]

@@ -1,4 +1,4 @@
-"""The columns of a table: what kind each is, and the way from rows to numbers and back."""
+"""The columns of a table: their kinds, and the conversion from rows to numbers and back."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from skevae.utils.ranks import ALONE, Ranks
 
 
 class Columns:
-    """Kinds of the columns of a table, learned from it.
+    """Kinds of the columns of a table, determined from its rows.
 
     Parameters
     ----------
     X : DataFrame or array-like of shape (n, n_features)
     categorical : "from_dtype", array-like of bool, int or str, or None
-        Which columns are categories.
+        The categorical columns.
     integer : "from_dtype", array-like of bool, int or str, or None
-        Which columns are integers.
+        The integer columns.
     on_unknown : {"error", "missing"}
-        What is done with categories that X does not have.
+        Whether categories that do not occur in X raise an error or become missing values.
     ranks : Ranks, optional
-        That have the rows of the table, a part each.
+        The ranks that hold the rows of the table, a part each.
 
     Attributes
     ----------
     n_categories : ndarray of int of shape (n_features,)
-        0 for a column of numbers.
+        0 for a numeric column.
     integer : ndarray of bool of shape (n_features,)
 
     Raises
     ------
     ValueError, TypeError
-        If a parameter names a column that X does not have, or a column is of no kind that can be
+        If a parameter names a column that X does not have, or a column is of a kind that cannot be
         modelled.
     """
 
@@ -56,7 +56,7 @@ class Columns:
         self.on_unknown = on_unknown
         self.names = None if frame is None else list(frame.columns)
         ranks.agree("the columns of X", self.names or np.shape(X)[1])
-        # An empty table, which keeps the library, the names, the dtypes and their categories.
+        # An empty table, which stores the library, the names, the dtypes and their categories.
         self.template = None if frame is None else frame.head(0).to_native()
         if frame is None:
             self._is_object = np.asarray(X).dtype == object
@@ -77,9 +77,10 @@ class Columns:
         both = np.flatnonzero(is_categorical & self.integer)
         if len(both) and "from_dtype" not in (str(categorical), str(integer)):
             raise ValueError(
-                f"categorical_features and integer_features both name {self.name(both[0])}."
+                f"categorical_features and integer_features both name {self.name(both[0])}. "
+                "Name it in only one of them."
             )
-        # What is asked for goes before what a dtype suggests.
+        # Explicit parameters take precedence over dtypes.
         if isinstance(categorical, str):
             is_categorical &= ~self.integer
         else:
@@ -104,12 +105,12 @@ class Columns:
         return f"column {j}" if self.names is None else f"column {self.names[j]!r}"
 
     def chosen(self, given: Any, parameter: str) -> np.ndarray:
-        """Mask of the columns that a parameter names, by a mask, indices or names.
+        """Mask of the columns that a parameter selects by a mask, indices or names.
 
         Raises
         ------
         ValueError
-            If there is no such column.
+            If a column does not exist.
         """
         mask = np.zeros(self.n_columns, dtype=bool)
         items = [] if given is None else np.asarray(given).ravel().tolist()
@@ -132,7 +133,7 @@ class Columns:
         return mask
 
     def _seen(self, X: Any, frame: nw.DataFrame[Any] | None, j: int) -> tuple[list[Any], bool]:
-        """Categories of one column, and whether they are declared, and so in order."""
+        """Categories of one column, and whether they are declared (and therefore ordered)."""
         if frame is not None:
             dtype = frame[:, j].dtype
             if isinstance(dtype, (nw.Categorical, nw.Enum)):
@@ -142,7 +143,7 @@ class Columns:
         return list(set(self._values(X, frame, j)) - {None}), False
 
     def _united(self, parts: Sequence[tuple[list[Any], bool]], j: int) -> list[Any]:
-        """Categories of one column, in order, from those of parts of its rows."""
+        """Sorted categories of one column, from the categories of parts of its rows."""
         every = list(dict.fromkeys(value for values, _ in parts for value in values))
         if any(declared for _, declared in parts):
             return every
@@ -155,7 +156,7 @@ class Columns:
             ) from error
 
     def _unite_template(self, ranks: Ranks) -> None:
-        """Take the empty table of rank 0, with dtypes that can hold the rows of all."""
+        """Use the empty table of rank 0, with dtypes that can hold the rows of all ranks."""
         frames = [as_frame(template) for template in ranks.gather(self.template)]
         frame = frames[0]
         assert frame is not None
@@ -171,7 +172,7 @@ class Columns:
         self.template = frame.to_native()
 
     def _values(self, X: Any, frame: nw.DataFrame[Any] | None, j: int) -> list[Any]:
-        """Values of one column, with None for missing ones."""
+        """Values of one column, with None for missing entries."""
         if frame is None:
             values = np.asarray(X, dtype=object)[:, j].tolist()
             return [None if v is None or v != v else v for v in values]
@@ -186,7 +187,7 @@ class Columns:
         Returns
         -------
         ndarray of shape (n, n_features)
-            float32 if all of X is, else float64.
+            float32 if all of X is float32, else float64.
         """
         frame = as_frame(X)
         if frame is None and self.are_numbers:
@@ -203,12 +204,12 @@ class Columns:
         return rows
 
     def check_objects(self, X: Any) -> None:
-        """Raise if columns of numbers hold objects that are none.
+        """Raise if numeric columns contain objects that are not numbers.
 
         Raises
         ------
         TypeError
-            Names the column.
+            If so; the message names the column.
         """
         frame = as_frame(X)
         for j, categories in enumerate(self.categories[: 0 if frame is None else frame.shape[1]]):
@@ -217,12 +218,12 @@ class Columns:
                 self._objects(X, frame, j)
 
     def row(self, given: Mapping[Any, Any]) -> np.ndarray:
-        """Turn a few entries of a row, by name or index, into numbers: (1, n_features).
+        """Turn some entries of a row, by name or index, into numbers: (1, n_features).
 
         Raises
         ------
         ValueError
-            If it names a column that X does not have, or a category that is not known.
+            If it names a column that X does not have, or an unknown category.
         """
         values: np.ndarray = np.full((1, self.n_columns), None, dtype=object)
         for name, value in given.items():
@@ -242,7 +243,7 @@ class Columns:
         for value in set(values) - codes.keys():
             if self.on_unknown == "error":
                 raise ValueError(
-                    f"{self.name(j)} has the category {value!r}, which it did not have at fit. "
+                    f"{self.name(j)} has the category {value!r}, which was not seen in fit. "
                     "Use handle_unknown='missing' to treat unknown categories as missing."
                 )
             codes[value] = math.nan
@@ -270,7 +271,7 @@ class Columns:
         return values
 
     def _objects(self, X: Any, frame: nw.DataFrame[Any] | None, j: int) -> np.ndarray:
-        """Numbers of a column of Python objects."""
+        """Turn a column of Python objects into numbers."""
         numbers = []
         for value in self._values(X, frame, j):
             try:
@@ -283,7 +284,7 @@ class Columns:
         return np.array(numbers)
 
     def rows(self, numbers: np.ndarray) -> Any:
-        """Turn numbers back into rows like those that the columns were learned from."""
+        """Turn numbers back into rows in the format of the original table."""
         if self.template is None:
             if not self.n_categories.any():
                 return self._rounded(numbers)
@@ -301,7 +302,7 @@ class Columns:
         ).to_native()
 
     def _possible_dtypes(self, data: dict[Any, list[Any]]) -> dict[Any, Any]:
-        """Dtypes of the template, but for columns of integers or booleans with holes."""
+        """Dtypes of the template, except for integer or boolean columns with missing entries."""
         template = self.template
         assert template is not None
         dtypes = dict(template.dtypes)
@@ -321,7 +322,7 @@ class Columns:
         return np.array(columns, dtype=object if self._is_object else numbers.dtype).T.copy()
 
     def _column(self, values: np.ndarray, j: int, dtype: Any = None) -> list[Any]:
-        """Values of one column, for a DataFrame as what its dtype can hold."""
+        """Values of one column; for a DataFrame, values that its dtype can hold."""
         categories = self.categories[j]
         missing = np.isnan(values)
         if categories is not None:
@@ -331,7 +332,7 @@ class Columns:
         if self.integer[j] or integers:
             known = integers and "128" not in str(dtype)
             limits = np.iinfo(str(dtype).lower() if known else np.int64)
-            # Of float64 numbers, the last before a limit of 64 bits.
+            # The float64 number closest to a 64-bit limit.
             low, high = max(limits.min, -(2.0**63)), min(limits.max, 2.0**63 - 1024)
             whole = np.rint(np.where(missing, 0, values)).clip(low, high).astype(np.int64)
             return [None if m else int(v) for v, m in zip(whole, missing, strict=True)]

@@ -1,4 +1,4 @@
-"""One fit: from the rows given by the user to the fitted attributes of an estimator."""
+"""One fit: from the user's rows to the fitted attributes of an estimator."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from skevae.utils.random import draw_seed, lent_globals, make_generator, seed_of
 from skevae.utils.ranks import Shard, current_ranks
 from skevae.utils.weights import checked_weights, rows_with_weight, unpacked
 
-# Gradients of larger norm are scaled down: one odd minibatch must not throw a run off.
+# Gradients with a larger norm are scaled down: a single minibatch must not derail a run.
 MAX_GRADIENT_NORM = 10.0
 
 
 class Model(NamedTuple):
-    """What is trained: a module, in the coordinates of a standardizer."""
+    """The model to train: a module, in the coordinates of a standardizer."""
 
     module: nn.Module
     standardizer: Standardizer
@@ -52,29 +52,29 @@ class Model(NamedTuple):
 class Fit(ABC):
     """One fit of an estimator that is trained by gradient steps.
 
-    A subclass says what is trained (`start`, `resume`), by which loss, and how it is validated; the
-    procedure is the same for all.
+    A subclass defines the module (`start`, `resume`), the loss and the validation; the procedure is
+    the same for all estimators.
 
     Parameters
     ----------
     estimator : TorchDensityEstimator
-        Its parameters are read; its attributes are not changed before `run` succeeds.
+        Its parameters are read; its attributes only change when `run` succeeds.
     X, y, sample_weight : the arguments of ``fit``
     mode : Mode
 
     Attributes
     ----------
     ranks : Ranks
-        The processes that make this fit together; X is the part of the rows that this one has.
+        The processes that run this fit together; X is the part of the rows of this process.
     shard : Shard
-        Where its rows are among those of all ranks.
+        The position of its rows among those of all ranks.
     averaging : float
-        Decay, for each step, of the moving average of the weights that is validated and kept.
+        Decay per step of the moving average of the weights, which is validated and kept.
     max_drops : int
-        How often early stopping goes on with a lower learning rate instead of stopping.
+        How often early stopping continues with a lower learning rate instead of stopping.
     scaled_terms : dict of str to int
-        Terms of the history that change with the scale of X, by the sign with which the
-        log-Jacobian of the standardisation is added to them.
+        Terms of the history that depend on the scale of X, with the sign of the log-Jacobian of the
+        standardisation that is added to them.
     """
 
     averaging: ClassVar[float]
@@ -96,11 +96,11 @@ class Fit(ABC):
         # With feature names, for scoring callbacks. A stream is read here, once.
         self.given, self.y, self.sample_weight = from_stream(X), y, sample_weight
 
-    # --- what a subclass says ------------------------------------------------------------------
+    # --- defined by a subclass -----------------------------------------------------------------
 
     @abstractmethod
     def make_seeds(self, seed: int) -> Any:
-        """Derive independent seeds; the field ``draws`` and so on name their use."""
+        """Derive independent seeds; field names such as ``draws`` tell their use."""
 
     @abstractmethod
     def start(self) -> Model:
@@ -112,38 +112,38 @@ class Fit(ABC):
 
     @abstractmethod
     def prepare(self, rows: Tensor, train: Tensor) -> None:
-        """Adapt a module that was just started to the rows, before it is trained."""
+        """Initialise a new module from the rows, before it is trained."""
 
     @abstractmethod
     def make_partition(self) -> PartitionEstimate:
-        """Return the estimate of ln Z to train with."""
+        """Return the estimate of ln Z for training."""
 
     @abstractmethod
     def make_loss(self) -> Loss:
-        """Return the loss of a minibatch; rows have their weights, if any, in a last column."""
+        """Return the loss of a minibatch; the last column of the rows holds weights, if any."""
 
     @abstractmethod
     def validate(self, held_out: Tensor) -> float:
-        """Score held-out rows, with their weights, greater is better."""
+        """Score held-out rows, with their weights; greater is better."""
 
     @abstractmethod
     def attributes(self) -> dict[str, Any]:
-        """Fitted attributes at the present state of the module."""
+        """Fitted attributes for the current state of the module."""
 
     def conclude(self, rows: Rows) -> None:  # noqa: B027
-        """Adapt the module to the rows once training is over, if there is anything to adapt."""
+        """Adapt the module to the rows after training, if necessary."""
 
     def finish(self, rows: Rows) -> dict[str, Any]:
-        """Return attributes that take the fitted estimator to be worked out."""
+        """Return attributes whose computation needs the fitted estimator."""
         return {}
 
     def make_recorded(self, step: Step) -> RecordedStep | None:
-        """Return the step as a CUDA graph, if it is wanted."""
+        """Return the step as a CUDA graph, if enabled."""
         return None
 
     @property
     def warmup(self) -> float:
-        """Part of the epochs over which the loss is warmed up."""
+        """Fraction of the epochs during which the loss is warmed up."""
         return 0.0
 
     # --- the procedure -------------------------------------------------------------------------
@@ -154,7 +154,7 @@ class Fit(ABC):
         Raises
         ------
         KeyboardInterrupt
-            If training was interrupted, once the best state has been kept in the estimator.
+            If training was interrupted, after the best state was kept in the estimator.
         """
         with own_context(), self.ranks.working():
             with unchanged_on_failure(self.estimator):
@@ -170,7 +170,7 @@ class Fit(ABC):
                 result, callbacks = self._train(train, held_out, checkpoint)
                 self.conclude(rows)
                 self._set_attributes(result)
-            # What fails from here on leaves the trained model usable.
+            # If a later step fails, the trained model remains usable.
             self.estimator._set_fitted(self.finish(rows))
             callbacks.finish()
         if result.status == "interrupted":
@@ -179,7 +179,7 @@ class Fit(ABC):
             )
 
     def _begin(self) -> TrainingFile | None:
-        """Decide the seeds, build or resume the module, and find the checkpoint of this fit."""
+        """Set the seeds, build or resume the module, and find the checkpoint of this fit."""
         estimator, continues = self.estimator, self.mode.continues
         min_samples = 1 if continues else 2
         weighted = self.sample_weight is not None
@@ -199,14 +199,14 @@ class Fit(ABC):
         model = self.resume() if continues else self.start()
         checkpoint = None
         if self.mode is Mode.FIT and estimator.checkpoint_dir is not None:
-            # A file is found by parameters, X and what they build; it holds the seed of the run.
+            # The file is identified by parameters, X and the module; it holds the seed of the run.
             checkpoint = open_checkpoint(
                 estimator, self.device, model.module, self.X, self.weights, self.ranks
             )
             if (seed := checkpoint.seed(fresh)) != fresh:
                 self.seeds = self.make_seeds(seed)
                 model = self.start()
-        # Of the same table the same rows are held out each time: others have been trained on.
+        # For the same table, the same rows are held out each time: others were used in training.
         own = self.seeds.split
         self.split_seed: int = getattr(estimator, "_split_seed", own) if continues else own
         self.module = copy_to(model.module, self.device, torch.float32)
@@ -217,11 +217,11 @@ class Fit(ABC):
         return self.ranks.any(has_holes(self.X))
 
     def _n_passes(self) -> int:
-        """Fits and passes that the present model has behind it."""
+        """Number of fits and passes so far of the current model."""
         return getattr(self.estimator, "_n_passes", 1) if self.mode.continues else 0
 
     def _split(self, rows: Rows) -> tuple[Rows, Tensor | None]:
-        """Hold rows out, if early stopping wants some: (training, held out)."""
+        """Hold out rows, if early stopping needs them: (training, held out)."""
         if not self.estimator.early_stopping:
             return rows, None
         return split(rows, self.shard, self.estimator.validation_fraction, self.split_seed)
@@ -297,7 +297,7 @@ class Fit(ABC):
 
         @torch.no_grad()
         def first_batch() -> float:
-            # At full progress, where the loss is what it will be when training ends.
+            # At full progress, where the loss is that of the end of training.
             rows = in_memory(train[: self.ranks.share(schedule.batch_size)])
             score = step.loss(rows, 1.0)[1]["objective"].item() if len(rows) else 0.0
             return self.ranks.average(score, len(rows))

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def as_frame(X: Any) -> nw.DataFrame[Any] | None:
-    """View a DataFrame of any library that narwhals knows; None for anything else."""
+    """View a DataFrame of any library that narwhals supports; None for anything else."""
     try:
         frame = nw.from_native(X, eager_only=True, pass_through=True)
     except nw.exceptions.DuplicateError as error:
@@ -18,7 +18,7 @@ def as_frame(X: Any) -> nw.DataFrame[Any] | None:
 
 
 def as_row(x: Any) -> Any:
-    """Turn a row, with its feature names if it is a pandas Series, into a table of one."""
+    """Turn a row, with its feature names if it is a pandas Series, into a table with one row."""
     if isinstance(x, np.ndarray):
         return x[None]
     return x.to_frame().T if hasattr(x, "index") and hasattr(x, "to_frame") else [list(x)]

@@ -1,4 +1,4 @@
-"""What is reported of a training: the state that was kept, and a term for each epoch."""
+"""The report of a training run: the state that was kept, and the terms of each epoch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from skevae.training.loop import Run
 
 
 def kept_state(run: Run) -> str:
-    """Say which state a run has kept."""
+    """Describe the state that a run has kept."""
     if run.best_epoch == 0:
         return "the state at the start was kept"
     return f"the state of epoch {run.best_epoch} was kept"
 
 
 def kept_epoch(old: dict[str, np.ndarray], run: Run, before: int) -> int:
-    """Epoch of the joined history whose state was kept; that of ``before`` if it is no new one."""
+    """Epoch of the joined history whose state was kept; ``before`` if it is not a new one."""
     if run.best_epoch == 0:
         return before if old else 0
     return len(old.get("objective", ())) + run.best_epoch
@@ -31,7 +31,7 @@ def warn_of_run(run: Run, estimator: Any, n_warmup: float) -> None:
     message = ""
     if run.status == "diverged":
         message = (
-            f"{name} diverged: the objective fell apart after epoch {n_epochs}; "
+            f"{name} diverged: the objective broke down after epoch {n_epochs}; "
             f"{kept_state(run)}. Try a smaller learning_rate than {estimator.learning_rate}, or "
             "look for extreme values in X."
         )
@@ -46,7 +46,7 @@ def warn_of_run(run: Run, estimator: Any, n_warmup: float) -> None:
 
 
 def joined_history(old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Append the terms of a run; one entry an epoch, nan where an epoch had no such term."""
+    """Append the terms of a run; one entry per epoch, nan if an epoch has no such term."""
     n_old, n_new = len(old.get("objective", ())), len(new.get("objective", ()))
     return {
         name: np.concatenate(

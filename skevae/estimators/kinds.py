@@ -1,4 +1,4 @@
-"""What the dtype and the values of a column of a DataFrame say of its kind."""
+"""The kind of a column of a DataFrame, from its dtype and its values."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import narwhals.stable.v2 as nw
 import numpy as np
 
-# Larger integers are not all float64 numbers.
+# Not all larger integers are float64 numbers.
 LARGEST_INTEGER = 2**53
 
 
 class Kind(NamedTuple):
-    """What is seen of a column, or of a part of its rows."""
+    """Properties of a column, or of a part of its rows."""
 
     categorical: bool = False
     integer: bool = False  # by its dtype
@@ -24,7 +24,7 @@ class Kind(NamedTuple):
 
 
 def kind_of(column: Any) -> Kind:
-    """Look at a column of a DataFrame."""
+    """Determine the properties of a column of a DataFrame."""
     dtype = column.dtype
     if isinstance(dtype, (nw.Categorical, nw.Enum, nw.String, nw.Boolean)):
         return Kind(categorical=True)
@@ -47,10 +47,10 @@ def kind_of(column: Any) -> Kind:
 
 
 def joined(parts: Sequence[Kind]) -> tuple[bool, bool]:
-    """Whether a column of which these are parts is categorical, and whether it holds integers.
+    """Whether a column with these parts is categorical, and whether it holds integers.
 
-    Floats are integers where they have no fractions, and holes: as such pandas reads columns of
-    integers with missing entries.
+    A float column holds integers if it has only integer values and some missing values: this is how
+    pandas reads integer columns with missing values.
     """
     every = Kind(*(any(values) for values in zip(*parts, strict=True)))
     if every.categorical or not every.floating:
@@ -59,16 +59,16 @@ def joined(parts: Sequence[Kind]) -> tuple[bool, bool]:
 
 
 def check_integers(values: np.ndarray, name: str) -> None:
-    """Raise a ValueError if a column of integers has other values, or too large ones."""
+    """Raise a ValueError if an integer column has other values, or too large integers."""
     present = values[np.isfinite(values)]
     if (np.abs(present) > LARGEST_INTEGER).any():
         raise ValueError(
-            f"{name} has integers beyond 2^53, which float64 cannot tell apart. "
-            "Leave it out, or name it in neither categorical_features nor integer_features."
+            f"{name} has integers beyond 2^53, which float64 cannot distinguish. "
+            "Drop it, or include it in neither categorical_features nor integer_features."
         )
     odd = present[present != np.rint(present)]
     if len(odd):
         raise ValueError(
-            f"{name} is a column of integers, but has the value {odd[0]:g}. Change "
+            f"{name} is an integer column, but has the value {odd[0]:g}. Change "
             "integer_features to model it as continuous."
         )

@@ -1,4 +1,4 @@
-"""How a fit begins, and what a failed one leaves behind."""
+"""How a fit starts, and how the estimator is restored after a failed fit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CALLBACK_NAMES = ("_callback", "_skl_callback")
 
 
 class Mode(Enum):
-    """How a fit begins and how long it lasts."""
+    """How a fit starts, and how long it runs."""
 
     FIT = "fit"
     WARM_START = "fit from the fitted state"
@@ -21,7 +21,7 @@ class Mode(Enum):
 
     @classmethod
     def of(cls, estimator: Any, *, one_pass: bool) -> Self:
-        """Choose the mode of a call on an estimator, which may be fitted already."""
+        """Choose the mode of a call for an estimator, which may be fitted already."""
         fitted = hasattr(estimator, estimator._module_name)
         if one_pass:
             return cls.NEXT_PASS if fitted else cls.FIRST_PASS
@@ -29,7 +29,7 @@ class Mode(Enum):
 
     @property
     def continues(self) -> bool:
-        """Whether the fit goes on from the fitted state."""
+        """Whether the fit continues from the fitted state."""
         return self in (Mode.WARM_START, Mode.NEXT_PASS)
 
     @property
@@ -40,9 +40,10 @@ class Mode(Enum):
 
 @contextmanager
 def unchanged_on_failure(estimator: Any) -> Iterator[None]:
-    """Put all attributes of an estimator back if the context ends in an error.
+    """Restore all attributes of an estimator if the context ends with an error.
 
-    Those in which scikit-learn keeps the callbacks of the fit stay, since it ends them itself.
+    Attributes in which scikit-learn stores the callbacks of the fit are not restored, because
+    scikit-learn ends the callbacks itself.
     """
     before = dict(vars(estimator))
     try:

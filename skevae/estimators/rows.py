@@ -1,4 +1,4 @@
-"""The rows to train on: in the memory of the device, or in their file until a step needs them."""
+"""The training rows: in the memory of the device, or in a file until a step needs them."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ from skevae.utils.memory import (
 )
 from skevae.utils.weights import packed
 
-# Of a file, so many rows stand for all of them where a model is initialised: as many as take a
-# sixteenth of the memory granted, within these.
+# Limits for the number of rows of a file from which a model is initialised: as many rows as fit
+# into 1/16 of the memory budget, clipped to these limits.
 INITIAL_ROWS = 1_000, 50_000
 
 
 class MappedRows:
-    """Rows of a file that is mapped into memory, as far as training needs a Tensor of them.
+    """Rows of a memory-mapped file, with the interface of a Tensor that training needs.
 
-    They are gathered, standardised and moved to the device when they are asked for, and all that is
-    kept of them is which they are.
+    Rows are read, standardised and moved to the device on request; only their indices are stored.
 
     Parameters
     ----------
@@ -36,9 +35,9 @@ class MappedRows:
     standardizer : Standardizer
     device : torch.device
     weights : ndarray of shape (n,), optional
-        Shown in a last column.
+        Added as the last column.
     chosen : ndarray of int, optional
-        Which rows of X, in which order. By default all.
+        Indices of the rows of X, in order. By default, all rows.
     """
 
     def __init__(
@@ -59,29 +58,29 @@ class MappedRows:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | Tensor) -> MappedRows:
-        """Choose some of the rows."""
+        """Select some of the rows."""
         chosen = self.chosen[rows if isinstance(rows, slice) else rows.cpu().numpy()]
         return MappedRows(self.X, self.standardizer, self.device, self.weights, chosen)
 
     def weighted(self, weights: np.ndarray | None) -> MappedRows:
-        """Show weights, if there are any, in a last column."""
+        """Add weights, if there are any, as the last column."""
         return MappedRows(self.X, self.standardizer, self.device, weights, self.chosen)
 
     def tensor(self) -> Tensor:
-        """All rows, in the memory of the device."""
+        """All rows, as a tensor on the device."""
         result = torch.empty(self.shape, dtype=self.dtype, device=self.device)
         for part in piece_slices(*self.shape):
             result[part] = self._take(self.chosen[part])
         return result
 
     def split(self, n_at_once: int) -> Iterator[Tensor]:
-        """Rows in order, as tensors of so many."""
+        """Rows in order, as tensors of at most ``n_at_once`` rows."""
         for part in row_slices(len(self), n_at_once):
             yield self._take(self.chosen[part])
 
     def minibatches(self, order: Tensor, sizes: list[int]) -> Iterator[Tensor]:
-        """Rows in the given order, as tensors of so many."""
-        # At once, because each copy from the device would wait for the steps before it.
+        """Rows in the given order, as tensors of the given sizes."""
+        # Copied at once, because each copy from the device would wait for the preceding steps.
         for part in order.cpu().split(sizes):
             yield self._take(self.chosen[part.numpy()])
 
@@ -94,12 +93,12 @@ Rows = Tensor | MappedRows
 
 
 def rows_to_train(X: np.ndarray, standardizer: Standardizer, device: torch.device) -> Rows:
-    """Rows as the module sees them, in float32.
+    """Standardised rows in float32, as used by the module.
 
     Raises
     ------
     ValueError
-        If squares of values are beyond the range of float32, which is smaller than that of float64.
+        If squares of values exceed the range of float32, which is smaller than that of float64.
     """
     rows: Rows
     if stays_in_file(X):
@@ -113,9 +112,9 @@ def rows_to_train(X: np.ndarray, standardizer: Standardizer, device: torch.devic
     if too_large:
         largest = np.nanmax(by_row(lambda part: np.fmax.reduce(np.abs(part), axis=1), X))
         raise ValueError(
-            f"X has values as large as {largest:g}. Standardised, if that is on, they have squares "
-            "beyond the range of float32, in which training computes. Scale X down first, or fit a "
-            "new model to these rows."
+            f"X has values as large as {largest:g}. After standardisation, if enabled, their "
+            "squares exceed the range of float32, which is used in training. Scale X down first, "
+            "or fit a new model to these rows."
         )
     return rows
 
@@ -125,7 +124,7 @@ def _out_of_range(rows: Tensor) -> bool:
 
 
 def with_weights(rows: Rows, weights: np.ndarray | None) -> Rows:
-    """Rows with their weights, if there are any, in a last column."""
+    """Rows with their weights, if there are any, in the last column."""
     return packed(rows, weights) if isinstance(rows, Tensor) else rows.weighted(weights)
 
 
@@ -135,7 +134,7 @@ def in_memory(rows: Rows) -> Tensor:
 
 
 def initial_rows(rows: Rows) -> Tensor:
-    """Rows that a model is initialised by: all, or of a file some from all over it."""
+    """Rows from which a model is initialised: all, or evenly spaced rows of a file."""
     if isinstance(rows, Tensor):
         return rows
     fewest, most = INITIAL_ROWS

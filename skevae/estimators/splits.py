@@ -1,4 +1,4 @@
-"""Which rows are held out, and which describe all of them, where several ranks have a part each."""
+"""The split into training and held-out rows, and representative rows, over several ranks."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from skevae.estimators.rows import Rows, in_memory, initial_rows
 from skevae.utils.random import make_generator
 from skevae.utils.ranks import Ranks, Shard
 
-# Rows of several ranks that are sent around to describe all.
+# Number of rows of several ranks that are exchanged as representative rows.
 SHARED_ROWS = 10_000
 
 
 def split(rows: Rows, shard: Shard, fraction: float, seed: int) -> tuple[Rows, Tensor]:
-    """Shuffle rows once and hold some out: (training, held out).
+    """Shuffle rows once and hold out some of them: (training, held out).
 
-    The rows of all ranks are shuffled as one table, of which each rank takes what it has. So it is
-    the same rows that are held out, however many ranks there are.
+    The rows of all ranks are shuffled as one table, and each rank selects its own rows. The
+    held-out rows are therefore the same for any number of ranks.
 
     Parameters
     ----------
     rows : Rows
-        Of this rank.
+        Rows of this rank.
     shard : Shard
-        Where they are among those of all ranks.
+        Their position among the rows of all ranks.
     fraction : float
-        Part that is held out, of all rows.
+        Fraction of all rows that is held out.
     seed : int
 
     Raises
     ------
     ValueError
-        If that leaves no rows to train on.
+        If no training rows are left.
     """
     n_held_out = max(1, round(fraction * shard.total))
     if n_held_out >= shard.total:
         raise ValueError(
-            f"validation_fraction={fraction!r} of {shard.total} rows leaves none to train on. Use "
+            f"validation_fraction={fraction!r} of {shard.total} rows leaves no training rows. Use "
             "a smaller fraction or early_stopping=False."
         )
     order = torch.randperm(shard.total, generator=make_generator(seed))
@@ -53,7 +53,7 @@ def split(rows: Rows, shard: Shard, fraction: float, seed: int) -> tuple[Rows, T
 
 
 def descriptive_rows(rows: Rows, ranks: Ranks) -> Tensor:
-    """Rows that a model is initialised by: all, or some from all over them and from all ranks."""
+    """Rows from which a model is initialised: all, or evenly spaced rows of all ranks."""
     some = initial_rows(rows)
     if ranks.size == 1:
         return some

@@ -1,4 +1,4 @@
-"""The way between rows of X and what a module sees."""
+"""Standardisation: conversion between rows of X and the inputs of a module."""
 
 from __future__ import annotations
 
@@ -15,45 +15,46 @@ from skevae.utils.ranks import ALONE, Ranks
 
 
 def as_tensor(rows: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Copy an array, read-only or reversed as it may be, to a device."""
+    """Copy an array, which may be read-only or have negative strides, to a device."""
     return torch.tensor(np.ascontiguousarray(rows), device=device, dtype=dtype)
 
 
-# Standardised values are squared, and the squares are summed, in evaluations.
+# Limit for standardised values, whose squares are summed in evaluations.
 MAX_FLOAT32_DEVIATIONS = 1e15
 MAX_DEVIATIONS = 1e140
 
-# A standard deviation of fewer numbers that are next to each other has less than two digits.
+# With a standard deviation of fewer spacings of floating-point numbers, it has less than two
+# digits.
 MIN_STEPS = 100
 
 
 class Standardizer:
-    """Way between rows of X and what a module sees, with its Jacobian.
+    """Conversion between rows of X and the inputs of a module, with its Jacobian.
 
     Parameters
     ----------
     X : ndarray of shape (n, n_features)
-        nan marks missing entries, which are ignored.
+        Missing entries are nan, and are ignored.
     enabled : bool or ndarray of bool of shape (n_features,)
-        Whether columns are centred and scaled to unit variance (constant ones: only centred, as
-        everywhere in scikit-learn), or left as they are.
+        Whether columns are centred and scaled to unit variance (constant columns are only centred,
+        as in scikit-learn), or left unchanged.
     continuous : ndarray of bool of shape (n_features,), optional
-        Columns that have a density, which depends on their scale; the others have probabilities.
-        By default all.
+        Columns with a density, which depends on their scale; the others have probabilities. By
+        default, all columns.
     sample_weight : ndarray of shape (n,), optional
     ranks : Ranks, optional
-        That have the rows, a part each.
+        The ranks that hold the rows, a part each.
 
     Attributes
     ----------
     centre, spread : ndarray of shape (n_features,)
         Mean and standard deviation of each column.
     fill : ndarray of shape (n_features,)
-        Mean of each column as the module sees it.
+        Mean of each column in standardised coordinates.
     log_spread : ndarray of shape (n_features,)
-        ln spread of columns that have a density, else 0.
+        ln spread of columns with a density, else 0.
     log_jacobian : float
-        Mean over the rows of what is added to the log-density of standardised rows to get that of
+        Mean over the rows of the term that converts the log-density of standardised rows to that of
         X: minus the sum of ``log_spread`` over the observed entries.
 
     Raises
@@ -84,7 +85,7 @@ class Standardizer:
         if scaled.any():
             with np.errstate(over="ignore", invalid="ignore"):
                 mean, variance, scale = moments_and_scale(scaler_of(X, sample_weight), ranks)
-            # In several pieces, that of a constant column can be below 0 by rounding.
+            # In several pieces, the variance of a constant column can be negative by rounding.
             deviation[scaled] = np.sqrt(np.maximum(variance, 0.0))[scaled]
             self.centre = np.where(scaled, mean, 0.0)
             self.spread = np.where(scaled, scale, 1.0)
@@ -104,23 +105,23 @@ class Standardizer:
         self.log_jacobian = -float((self.log_spread * observed).sum())
 
     def _warn_of_narrow(self, X: np.ndarray, deviation: np.ndarray, ranks: Ranks) -> None:
-        """Warn of columns that are too narrow, for how far from zero they are or at all.
+        """Warn about columns whose spread is too small, absolutely or relative to their mean.
 
         Parameters
         ----------
         X : ndarray of shape (n, n_features)
         deviation : ndarray of shape (n_features,)
-            Standard deviation; nan for columns that are left as they are.
+            Standard deviation; nan for columns that are left unchanged.
         ranks : Ranks
         """
-        # scikit-learn leaves the scale of those whose variance may be rounding errors alone.
+        # scikit-learn does not scale columns whose variance may consist of rounding errors.
         constant = (self.spread == 1) & (np.abs(deviation - 1) > 0.5)
         steps = np.spacing(np.abs(self.centre).astype(X.dtype))
         chosen = np.flatnonzero(constant | (deviation < MIN_STEPS * steps))
         low = np.fmin.reduce(ranks.gather(np.fmin.reduce(X[:, chosen])))
         high = np.fmax.reduce(ranks.gather(np.fmax.reduce(X[:, chosen])))
         for j, width in zip(chosen[low < high], (high - low)[low < high], strict=True):
-            # Smaller squares are no normal numbers.
+            # Smaller squares are subnormal numbers.
             if width < np.sqrt(np.finfo(np.float64).tiny):
                 message = (
                     f"The variance of column {j} of X underflows, so it counts as constant. "
@@ -144,10 +145,10 @@ class Standardizer:
         return by_row(lambda part: -np.where(np.isnan(part), 0.0, self.log_spread).sum(1), X)
 
     def tensor(self, X: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Rows as the module sees them, on the device."""
+        """Standardised rows on the device."""
         result = torch.empty(X.shape, dtype=dtype, device=device)
         for part in piece_slices(*X.shape):
-            # Centred in float64: a column near 1e6 would lose its digits in float32.
+            # Centred in float64: a column near 1e6 would lose digits in float32.
             rows = X[part] - self.centre
             rows /= self.spread
             result[part] = torch.from_numpy(rows)
@@ -159,20 +160,20 @@ class Standardizer:
         return (values * self.spread + self.centre).astype(values.dtype, copy=False)
 
     def in_reach(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Find the values whose squares would overflow once they are standardised.
+        """Find values whose squares would overflow after standardisation.
 
         Returns
         -------
         X : ndarray of shape (n, n_features)
-            As float64 where float32 would overflow.
+            Converted to float64 if float32 would overflow.
         beyond : ndarray of bool of shape (n, n_features)
-            Values beyond the reach of float64 as well.
+            Values whose squares also overflow in float64.
         """
         with np.errstate(over="ignore"):
             largest = by_row(
                 lambda part: np.fmax.reduce(np.abs((part - self.centre) / self.spread), axis=1), X
             )
-            # A mask that takes no memory, where there is nothing to be told.
+            # A mask that needs no memory, if no values are too large.
             beyond = np.broadcast_to(np.array(False), X.shape)
             if (largest > MAX_DEVIATIONS).any():
                 beyond = np.abs((X - self.centre) / self.spread) > MAX_DEVIATIONS
@@ -199,7 +200,7 @@ def moments_and_scale(
     """
     if ranks.size == 1:
         return scaler.mean_, scaler.var_, scaler.scale_
-    # Through float64 numbers of rows, as which weighted rows are counted.
+    # Counts are float64, because weighted rows are counted by their weights.
     mean, variance, count = ranks.moments(
         scaler.mean_, scaler.var_, np.asarray(scaler.n_samples_seen_, dtype=np.float64)
     )
@@ -209,7 +210,7 @@ def moments_and_scale(
 
 
 def column_means(X: np.ndarray, columns: np.ndarray, ranks: Ranks) -> np.ndarray:
-    """Mean of the entries that are not missing, in float64, of the columns in a mask."""
+    """Mean of the observed entries, in float64, of the columns in a mask."""
     sums = np.zeros(int(columns.sum()))
     for piece in pieces(X):
         sums += np.nansum(piece[:, columns], axis=0, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Streams of rows: written to a temporary file once, and from there on a mapped array."""
+"""Streams of rows: written to a temporary file, then used as a memory-mapped array."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from skevae.utils.arrays import from_torch
 
-# Rows of a torch Dataset that are read at once.
+# Number of rows of a torch Dataset that are read at once.
 ROWS_AT_ONCE = 4096
 
-# Batches of what is not an array. A DataLoader is not an Iterator, which can be read only once.
+# Types that yield batches. A DataLoader is not an Iterator, which can only be read once.
 STREAMS: dict[type, Callable[[Any], Iterable[Any]]] = {
     DataLoader: iter,
     Dataset: lambda rows: DataLoader(rows, batch_size=ROWS_AT_ONCE),
@@ -24,19 +24,20 @@ STREAMS: dict[type, Callable[[Any], Iterable[Any]]] = {
 
 
 def from_stream(X: Any) -> Any:
-    """Write a stream of rows to a temporary file, and map that into memory.
+    """Write a stream of rows to a temporary file, and memory-map it.
 
     Parameters
     ----------
     X : object
         A `torch.utils.data.Dataset` of rows, a `torch.utils.data.DataLoader`, or an iterator over
-        batches of rows, (n, n_features) each. Of tuples, such as (rows, targets), the first item
-        counts. Anything else is returned as it is.
+        batches of rows of shape (n, n_features). From tuples, such as (rows, targets), the first
+        item is used. Anything else is returned unchanged.
 
     Returns
     -------
     ndarray of shape (n_samples, n_features)
-        float32 if the batches are, else float64. Its file has no name and is deleted with it.
+        float32 if the batches are float32, else float64. Its file is unnamed and deleted together
+        with the array.
 
     Raises
     ------
@@ -59,7 +60,7 @@ def from_stream(X: Any) -> Any:
             if (rows.shape[1], rows.dtype) != (shape[1], dtype):
                 raise ValueError(
                     f"X is a stream whose first batch has {shape[1]} columns of {dtype}, and a "
-                    f"later one {rows.shape[1]} of {rows.dtype}. All batches must be alike."
+                    f"later one {rows.shape[1]} of {rows.dtype}. All batches must agree."
                 )
             if len(rows):
                 _write(file, rows)
@@ -80,12 +81,12 @@ def _numbers(batch: Any) -> np.ndarray:
     rows = np.asarray(from_torch(batch, "a batch of X"))
     if rows.ndim != 2:
         raise ValueError(
-            f"X is a stream, and one of its batches has the shape {rows.shape}. Batches must be "
+            f"X is a stream, but one of its batches has the shape {rows.shape}. Batches must be "
             "of shape (n, n_features): reshape them."
         )
     if rows.dtype.kind not in "fiub":
         raise TypeError(
-            f"X is a stream, and one of its batches has the dtype {rows.dtype}. Streams must hold "
+            f"X is a stream, but one of its batches has the dtype {rows.dtype}. Streams must hold "
             "numbers; pass tables with categories as one DataFrame."
         )
     return np.ascontiguousarray(rows, np.float32 if rows.dtype == np.float32 else np.float64)
@@ -97,6 +98,6 @@ def _write(file: Any, rows: np.ndarray) -> None:
     except OSError as error:
         raise OSError(
             errno.ENOSPC,
-            f"X is a stream, which is kept in a temporary file, and {tempfile.gettempdir()} is "
+            f"X is a stream, which is stored in a temporary file, but {tempfile.gettempdir()} is "
             f"full ({error}). Set the environment variable TMPDIR to a folder with more space",
         ) from error

@@ -1,1 +1,1 @@
-"""Log-likelihoods by importance sampling, and what tells how far they can be trusted."""
+"""Log-likelihoods by importance sampling, with diagnostics of their reliability."""

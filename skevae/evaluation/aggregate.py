@@ -13,7 +13,7 @@ from skevae.vae import VAE
 
 
 class Rows(Protocol):
-    """Rows as a tensor, or what gives tensors of them in order."""
+    """Rows as a tensor, or an object that yields tensors of them in order."""
 
     dtype: torch.dtype
     device: Any
@@ -27,8 +27,8 @@ class Rows(Protocol):
 @torch.no_grad()
 def aggregated_moments(model: VAE, x: Rows, rows_at_once: int) -> tuple[Tensor, Tensor]:
     """Mean and variance of each latent under the aggregated posterior of rows: (D,) each."""
-    # In float64: a mean square less a squared mean leaves few digits of a narrow spread, and none
-    # where it is far off. What the posteriors spread by themselves is added to what is left.
+    # In float64: a mean square minus a squared mean loses the digits of a small variance, and all
+    # of them far from zero. The variance of the posteriors is added to the result.
     total, squares, within = torch.zeros(
         (3, model.density.n_latent), dtype=torch.float64, device=x.device
     )
@@ -52,7 +52,7 @@ def aggregated_draws(
     rows_at_once: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """Draws of the aggregated posterior: ``n_draws`` z ~ q(z | x) of each row, (n_draws n, D)."""
+    """Draws from the aggregated posterior: ``n_draws`` z ~ q(z | x) per row, (n_draws n, D)."""
     parts = []
     for _ in range(n_draws):
         for rows in x.split(rows_at_once):

@@ -1,16 +1,16 @@
 r"""Log-likelihood by annealed importance sampling, for posteriors that are far from Gaussian.
 
-Chains start at draws of the Gaussian :math:`g` that is fitted to a row's posterior, and move along
+Chains start at draws from the Gaussian :math:`g` that is fitted to a row's posterior, and move
+along
 
 .. math::
     f_\beta(z) = g(z)^{1 - \beta} \, [p(x \mid z) e^{-E(z)}]^{\beta}
 
-from :math:`\beta = 0` to 1. At each step a chain is weighted by f at the new :math:`\beta` over f
-at the old one, and then makes a Langevin move with a Metropolis test, which leaves f unchanged. The
-mean of the products of these weights is unbiased for p(x) Z, as that of importance weights is (Neal
-2001, "Annealed importance sampling"), and so its logarithm is a lower bound in
-expectation. It is closer because chains move to where the posterior is, and costs a gradient for
-each step and chain.
+from :math:`\beta = 0` to 1. In each step, a chain is weighted by the ratio of f at the new and the
+old :math:`\beta`, and then makes a Langevin move with a Metropolis test, which leaves f unchanged.
+As for importance sampling, the mean of the products of these weights is unbiased for p(x) Z (Neal
+2001, "Annealed importance sampling"), so its logarithm is a lower bound in expectation. The bound
+is tighter because chains move towards the posterior, but each step and chain costs a gradient.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from skevae.vae import VAE
 
 N_STEPS = 100
 
-# Lengths of moves in turn, in standard deviations of the fitted Gaussian and times D^(-1/6), by
-# which the acceptance of Langevin moves does not depend on D (Roberts & Rosenthal 1998). The short
-# ones are for rows whose posterior is narrower in places than the Gaussian.
+# Cycle of step lengths, in standard deviations of the fitted Gaussian times D^(-1/6); with this
+# factor, the acceptance of Langevin moves does not depend on D (Roberts & Rosenthal 1998). Short
+# steps are for rows whose posterior is partly narrower than the Gaussian.
 STEP_SIZES = (1.2, 0.6, 0.3)
 
 
 class Moves(NamedTuple):
-    """What the moves of chains are made of, the same for all rows."""
+    """Random numbers of the moves of chains, the same for all rows."""
 
     normal: Tensor  # (n_steps, m, D)
     log_uniform: Tensor  # (n_steps, m)
 
     @classmethod
     def draw(cls, n_chains: int, n_latent: int, seed: int, like: Tensor) -> Moves:
-        """Draw on the CPU, so that a score does not depend on where it is made."""
+        """Draw on the CPU, so that a score does not depend on the device."""
         generator = make_generator(seed)
         normal = standard_normal(
             (N_STEPS, n_chains, n_latent), generator, torch.empty(0, dtype=torch.float64)
@@ -59,7 +59,7 @@ class Moves(NamedTuple):
 
 
 class State(NamedTuple):
-    """Where chains are, in standard deviations of the fitted Gaussians."""
+    """Positions of chains, in standard deviations of the fitted Gaussians."""
 
     u: Tensor  # (m, n, D)
     log_target: Tensor  # (m, n)
@@ -84,18 +84,18 @@ def annealed_weights(
     ----------
     model : VAE
     guide : callable (..., D) -> (...)
-        Differentiable energy that the chains follow. If the model's own is another, the weights
-        make up for that at the end.
+        Differentiable energy that the chains follow. If it differs from the energy of the model,
+        the weights are corrected at the end.
     rows : EncodedRows
         n of them.
     noise : Noise
-        A chain for each draw of the fitted Gaussians, or of the encoder's posteriors.
+        One chain for each draw of the fitted Gaussians, or of the encoder's posteriors.
     draws_at_once : int
 
     Returns
     -------
     log_weights, zero : Tensor of shape (m, n)
-        Their sum has the mean p(x) Z, for each row.
+        The exponential of their sum has the mean p(x) Z, for each row.
     """
     standard = torch.cat([noise.refined, noise.own.flatten(0, 1)])
     n_chains, n_latent = standard.shape
@@ -110,7 +110,7 @@ def annealed_weights(
 
 
 def standard_gaussians(x: Tensor, n_latent: int) -> RowGaussians:
-    """The encoder's posteriors themselves, where nothing was fitted."""
+    """The encoder's posteriors, if no Gaussians were fitted."""
     identity = torch.eye(n_latent, dtype=x.dtype, device=x.device)
     return RowGaussians(x.new_zeros((len(x), n_latent)), identity.expand(len(x), -1, -1))
 
@@ -122,7 +122,7 @@ class Target:
     ----------
     model, guide, rows : as in `annealed_weights`
     gaussians : RowGaussians
-        By which u is turned into the posterior's noise, and that into z.
+        They map u to the noise of the posterior, which is mapped to z.
     """
 
     def __init__(
@@ -136,12 +136,12 @@ class Target:
         self.log_scale = gaussians.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
     def __call__(self, u: Tensor) -> State:
-        """Log-density by the guide, and its slope."""
+        """Log-density by the guide, and its gradient."""
         noise = self.gaussians.locate_each(u)
         rows = self.rows
         value, slope = log_joint_and_slope(self.model, self.guide, rows.x, rows.outputs, noise)
         slope = (self.gaussians.factor.mT @ slope[..., None]).squeeze(-1)
-        # Where the model breaks down there is nothing, and nothing to follow.
+        # Where the model returns non-finite values, density and gradient are zero.
         lost = ~(value.isfinite() & slope.isfinite().all(-1))
         return State(
             u,
@@ -150,7 +150,7 @@ class Target:
         )
 
     def correction(self, u: Tensor) -> Tensor:
-        """What the log-density by the model's own energy exceeds that by the guide: (m, n)."""
+        """Log-density by the energy of the model minus that by the guide: (m, n)."""
         z, _ = self.model.posterior.draw(self.rows.outputs, self.gaussians.locate_each(u))
         return self.guide(z) - self.model.density.energy(z)
 
@@ -186,7 +186,7 @@ def move(
     back = (state.u - proposal.u - pull(proposal)) / length
     log_ratio = log_density(proposal) - log_density(state)
     log_ratio = log_ratio + 0.5 * (normal.square() - back.square()).sum(-1)
-    # A chain that started where there is nothing goes wherever there is something.
+    # A chain that started at zero density accepts any point with a positive density.
     accepted = (log_uniform < log_ratio) | state.log_target.isneginf()
     return State(
         *(

@@ -1,16 +1,16 @@
-r"""Bounds of a log-likelihood from both sides, for rows that the model itself has made.
+r"""Lower and upper bounds of a log-likelihood, for rows sampled from the model.
 
-The latents z of such a row are an exact draw from p(z | x), which no other row has. One of the
-draws of its score is replaced by it. Where that draw's law is chosen with the probability that the
-mixture of laws gives it at z, the K draws together are from the law whose density is that of the
-draws of the score times :math:`\hat p(x) / p(x)`, with :math:`\hat p` the mean weight. Jensen's
-inequality then holds in the other direction,
+The latents z that generated such a row are an exact draw from p(z | x), which is not available for
+other rows. One of the draws of its score is replaced by z. The draw to be replaced is chosen by its
+component of the proposal mixture, with the posterior probability of the component at z. The joint
+density of the K draws is then that of the draws of the score times :math:`\hat p(x) / p(x)`, where
+:math:`\hat p` is the mean weight. Jensen's inequality then holds in the other direction,
 
 .. math::
     E[\ln \hat p(x)] \le \ln p(x) \le E'[\ln \hat p(x)],
 
-and the difference bounds what the score falls short by (bidirectional Monte Carlo without
-annealing; Grosse et al. 2015, Sobolev & Vetrov 2019).
+and the difference is an upper bound on how much the score is too low (bidirectional Monte Carlo
+without annealing; Grosse et al. 2015, Sobolev & Vetrov 2019).
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ def two_sided(
     z: Tensor,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Bound ln p(x) + ln Z from below and from above, both in expectation.
+    """Bound ln p(x) + ln Z from below and above, both in expectation.
 
     Parameters
     ----------
     model, rows, noise, draws_at_once
-        See `skevae.evaluation.importance.log_weights`. The draws of each law are independent.
+        See `skevae.evaluation.importance.log_weights`. The draws of each component are independent.
     z : Tensor of shape (n, D)
-        The latents that the rows were made from.
+        The latents from which the rows were sampled.
     generator : torch.Generator
-        On the CPU, of the choice of the draw that is replaced.
+        Generator, on the CPU, for the choice of the draw to be replaced.
 
     Returns
     -------
@@ -60,6 +60,6 @@ def two_sided(
     shares = mixture.log_densities(inverted, log_posterior, energy)[:, 0].softmax(0)
     uniform = torch.rand(len(z), generator=generator, dtype=torch.float64).to(shares)
     law = (uniform > shares.cumsum(0)[:-1]).sum(0)
-    # Draws of one law are exchangeable, so that its first one will do.
+    # Draws of one component are exchangeable, so the first one can be replaced.
     first = torch.tensor([0, len(noise.refined), len(noise.refined) + len(noise.own)])
     return lower, log_mean_exp(weights.scatter(0, first.to(law)[law][None], exact))

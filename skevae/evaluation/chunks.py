@@ -1,4 +1,4 @@
-"""Evaluation in pieces of bounded memory."""
+"""Evaluation in chunks of bounded memory."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ def widest_output(module: nn.Module, example: Tensor) -> int:
 def chunk_sizes(
     n_rows: int, n_draws: int, width: int, itemsize: int, max_bytes: int
 ) -> tuple[int, int]:
-    """Cut an evaluation of ``n_rows`` x ``n_draws`` into pieces of bounded memory.
+    """Split an evaluation of ``n_rows`` x ``n_draws`` into chunks of bounded memory.
 
     Parameters
     ----------
     n_rows, n_draws : int
     width : int
-        Values of the widest layer for each (draw, row).
+        Number of values of the widest layer for each (draw, row).
     itemsize : int
         Bytes of a value.
     max_bytes : int
-        What all temporaries together may take.
+        Limit for the memory of all temporaries together.
 
     Returns
     -------
     rows_at_once, draws_at_once : int
     """
-    # A layer's input, its output and two temporaries of that size live together, and so do about
-    # eight (n_draws, rows) tables of log-weights.
+    # The input of a layer, its output and two temporaries of that size exist at the same time, and
+    # so do about eight (n_draws, rows) tables of log-weights.
     values = min(max_bytes // 2, CACHE_BYTES) // itemsize
-    # Rather few rows than few draws: with so many, products suit the fastest library.
+    # Prefer few rows to few draws: with many draws, products can use the fastest library.
     draws_wanted = min(n_draws, ROWS_MULTIPLE)
     rows_at_once = min(n_rows, values // (8 * n_draws), values // (4 * width * draws_wanted))
     rows_at_once = max(1, rows_at_once)

@@ -1,7 +1,8 @@
-r"""What the weights of a score say about one part of a row given another.
+r"""Conditional distributions of a part of a row given another, from the weights of a score.
 
-Draws z_k of a row with weights w_k stand for p(z | x_o), x_o the observed entries: resampled by
-their weights they are draws from it (Rubin 1987), and since the entries are independent given z,
+Draws z_k of a row with weights w_k represent p(z | x_o), where x_o are the observed entries. If
+they are resampled by their weights, they are draws from it (Rubin 1987). Since the entries are
+independent given z,
 
 .. math::
     p(x_j \mid x_{o \setminus j}) = \frac{\sum_k w_k}{\sum_k w_k / p(x_j \mid z_k)}
@@ -30,7 +31,7 @@ def resampled_latents(
     model, rows, noise, draws_at_once
         See `skevae.evaluation.importance.log_weights`; the noise is shared among rows.
     positions : Tensor of shape (n, m)
-        In [0, 1): where the cumulative weights of each row are looked up.
+        In [0, 1): positions in the cumulative weights of each row.
 
     Returns
     -------
@@ -70,7 +71,7 @@ def feature_scores(model: VAE, rows: EncodedRows, noise: Noise, draws_at_once: i
     for outputs in decoded():
         log_weight = total[start : (start := start + len(outputs)), :, None]
         values = model.likelihood.feature_log_density(x, outputs)
-        # A draw of no weight has none without one of the entries either.
+        # A draw with zero weight also has zero weight without one of the entries.
         rest = torch.where(log_weight == -torch.inf, log_weight, log_weight - values)
         without = torch.logaddexp(without, rest.logsumexp(0))
     return total.logsumexp(0)[:, None] - without

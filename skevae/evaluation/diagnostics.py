@@ -1,4 +1,4 @@
-"""What importance weights say about their own estimate."""
+"""Diagnostics of importance sampling, from the weights."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def effective_sample_size(weights: Tensor) -> Tensor:
 def pareto_k(weights: Tensor) -> Tensor:
     r"""Shape of the generalised Pareto tail of importance weights.
 
-    Below 0.5 the weights have finite variance and their standard error means what it says; above
-    0.7 neither the estimate nor its error can be relied on (Vehtari et al. 2024, "Pareto smoothed
-    importance sampling"). The fit is that of Zhang & Stephens (2009) with the weak prior of
-    Vehtari et al.
+    Below 0.5, the weights have a finite variance and the standard error is valid; above 0.7,
+    neither the estimate nor its standard error is reliable (Vehtari et al. 2024, "Pareto smoothed
+    importance sampling"). The fit is that of Zhang & Stephens (2009) with the weak prior of Vehtari
+    et al.
 
     Parameters
     ----------
@@ -33,14 +33,14 @@ def pareto_k(weights: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape (n,)
-        k-hat. Minus infinity where the largest weights do not differ (there is no tail), and nan
-        below 25 draws, from which no tail can be fitted.
+        k-hat. Minus infinity if the largest weights are equal (there is no tail), and nan with
+        fewer than 25 draws, to which no tail can be fitted.
     """
     n_draws, n_rows = weights.shape
     n_tail = math.ceil(min(0.2 * n_draws, 3 * math.sqrt(n_draws)))
     if n_draws < 25:
         return weights.new_full((n_rows,), math.nan)
-    # In float64: ties among many float32 weights leave a tail whose fit overflows.
+    # In float64: with ties among many float32 weights, the fit of the tail overflows.
     dtype, weights = weights.dtype, weights.double()
     top = weights.topk(n_tail + 1, dim=0).values
     relative = (top - top[0]).exp()
@@ -60,21 +60,21 @@ def pareto_k(weights: Tensor) -> Tensor:
     log_profile = n_tail * ((-theta / shape).log() - shape - 1)
     theta_hat = (log_profile.nan_to_num(-math.inf).softmax(1) * theta).sum(1, keepdim=True)
     k = torch.log1p(-theta_hat * excess).mean(1)
-    # Ten observations' worth of belief in k = 0.5.
+    # Prior for k = 0.5 with the weight of ten observations.
     k = (n_tail * k + 5) / (n_tail + 10)
     return torch.where(has_tail.squeeze(1), k, torch.full_like(k, -math.inf)).to(dtype)
 
 
 def standard_error(weights: Tensor) -> Tensor:
-    """Error of the log of the mean weight, by the delta method: (n_draws, n) -> (n,).
+    """Standard error of the log of the mean weight, by the delta method: (n_draws, n) -> (n,).
 
-    Infinite where fewer than two effective draws carry the estimate: their spread says nothing.
+    Infinite if the effective sample size is below 2, because the variance is then unknown.
     """
     error = log_mean_exp_error(weights)
     return error.masked_fill(effective_sample_size(weights) < 2, math.inf)
 
 
-# What importance weights say about their own estimate: log-weights (n_draws, n) -> (n,).
+# Diagnostics by name: log-weights (n_draws, n) -> (n,).
 DIAGNOSTICS: dict[str, Callable[[Tensor], Tensor]] = {
     "standard_error": standard_error,
     "effective_sample_size": effective_sample_size,

@@ -7,15 +7,16 @@ r"""Log-likelihood by importance sampling from the posterior, with diagnostics.
 The mean of the weights is unbiased, so by Jensen's inequality its logarithm is a
 lower bound in expectation. With ln Z exact, or the upper end of its interval, so is the estimate.
 
-The draws come from a mixture of up to three laws, and all are weighted against that mixture, the
-balance heuristic (Veach & Guibas 1995):
+The draws come from a mixture of up to three distributions, and all are weighted relative to this
+mixture (the balance heuristic; Veach & Guibas 1995):
 
-- the Gaussian fitted to the row's own posterior (`skevae.evaluation.refinement`), most of them;
-- the encoder's posterior, a quarter, for rows whose posterior is far from any Gaussian;
-- the law of the latents itself (the prior, or what is fitted in its place ex post), a tenth, where
-  it can be sampled exactly (defensive importance sampling; Hesterberg 1995). A proposal that is too
-  narrow would else give weights without a variance, of which a rare huge one, seen by all rows at
-  once, flatters; against the mixture no weight exceeds ten times p(x | z).
+- most draws: the Gaussian fitted to the posterior of the row (`skevae.evaluation.refinement`);
+- a quarter: the encoder's posterior, for rows whose posterior is far from Gaussian;
+- a tenth: the distribution of the latents (the prior or the ex-post density), if it can be sampled
+  exactly (defensive importance sampling; Hesterberg 1995). Otherwise, weights of a proposal that is
+  too narrow have infinite variance. Rows share their noise, so a rare huge weight would occur in
+  all rows at once and make their scores too high. With the mixture, no weight exceeds
+  10 p(x | z).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from skevae.vae import VAE
 
 
 class Defence(NamedTuple):
-    """Draws from the law of the latents itself, shared by all rows."""
+    """Draws from the distribution of the latents, shared by all rows."""
 
     z: Tensor  # (m, D)
     outputs: Tensor  # the decoder's, (m, likelihood outputs)
@@ -45,14 +46,14 @@ class Defence(NamedTuple):
 
 @torch.no_grad()
 def make_defence(model: VAE, z: Tensor, log_partition: float) -> Defence:
-    """Decode draws ``z`` of the latents' own law, (m, D), for all rows to come."""
+    """Decode draws ``z`` from the distribution of the latents, (m, D), for all rows."""
     return Defence(z, model.decoder(z), model.density.energy(z), log_partition)
 
 
 class Noise(NamedTuple):
-    """What the draws of a score are made of, the same for all rows.
+    """Noise from which the draws of a score are computed, the same for all rows.
 
-    So a row's score does not depend on the rows beside it.
+    The score of a row therefore does not depend on other rows.
     """
 
     refined: Tensor  # (k, D), standard normal, for the Gaussians fitted to the rows
@@ -66,7 +67,7 @@ class Noise(NamedTuple):
 
 
 class EncodedRows(NamedTuple):
-    """Rows, what the encoder makes of them, and the Gaussian fitted to each."""
+    """Rows, the outputs of the encoder, and the Gaussian fitted to each row."""
 
     x: Tensor  # (n, n_features)
     outputs: Tensor  # (n, k D)
@@ -79,7 +80,7 @@ class EncodedRows(NamedTuple):
 
 
 def posterior_noise(rows: EncodedRows, noise: Noise, draws_at_once: int) -> Iterator[Tensor]:
-    """Noise of all draws but those from the latents' own law, in parts: (m, 1 or n, D) each."""
+    """Noise of all draws except the defensive ones, in parts of shape (m, 1 or n, D)."""
     if rows.gaussians is not None and len(noise.refined):
         for standard in noise.refined.split(draws_at_once):
             yield rows.gaussians.locate(standard)
@@ -88,7 +89,7 @@ def posterior_noise(rows: EncodedRows, noise: Noise, draws_at_once: int) -> Iter
 
 
 class Mixture:
-    """The mixture of laws that the draws of some rows come from.
+    """The mixture of distributions from which the draws of some rows come.
 
     Parameters
     ----------
@@ -104,25 +105,25 @@ class Mixture:
         self.log_shares = [math.log(n / total) if n else -math.inf for n in counts]
 
     def log_densities(self, noise: Tensor, log_posterior: Tensor, energy: Tensor) -> Tensor:
-        """Log-densities of the three laws, each with its share, in nats.
+        """Log-densities of the three components including their weights, in nats.
 
         Parameters
         ----------
         noise : Tensor of shape (m, 1 or n, D)
-            By which the posterior would draw them.
+            The noise from which the posterior would draw them.
         log_posterior, energy : Tensor of shape (m, n)
             ln q(z | x) of the encoder's posterior, and E(z).
 
         Returns
         -------
         Tensor of shape (3, m, n)
-            Of the fitted Gaussian, the encoder's posterior, and the law of the latents. The mixture
-            has their logsumexp.
+            For the fitted Gaussian, the encoder's posterior, and the distribution of the latents.
+            Their logsumexp is the log-density of the mixture.
         """
         refined, own, law = self.log_shares
         values = log_posterior.new_full((3, *log_posterior.shape), -math.inf)
         if self.gaussians is not None:
-            # The same change of variables leads from either law of the noise to that of z.
+            # The same change of variables leads from both distributions of the noise to those of z.
             standard = -0.5 * (noise.square() + LOG_2PI).sum(-1)
             values[0] = refined + log_posterior + self.gaussians.log_density(noise) - standard
         values[1] = own + log_posterior
@@ -131,9 +132,9 @@ class Mixture:
         return values
 
     def log_ratio(self, noise: Tensor, log_posterior: Tensor, energy: Tensor) -> Tensor:
-        """-E(z) less the log-density of draws: (m, n)."""
+        """-E(z) minus the log-density of draws: (m, n)."""
         value = -energy - self.log_densities(noise, log_posterior, energy).logsumexp(0)
-        # A draw where the latents have no density weighs nothing, even if nothing proposes it.
+        # A draw with zero latent density has zero weight, also if its proposal density is zero.
         return value.masked_fill(energy == math.inf, -math.inf)
 
 
@@ -149,7 +150,7 @@ def log_weights(
     rows : EncodedRows
         n of them.
     noise : Noise
-        Of m draws.
+        Noise of m draws.
     draws_at_once : int
 
     Returns
@@ -157,7 +158,7 @@ def log_weights(
     log_likelihood : Tensor of shape (m, n)
         ln p(x | z_k).
     log_ratio : Tensor of shape (m, n)
-        -E(z_k) - ln q(z_k), q the mixture of laws that the draws come from.
+        -E(z_k) - ln q(z_k), where q is the mixture from which the draws come.
     """
     x, mixture = rows.x, Mixture(rows, noise)
     log_likelihood, log_ratio = x.new_empty((2, len(noise), len(x)))
@@ -173,8 +174,8 @@ def log_weights(
         ):
             chunk = slice(start, start := start + len(z))
             inverted, log_posterior = model.posterior.invert(z[:, None], rows.outputs)
-            # Squares overflow where an outlier's posterior is beyond all bounds: it is nowhere near
-            # the prior's draws.
+            # Squares overflow if the posterior of an outlier is extremely far away. Its density at
+            # the draws from the prior is then zero.
             log_posterior = log_posterior.nan_to_num(nan=-math.inf)
             log_likelihood[chunk] = model.likelihood.log_density(x, decoded[:, None])
             log_ratio[chunk] = mixture.log_ratio(inverted, log_posterior, energy[:, None])
@@ -187,7 +188,7 @@ def importance_estimate(log_likelihood: Tensor, log_ratio: Tensor, log_z: float)
 
 
 def self_normalized_estimate(log_likelihood: Tensor, log_ratio: Tensor, log_z: float) -> Tensor:
-    """Eq. 5 of the paper, without ln Z: (n_draws, n) twice -> (n,). Usually too high."""
+    """Eq. 5 of the paper, without ln Z: (n_draws, n) twice -> (n,). It is usually too high."""
     return (log_likelihood + log_ratio).logsumexp(0) - log_ratio.logsumexp(0)
 
 
@@ -203,10 +204,10 @@ def held_out_bound(
     log_partition: float,
     weight: Tensor | None = None,
 ) -> float:
-    """Mean importance-weighted bound of rows with ln Z as good as it can be had, in nats.
+    """Mean importance-weighted bound of rows with the best available ln Z, in nats.
 
-    What training is watched by, whatever it maximises: the paper's estimate rises while the model
-    falls. The noise is the same at each call, so that epochs compare.
+    Used to monitor training for all objectives, because the paper's estimate can increase while the
+    model gets worse. The noise is the same in each call, so that epochs can be compared.
     """
     generator = make_generator(seed, x.device)
     total = x.new_zeros(())

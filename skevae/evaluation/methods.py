@@ -1,4 +1,4 @@
-"""The methods by which a row's log-likelihood is estimated."""
+"""The methods to estimate the log-likelihood of a row."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from skevae.evaluation.importance import (
 )
 from skevae.vae import VAE
 
-# (model, guide, rows, noise, draws_at_once) -> ln p(x | z_k), and what is added to it for the
-# log-weight of draw k: (m, n) each. The guide is an energy of the latents that has a gradient.
+# (model, guide, rows, noise, draws_at_once) -> ln p(x | z_k), and the term that is added to it for
+# the log-weight of draw k: (m, n) each. The guide is a differentiable energy of the latents.
 Weights = Callable[
     [VAE, Callable[[Tensor], Tensor], EncodedRows, Noise, int], tuple[Tensor, Tensor]
 ]
 
 
 class Method(NamedTuple):
-    """How weights are drawn, and what is made of them.
+    """How weights are drawn, and how an estimate is computed from them.
 
     Attributes
     ----------
     weights : callable
     estimate : callable (log_likelihood, log_ratio, log_z) -> Tensor of shape (n,)
     is_bound : bool
-        Whether its expectation does not depend on how, or how often, latents are drawn, but for
+        Whether its expectation is independent of the proposal and the number of draws, except for
         the bias of the logarithm.
     min_refined_draws : float
-        With fewer draws no Gaussians are fitted to the rows' posteriors.
+        With fewer draws, no Gaussians are fitted to the posteriors of the rows.
     own_share, defensive_share : float
-        Parts of the draws that come from the encoder's posterior beside a fitted Gaussian, and from
-        the law of the latents itself.
+        Fractions of the draws that come from the encoder's posterior (if a Gaussian is fitted) and
+        from the distribution of the latents.
     """
 
     weights: Weights
@@ -57,7 +57,7 @@ def importance_weights(
     noise: Noise,
     draws_at_once: int,
 ) -> tuple[Tensor, Tensor]:
-    """Weights of draws that stay where they are; they need no guide."""
+    """Weights of draws that are not moved; the guide is not used."""
     return log_weights(model, rows, noise, draws_at_once)
 
 
@@ -66,7 +66,7 @@ METHODS: dict[str, Method] = {
         importance_weights,
         importance_estimate,
         is_bound=True,
-        # Refining costs as much as some hundreds of draws.
+        # Fitting a proposal costs as much as some hundreds of draws.
         min_refined_draws=100,
         own_share=0.25,
         defensive_share=0.1,
@@ -79,7 +79,7 @@ METHODS: dict[str, Method] = {
         own_share=0.0,
         defensive_share=0.0,
     ),
-    # Eq. 5 depends on draws of the row's own posterior. It flatters.
+    # Eq. 5 needs draws from the row's own posterior. It is usually too high.
     "self_normalized": Method(
         importance_weights,
         self_normalized_estimate,

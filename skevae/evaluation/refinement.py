@@ -1,15 +1,16 @@
-r"""A Gaussian fitted to each row's own posterior, as a proposal for its score.
+r"""A Gaussian fitted to the posterior of each row, as a proposal for its score.
 
-The encoder's posterior is amortised: one network serves all rows, and most of its posteriors are
-too narrow and lack correlations. Before a row is scored, a Gaussian with a full covariance is
+The encoder's posterior is amortised: one network is used for all rows, and most of its posteriors
+are too narrow and lack correlations. Before a row is scored, a Gaussian with a full covariance is
 therefore fitted to p(z | x) by batch and match (Cai et al. 2024), starting from the encoder's
-posterior. Each step draws from the present Gaussian, looks at the gradients of ln p(x, z) there,
-and moves to the Gaussian whose own gradients (its score) match them best, in closed form. On a
-Gaussian target it converges in a few steps, where gradient ascent of the bound takes hundreds.
+posterior. Each step draws from the current Gaussian, evaluates the gradients of ln p(x, z) at the
+draws, and moves to the Gaussian whose gradients (its score function) match them best, in closed
+form. On a Gaussian target it converges in a few steps, while gradient ascent on the bound takes
+hundreds.
 
-The fit takes place in the space of the standard normal noise :math:`\epsilon` that a posterior
-reparametrises, where every posterior is N(0, I) to begin with. So it serves them all, flows
-included.
+The fit is done in the space of the standard normal noise :math:`\epsilon` that a posterior
+reparametrises, where every posterior is initially N(0, I). It therefore works for all posteriors,
+including flows.
 
 References
 ----------
@@ -32,31 +33,32 @@ from skevae.vae import VAE
 
 N_STEPS = 8
 
-# The fewest draws of a step; there are at least two for each latent, in opposite directions.
+# Minimum number of draws of a step; there are at least two per latent, in opposite directions.
 MIN_DRAWS = 32
 
-# Beyond it the covariances of rows cost more than their draws, and posteriors are left as they are.
+# With more latents, the covariances of rows cost more than their draws, and nothing is fitted.
 MAX_LATENTS = 128
 
-# Proposals are wider than what was fitted, since weights suffer more from tails that are too light.
-# A variance of 1 + c / sqrt(D) costs the same part of the effective draws whatever D is.
+# Proposals are wider than the fitted Gaussians, because tails that are too light are worse for the
+# weights. With a variance factor of 1 + c / sqrt(D), the loss of effective draws does not depend on
+# D.
 WIDENING = 1.2
 
 
 class RowGaussians(NamedTuple):
-    """A Gaussian of the noise for each row, N(mean, factor factor')."""
+    """A Gaussian for the noise of each row, N(mean, factor factor')."""
 
     mean: Tensor  # (n, D)
     factor: Tensor  # (n, D, D), lower triangular
 
     def locate(self, standard: Tensor) -> Tensor:
-        """Turn standard normal draws, shared by all rows, into draws: (m, D) -> (m, n, D)."""
+        """Transform standard normal draws, shared by all rows: (m, D) -> (m, n, D)."""
         n, d = self.mean.shape
         spread = standard @ self.factor.permute(2, 0, 1).reshape(d, n * d)
         return self.mean + spread.view(-1, n, d)
 
     def locate_each(self, standard: Tensor) -> Tensor:
-        """Turn standard normal draws of each row's own into draws: (m, n, D) -> (m, n, D)."""
+        """Transform standard normal draws, separate for each row: (m, n, D) -> (m, n, D)."""
         return self.mean + (self.factor @ standard[..., None]).squeeze(-1)
 
     def log_density(self, noise: Tensor) -> Tensor:
@@ -72,7 +74,7 @@ class RowGaussians(NamedTuple):
 
 
 def make_directions(n_latent: int, seed: int) -> Tensor:
-    """Draws of N(0, I) for all steps, in opposite pairs and orthogonal directions.
+    """Draws from N(0, I) for all steps, in opposite pairs and orthogonal directions.
 
     Orthogonal draws have covariances closer to I than independent ones (Yu et al. 2016,
     "Orthogonal random features").
@@ -80,7 +82,7 @@ def make_directions(n_latent: int, seed: int) -> Tensor:
     Returns
     -------
     Tensor of shape (n_steps, n_draws, D)
-        float64, on the CPU. No steps beyond `MAX_LATENTS`.
+        float64, on the CPU. No steps for more than `MAX_LATENTS` latents.
     """
     n_steps = N_STEPS if n_latent <= MAX_LATENTS else 0
     half = max(n_latent, MIN_DRAWS // 2)
@@ -88,7 +90,7 @@ def make_directions(n_latent: int, seed: int) -> Tensor:
     like = torch.empty(0, dtype=torch.float64)
     normal, other = standard_normal(shape, make_generator(seed), like)
     rotation, triangle = torch.linalg.qr(normal)
-    # Uniform over all rotations only with these signs (Mezzadri 2007).
+    # The rotations are only uniform with these signs (Mezzadri 2007).
     rotation = rotation * triangle.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
     directions = (rotation * other.norm(dim=-1, keepdim=True)).flatten(1, 2)[:, :half]
     return torch.cat([directions, -directions], dim=1)
@@ -102,16 +104,16 @@ def refine(
     directions: Tensor,
     draws_at_once: int,
 ) -> RowGaussians:
-    """Fit a Gaussian of the noise to each row's posterior.
+    """Fit a Gaussian for the noise to the posterior of each row.
 
     Parameters
     ----------
     model : VAE
     energy : callable (..., D) -> (...)
-        Of the latents, differentiable.
+        Differentiable energy of the latents.
     x : Tensor of shape (n, n_features)
     outputs : Tensor of shape (n, k D)
-        The encoder's.
+        Outputs of the encoder.
     directions : Tensor of shape (n_steps, n_draws, D)
         See `make_directions`; shared by all rows.
     draws_at_once : int
@@ -119,7 +121,7 @@ def refine(
     Returns
     -------
     RowGaussians
-        Wider than the fit by `WIDENING`. In the dtype of x; fitted in float64.
+        Widened by `WIDENING`; in the dtype of x, but fitted in float64.
     """
     n, d = len(x), directions.shape[-1]
     identity = torch.eye(d, dtype=torch.float64, device=x.device)
@@ -130,8 +132,8 @@ def refine(
         slopes = torch.cat(
             [log_joint_and_slope(model, energy, x, outputs, part)[1] for part in parts]
         ).double()
-        # The published schedule, but for a factor D: with draws as even as these, and as many, the
-        # fit may be bold at first and has to be careful later.
+        # The published schedule, except for a factor D: with many evenly distributed draws, the
+        # first steps can be large, but later ones must be small.
         found = matched(found, noise, slopes, rate=len(standard) / (step + 1))
     wider = math.sqrt(1 + WIDENING / math.sqrt(d))
     return RowGaussians(found.mean.to(x.dtype), (wider * found.factor).to(x.dtype))
@@ -140,12 +142,12 @@ def refine(
 def log_joint_and_slope(
     model: VAE, energy: Callable[[Tensor], Tensor], x: Tensor, outputs: Tensor, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """ln p(x, noise), ln Z left out, and its gradient: (m, n, D) -> (m, n), (m, n, D)."""
+    """ln p(x, noise) without ln Z, and its gradient: (m, n, D) -> (m, n), (m, n, D)."""
     with torch.enable_grad():
         noise = noise.detach().requires_grad_()
         z, log_posterior = model.posterior.draw(outputs, noise)
         log_joint = model.likelihood.log_density(x, model.decoder(z)) - energy(z)
-        # What the change of variables adds: ln N(noise) - ln q(z) = ln |dz / dnoise|.
+        # The term of the change of variables: ln N(noise) - ln q(z) = ln |dz / dnoise|.
         log_joint = log_joint - log_posterior - 0.5 * (noise.square() + LOG_2PI).sum(-1)
         (gradient,) = torch.autograd.grad(log_joint.sum(), noise)
     return log_joint.detach(), gradient
@@ -177,7 +179,7 @@ def matched(present: RowGaussians, noise: Tensor, slopes: Tensor, rate: float) -
     Returns
     -------
     RowGaussians
-        A row whose numbers are not finite, or not positive definite, stays as it is.
+        Rows with values that are not finite, or not positive definite, are not changed.
     """
     mean, factor = present
     centre, pull = noise.mean(0), slopes.mean(0)

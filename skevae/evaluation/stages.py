@@ -1,4 +1,4 @@
-"""Rows that are given different numbers of draws."""
+"""Evaluation of rows with different numbers of draws."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-# Parts of all draws that a row may be given, and the part that a pilot run takes to find out which.
+# Fractions of the draws that a row may get, and the fraction that is used in the pilot run.
 STAGES = (1 / 16, 1 / 4, 1)
 
 
 PILOT = 1 / 16
 
 
-# Below it no error is known.
+# With fewer draws, the standard error is unknown.
 MIN_PILOT_DRAWS = 25
 
 
 def draws_needed(error: Tensor, n_pilot: int, stages: Sequence[int], tol: float) -> Tensor:
-    """Choose for each row the fewest draws by which its error should be at most ``tol``.
+    """Choose for each row the smallest number of draws with an expected error of at most ``tol``.
 
-    The pilot's own draws may not be those of the estimate. Of weights that are bounded, as those of
-    a posterior that is too wide, a few that happen to be large have a small spread: to end there is
-    to end on luck, and a score whose expectation is too low would come out too high.
+    The draws of the pilot run must not be used in the estimate. For bounded weights, such as those
+    of a posterior that is too wide, a few draws that happen to be large have a small variance.
+    Stopping there would select lucky draws, and the score would be too high in expectation.
 
     Parameters
     ----------
@@ -31,13 +31,13 @@ def draws_needed(error: Tensor, n_pilot: int, stages: Sequence[int], tol: float)
         Standard errors of ``n_pilot`` draws. Rows with NaN get all draws.
     n_pilot : int
     stages : sequence of int
-        Numbers of draws to choose from, ascending.
+        Numbers of draws to choose from, in ascending order.
     tol : float
 
     Returns
     -------
     Tensor of shape (n,)
-        Of int64.
+        int64.
     """
     choices = torch.tensor(stages, device=error.device)
     enough = error[:, None] * (n_pilot / choices).sqrt() <= tol
@@ -48,7 +48,7 @@ def draws_needed(error: Tensor, n_pilot: int, stages: Sequence[int], tol: float)
 def by_number_of_draws(
     evaluate: Callable[[Tensor, int], dict[str, Tensor]], n_draws: Tensor
 ) -> dict[str, Tensor]:
-    """Evaluate rows that are given different numbers of draws.
+    """Evaluate rows with different numbers of draws.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a trained `EnergyVAE` computes: a file for each group of calls."""
+"""The methods of a trained `EnergyVAE`, one file for each group of methods."""
 
 from skevae.fitted.certificate import Certificates
 from skevae.fitted.conditionals import Conditionals
@@ -7,4 +7,4 @@ from skevae.fitted.scores import Scores
 
 
 class FittedVAE(Scores, Conditionals, Paths, Certificates):
-    """All calls on a trained model."""
+    """All methods of a trained model."""

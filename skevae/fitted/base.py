@@ -1,4 +1,4 @@
-"""What the calls on a trained model share: its copies on devices, and checks of rows."""
+"""Shared code of the methods of a trained model: copies on devices, and checks of rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from skevae.vae import VAE, accepting_holes
 
 
 class FittedModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Tables):
-    """A trained model. Calls on it read what was fitted, not parameters changed since."""
+    """A trained model. Its methods use fitted attributes, not parameters that changed after fit."""
 
     module_: VAE
     prior_: Any
@@ -30,12 +30,12 @@ class FittedModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Tables):
     _cache: dict[tuple[Any, ...], Scorer]
 
     def _scorer(self, dtype: np.dtype, holes: bool = False) -> Scorer:
-        """Copy of the model in the precision of the data, with the law of the latents; kept.
+        """Cached copy of the model in the precision of the data, with the latent distribution.
 
-        With ``holes`` it accepts rows with missing entries.
+        With ``holes``, it accepts rows with missing entries.
         """
         device = resolve_device(self.device)
-        # A change of the module in place makes new versions of its tensors.
+        # Changing the module in place increases the version counters of its tensors.
         state = (id(self.module_), *(t._version for t in self.module_.parameters()))
         log_partition = self._log_partition
         key = (device, np.dtype(dtype), holes, state, id(self.ex_post_), log_partition)
@@ -56,13 +56,13 @@ class FittedModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Tables):
         return self._cache[key]
 
     def _latent_density(self, device: torch.device | str, dtype: torch.dtype) -> Density:
-        """Law of the latents: what was fitted ex post, else a copy of the prior's density."""
+        """Distribution of the latents: ``ex_post_`` if there is one, else a copy of the prior."""
         if self.ex_post_ is None:
             return copy_to(self.module_.density, device, dtype)
         return EstimatorDensity(self.ex_post_, self.module_.density.n_latent)
 
     def _rows_in_reach(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Validate rows for a call, and find values beyond the range of numbers."""
+        """Validate rows, and find values whose squares overflow."""
         X = self._check_rows(X)
         self.module_.likelihood.check_rows(X)
         return self._standardizer.in_reach(X)
@@ -70,7 +70,7 @@ class FittedModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Tables):
     def _by_holes(
         self, rows: np.ndarray, call: Callable[[Scorer, np.ndarray], dict[str, np.ndarray]]
     ) -> dict[str, np.ndarray]:
-        """Compute arrays of an entry for each row, apart for rows with and without holes."""
+        """Compute one entry per row, separately for rows with and without missing entries."""
         holes = by_row(lambda piece: np.isnan(piece).any(axis=1), rows)
         with own_context():
             if not holes.any() or holes.all():
@@ -85,10 +85,10 @@ class FittedModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Tables):
 
     @property
     def _log_partition(self) -> float:
-        """Ln Z of the law of the latents; the upper end of its interval where it is not exact."""
+        """Ln Z of the latent distribution; the upper end of its interval if it is not exact."""
         return self.prior_.log_partition_interval_.high if self.ex_post_ is None else 0.0
 
     @property
     def _samples_exactly(self) -> bool:
-        """Whether `sample` draws from the very law of which `score_samples` is an estimate."""
+        """Whether `sample` draws exactly from the distribution that `score_samples` estimates."""
         return self._latent_density("cpu", torch.float32).samples_exactly

@@ -1,4 +1,4 @@
-"""How far scores may fall short, by rows of which the model knows the latents."""
+"""Upper and lower bounds of scores, for rows sampled from the model."""
 
 from __future__ import annotations
 
@@ -14,32 +14,33 @@ from skevae.fitted.latents import Latents
 from skevae.utils.device import own_context
 from skevae.utils.random import make_generator, spawn
 
-# The noise of a score is shared by its rows, so that only blocks of rows are independent.
+# All rows of a call share their noise, so only blocks of rows are independent.
 N_BLOCKS = 8
 
 
 class Certificates(Latents):
-    """Calls that measure the scores themselves."""
+    """Methods that check the accuracy of scores."""
 
     def certify(self, n_samples=200, *, n_draws=None, random_state=None):
-        """Measure by how much scores fall short, on rows that the model itself makes.
+        """Bound the mean log-likelihood of sampled rows from below and above.
 
-        A score is a lower bound in expectation. For a row that was sampled from the model the
-        latents are known, and with them there is an upper bound as well: one draw of the score is
-        replaced by these latents. The difference of the two bounds is at least what the scores of
-        such rows fall short by. It says nothing about rows unlike those that the model makes.
-        With ``ex_post`` that takes an estimator known to score the very density that it samples:
-        `GaussianMixture`, `KernelDensity` or a prior of this package. `BayesianGaussianMixture` and
-        a nested `EnergyVAE`, for example, score less.
+        A score is a lower bound in expectation. For a row that was sampled from the model, the
+        latents that generated it are known. Replacing one draw of the score by these latents gives
+        an upper bound in expectation. On average, the scores of such rows are too low by at most
+        the difference between the two bounds. The difference says nothing about rows that are
+        unlike the model's samples. ``ex_post`` must be an estimator that is known to score exactly
+        the density that it samples: `GaussianMixture`, `KernelDensity` or a prior of this package.
+        Others, such as `BayesianGaussianMixture` and a nested `EnergyVAE`, score a lower bound of
+        it.
 
         Parameters
         ----------
         n_samples : int, default=200
-            Rows to sample; at least 8.
+            Number of rows to sample; at least 8.
         n_draws : int, default=None
-            Of each score. None uses ``n_score_draws``.
+            Number of draws for each score. None uses ``n_score_draws``.
         random_state : int, RandomState instance or None, default=None
-            None uses the estimator's own.
+            None uses the ``random_state`` of the estimator.
 
         Returns
         -------
@@ -49,13 +50,13 @@ class Certificates(Latents):
             gap
                 ``upper - lower``, in nats; not below 0 in expectation.
             standard_error
-                Of the gap.
+                Standard error of the gap.
 
         Raises
         ------
         ValueError
             If the prior cannot be sampled exactly, or the ``ex_post`` estimator is not known to
-            score what it samples: then there is no upper bound.
+            score the density that it samples. There is no upper bound then.
 
         Examples
         --------
@@ -78,15 +79,15 @@ class Certificates(Latents):
         law = self._latent_density("cpu", torch.float64)
         if not law.samples_exactly:
             raise ValueError(
-                "certify needs exact draws of the latents, and this model's law of the latents has "
-                "none. Those of a GaussianBernoulliRBMPrior of up to 32 hidden units, and of all "
-                "normalised priors, have."
+                "certify needs exact draws of the latents, but the latent distribution of this "
+                "model cannot be sampled exactly. Use a GaussianBernoulliRBMPrior with at most 32 "
+                "hidden units, or a normalised prior."
             )
         if not law.scores_exactly:
             raise ValueError(
-                f"certify needs a law of the latents whose score is the density that it samples, "
-                f"which is not known of ex_post={self.ex_post_!r}. It is of GaussianMixture, of "
-                "KernelDensity with atol=0 and rtol=0, and of the priors of this package."
+                "certify needs an estimator that scores exactly the density that it samples, which "
+                f"is not known of ex_post={self.ex_post_!r}. Use GaussianMixture, KernelDensity "
+                "with atol=0 and rtol=0, or a prior of this package."
             )
         n_draws = self.n_score_draws if n_draws is None else n_draws
         seed = self._seed_for(random_state)

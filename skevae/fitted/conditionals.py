@@ -1,4 +1,4 @@
-"""One part of a row given another: imputation, conditional draws, and scores of single entries."""
+"""Conditional distributions: imputation, conditional draws, and scores of single entries."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from skevae.utils.arrays import from_torch
 from skevae.utils.device import own_context, resolve_device
 from skevae.utils.random import make_generator
 
-# Conditional draws over which an imputed value is averaged.
+# Number of conditional draws over which an imputed value is averaged.
 N_IMPUTATION_DRAWS = 100
 
-# Fewer effective draws than this make conditional draws that repeat themselves.
+# With an effective sample size below this, conditional draws contain many duplicates.
 MIN_EFFECTIVE_DRAWS = 10
 
 
 def pooled_mean(likelihood: Likelihood, outputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Mean over the draws; the most probable of categories."""
+    """Mean over the draws; for categories, the most probable one."""
     return likelihood.pooled_mean(outputs)
 
 
@@ -41,7 +41,7 @@ def pooled_median(likelihood: Likelihood, outputs: Tensor, generator: torch.Gene
 
 
 def pooled_mode(likelihood: Likelihood, outputs: Tensor, generator: torch.Generator) -> Tensor:
-    """That of the draws of x, one for each z, at which its density over all z is highest."""
+    """The draw of x (one for each z) at which the density averaged over all z is highest."""
     candidates = likelihood.sample(outputs, generator)
     density = [likelihood.feature_log_density(x, outputs).logsumexp(0) for x in candidates]
     return candidates.gather(0, torch.stack(density).argmax(0, keepdim=True))[0]
@@ -62,8 +62,8 @@ def at_random(n: int, m: int, generator: torch.Generator) -> Tensor:
     return torch.rand((n, m), generator=generator, dtype=torch.float64)
 
 
-# How an imputed value is made of the decoder's outputs at draws of z, (m, n, n_outputs); how many
-# these are; and where in the cumulative weights they are looked up.
+# For each method of imputation: how to compute the value from the decoder's outputs at draws of z,
+# (m, n, n_outputs); the number of draws; and their positions in the cumulative weights.
 IMPUTATIONS = {
     "mean": (pooled_mean, N_IMPUTATION_DRAWS, evenly),
     "median": (pooled_median, N_IMPUTATION_DRAWS, evenly),
@@ -73,29 +73,31 @@ IMPUTATIONS = {
 
 
 class Conditionals(Latents):
-    """Calls that answer questions about one part of a row given another."""
+    """Methods for one part of a row given another."""
 
     def sample(self, n_samples=1, random_state=None, given=None):
-        """Draw rows from the model: z from its law, x from the decoder's distribution.
+        """Draw rows from the model: latents z, then x from the decoder's distribution.
 
-        The law of the latents is the prior, or ``ex_post_`` if there is one.
+        The distribution of the latents is the prior, or ``ex_post_`` if there is one.
 
         Parameters
         ----------
         n_samples : int, default=1
         random_state : int, RandomState instance or None, default=None
-            None uses the estimator's own ``random_state``, so that an estimator with an integer
-            seed returns the same rows each time.
+            None uses the ``random_state`` of the estimator: with an integer seed, each call returns
+            the same rows.
         given : dict, array-like, Series or DataFrame of one row, default=None
-            Draws the missing entries of this row (nan or None; of a dict of names or indices, those
-            that it does not have) given its others, by importance resampling of the latents.
+            A row whose missing entries (nan or None) are drawn given its other entries, by
+            importance resampling of the latents. In a dict of names or indices, entries that are
+            not listed are missing.
 
         Returns
         -------
         ndarray or DataFrame of shape (n_samples, n_features)
-            float64, on the scale of X; a DataFrame, with the columns, dtypes and categories of that
-            given to `fit`, if that was one; zeros and ones for ``likelihood="bernoulli"``. For the
-            decoder's means instead of draws, decode ``prior_.sample`` by `inverse_transform`.
+            float64, on the scale of X; zeros and ones for ``likelihood="bernoulli"``. If `fit` was
+            called with a DataFrame, a DataFrame with the same columns, dtypes and categories. To
+            obtain the decoder's means instead of draws, pass ``prior_.sample`` to
+            `inverse_transform`.
 
         Raises
         ------
@@ -105,7 +107,7 @@ class Conditionals(Latents):
         Warns
         -----
         UserWarning
-            If draws given a row rest on fewer than 10 effective draws of the latents.
+            If the effective sample size of conditional draws is below 10.
         """
         check_is_fitted(self, "module_")
         n_samples = self._check_n_samples(n_samples)
@@ -123,29 +125,29 @@ class Conditionals(Latents):
     def impute(self, X, *, method="mean", random_state=None):
         """Fill the missing entries of rows, given their observed ones.
 
-        Draws of z are resampled by the weights of `score_samples`, so that they follow
-        p(z | observed entries), and decoded.
+        The importance draws of `score_samples` are resampled by their weights, so that they follow
+        p(z | observed entries), and then decoded.
 
         Parameters
         ----------
         X : array-like or DataFrame of shape (n_samples, n_features)
         method : {"mean", "median", "mode", "draw"}, default="mean"
-            "mean" is the conditional mean, rounded for integers; of categories, the most probable.
-            "median" and "mode" are those of 100 and 50 conditional draws. "draw" is a single draw,
-            for multiple imputation.
+            "mean" is the conditional mean, rounded for integers; for categories, it is the most
+            probable one. "median" and "mode" are computed from 100 and 50 conditional draws. "draw"
+            is a single draw, for multiple imputation.
         random_state : int, RandomState instance or None, default=None
-            Of the draws. None uses the estimator's own. "mean" draws nothing at random.
+            Seed of the draws. None uses the ``random_state`` of the estimator. Not used by "mean".
 
         Returns
         -------
         ndarray or DataFrame of shape (n_samples, n_features)
-            Like the X of `fit`, with observed entries as they are (of bounded columns,
-            to rounding).
+            In the format of the X of `fit`. Observed entries are unchanged (up to rounding, for
+            bounded columns).
 
         Raises
         ------
         ValueError
-            If X has other columns than that of `fit`, or ``method`` is none of these.
+            If the columns of X differ from those in `fit`, or ``method`` is unknown.
         """
         check_is_fitted(self, "module_")
         validate_parameter_constraints(
@@ -162,7 +164,7 @@ class Conditionals(Latents):
         return self._like_x(rows)
 
     def _filled(self, rows: np.ndarray, method: str, generator: torch.Generator) -> np.ndarray:
-        """Rows whose missing entries are filled."""
+        """Rows with imputed entries."""
         pool, n_kept, place = IMPUTATIONS[method]
         scorer = self._scorer(rows.dtype, holes=True)
 
@@ -177,7 +179,7 @@ class Conditionals(Latents):
         return np.where(np.isnan(rows), values, rows)
 
     def _sample_given(self, n_samples: int, given: Any, generator: torch.Generator) -> Any:
-        """Rows that agree with the observed entries of one row."""
+        """Draws given the observed entries of one row."""
         if isinstance(given, Mapping):
             row = self._bounds.forward(self._columns.row(given))
             self.module_.likelihood.check_rows(row)
@@ -189,7 +191,7 @@ class Conditionals(Latents):
         if len(row) != 1:
             raise ValueError(f"given must be one row, but it has {len(row)} of them.")
         if not np.isnan(row).any():
-            raise ValueError("given has no missing entry to draw. Set those to be drawn to nan.")
+            raise ValueError("given has no missing entry. Set the entries to be drawn to nan.")
         scorer = self._scorer(row.dtype, holes=True)
         sizes: list[float] = []
 
@@ -206,8 +208,8 @@ class Conditionals(Latents):
         drawn = self._decoded(z, lambda model, outputs: model.likelihood.sample(outputs, generator))
         if sizes[0] < MIN_EFFECTIVE_DRAWS:
             warnings.warn(
-                f"Conditional draws rest on {sizes[0]:.1f} effective draws of the latents, so they "
-                "repeat themselves. Raise n_score_draws, or fit with mask_rate > 0.",
+                f"Conditional draws have an effective sample size of only {sizes[0]:.1f}, so they "
+                "contain many duplicates. Raise n_score_draws, or fit with mask_rate > 0.",
                 UserWarning,
                 stacklevel=3,
             )
@@ -216,8 +218,8 @@ class Conditionals(Latents):
     def score_features(self, X):
         """Log-likelihood of each entry given all other observed entries of its row.
 
-        The answer to "why is this row odd": the entries with the lowest values. From the draws of
-        `score_samples`. A ratio of two estimates is no lower bound.
+        The entries with the lowest values show why a row is unusual. Computed from the draws of
+        `score_samples`. As a ratio of two estimates, it is not a lower bound.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""From rows to latents and back, and draws of both."""
+"""Encoding and decoding: rows to latents, and latents to rows."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from skevae.vae import VAE
 
 
 class Latents(FittedModel):
-    """Calls that encode, decode and draw."""
+    """Methods that encode and decode."""
 
     def transform(self, X):
-        """Mean of the posterior of each row.
+        """Posterior mean of each row.
 
         Parameters
         ----------
@@ -30,7 +30,7 @@ class Latents(FittedModel):
         Returns
         -------
         ndarray of shape (n_samples, n_components)
-            E[z | x], in the dtype of X; for flows, an average over fixed points of noise.
+            E[z | x], in the dtype of X. For flow posteriors, an average over fixed points of noise.
         """
         return self._encode(X)
 
@@ -57,7 +57,7 @@ class Latents(FittedModel):
         return self._by_holes(rows, encode)["mean"]
 
     def inverse_transform(self, Z):
-        """Mean of the rows that latents decode to.
+        """Mean of the rows given latents.
 
         Parameters
         ----------
@@ -66,8 +66,8 @@ class Latents(FittedModel):
         Returns
         -------
         ndarray or DataFrame of shape (n_samples, n_features)
-            E[x | z], on the scale of X, in the dtype of Z; integers are rounded, and of categories
-            it is the most probable one. A DataFrame, like that given to `fit`, if that was one.
+            E[x | z], on the scale of X, in the dtype of Z. Integers are rounded; for categories, it
+            is the most probable one. If `fit` was called with a DataFrame, a DataFrame.
         """
         check_is_fitted(self, "module_")
         Z = self._check_latent(Z, self.module_.density.n_latent, "Z")
@@ -88,11 +88,11 @@ class Latents(FittedModel):
         return self.inverse_transform(self._encode(X))
 
     def _decode(self, Z: np.ndarray, read: Callable[[VAE, Tensor], Tensor]) -> Any:
-        """Decode latents in bounded memory, ``read`` the outputs, and make rows like those of X."""
+        """Decode latents in chunks, apply ``read`` to the outputs, and return rows like X."""
         return self._like_x(self._decoded(Z, read))
 
     def _decoded(self, Z: np.ndarray, read: Callable[[VAE, Tensor], Tensor]) -> np.ndarray:
-        """Rows that latents decode to, as numbers on the scale of X."""
+        """Decoded rows, as numbers on the scale of X."""
         scorer = self._scorer(Z.dtype)
 
         def decode(part: slice) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Paths between rows through the latents."""
+"""Paths between rows in latent space."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from skevae.utils.random import make_generator
 
 
 class Paths(Latents):
-    """Calls that walk from one row to another."""
+    """Methods that interpolate between rows."""
 
     def interpolate(self, x0, x1, n_steps=10, n_correction_steps=0, random_state=None):
-        """Walk from one row to another through the latents, avoiding low-density regions.
+        """Interpolate between two rows in latent space, optionally avoiding low-density regions.
 
-        The path is straight between the two posterior means. With ``n_correction_steps``, those of
-        its points that are less probable than both ends, under the trained prior, are moved uphill
-        by its sampler: each step goes to the mean of 64 transitions from the point (for the Gibbs
-        sampler of an RBM, mean shift) if that raises the prior's density, until the point is as
-        probable as the less probable end. It is the prior that corrects even if there is an
-        ``ex_post_``, which has no Markov chain.
+        The path is the straight line between the two posterior means. With ``n_correction_steps``,
+        points with a lower prior density than both ends are moved to higher density by the sampler
+        of the prior. Each step moves a point to the mean of 64 transitions from it (for the Gibbs
+        sampler of an RBM, this is mean shift) if this increases the prior density, until the
+        density is at least that of the less probable end. Corrections use the prior even if there
+        is an ``ex_post_``, which has no Markov chain.
 
         Parameters
         ----------
         x0, x1 : array-like of shape (n_features,) or (1, n_features)
-            The first row and the last.
+            The first and the last row of the path.
         n_steps : int, default=10
-            Points of the path, ends included; at least 2.
+            Number of points of the path, including both ends; at least 2.
         n_correction_steps : int, default=0
-            Steps of correction at most, for each point; the ends stay.
+            Maximum number of correction steps for each point. The ends are not moved.
         random_state : int, RandomState instance or None, default=None
-            Of the corrections. None uses the estimator's own.
+            Seed of the corrections. None uses the ``random_state`` of the estimator.
 
         Returns
         -------
@@ -54,20 +54,20 @@ class Paths(Latents):
             In float32 if both rows are, else in float64.
 
             latent : ndarray of shape (n_steps, n_components)
-                The path.
+                The points of the path.
             rows : ndarray of shape (n_steps, n_features)
-                What `inverse_transform` makes of it: the decoder's means, on the scale of X.
+                ``inverse_transform(latent)``: the decoder's means, on the scale of X.
             log_density : ndarray of shape (n_steps,)
-                Of ``latent``, in nats, under the law of the latents: ``ex_post_`` if there is one,
-                else the prior.
+                Log-density of ``latent``, in nats, under ``ex_post_`` if there is one, else under
+                the prior.
             corrected : ndarray of bool of shape (n_steps,)
-                Which points were moved.
+                Whether each point was moved.
 
         Raises
         ------
         ValueError
-            If x0 or x1 is not one finite row with the features of X (for "bernoulli", in [0, 1]),
-            or a number of steps is too small.
+            If x0 or x1 is not a single finite row with the features of X (for "bernoulli", in [0,
+            1]), or a number of steps is too small.
         """
         check_is_fitted(self, "module_")
         at_least = partial(Interval, Integral, right=None, closed="left")
@@ -97,7 +97,7 @@ class Paths(Latents):
         )
 
     def _one_row(self, x: Any, name: str) -> Any:
-        """Turn a row, with its feature names if it has any, into a table of one."""
+        """Turn a row, with its feature names if it has any, into a table with one row."""
         x = from_torch(x, name)
         if np.ndim(x) == 1:
             x = as_row(x)

@@ -18,7 +18,7 @@ from skevae.evaluation.methods import METHODS
 from skevae.fitted.base import FittedModel
 from skevae.utils.memory import by_row
 
-# The score of a row beyond the range of numbers, and its diagnostics.
+# The score of a row with values beyond the range of numbers, and its diagnostics.
 HOPELESS = {
     "log_likelihood": -np.inf,
     "standard_error": np.inf,
@@ -36,22 +36,23 @@ class Scores(FittedModel):
     def score_samples(self, X):
         """Log-likelihood of each row.
 
-        Importance-sampled with ``n_score_draws`` draws and normalised by the prior's exact ln Z, or
-        the upper end of its interval. It is a lower bound in expectation.
+        Estimated by importance sampling with ``n_score_draws`` draws, and normalised by the exact
+        ln Z of the prior or the upper end of its interval. It is a lower bound in expectation.
 
-        The draws come from a Gaussian that is fitted to the row's own posterior, starting from the
-        encoder's (batch and match; Cai et al. 2024). A quarter come from the encoder's posterior,
-        and a tenth from the law of the latents where that can be sampled exactly: it bounds the
-        weights. Below 100 draws nothing is fitted, and the encoder's posterior takes its place.
-        The law of the latents is the prior, or ``ex_post_`` if there is one. All rows share one
-        block of noise fixed at `fit` (scrambled Sobol points), so a row's score is deterministic
-        and does not depend on the other rows.
+        Most draws come from a Gaussian that is fitted to the posterior of the row, starting from
+        the encoder's posterior (batch and match; Cai et al. 2024). A quarter of the draws come from
+        the encoder's posterior. A tenth come from the distribution of the latents if it can be
+        sampled exactly, which bounds the weights. With fewer than 100 draws no Gaussian is fitted,
+        and the encoder's posterior is used instead. The distribution of the latents is the prior,
+        or ``ex_post_`` if there is one. All rows share the same noise (scrambled Sobol points),
+        which is fixed in `fit`, so the score of a row is deterministic and does not depend on the
+        other rows.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            With ``likelihood="bernoulli"``, values strictly between 0 and 1 are probabilities; the
-            row scored is a binary one, drawn from them by a fixed function of the row.
+            With ``likelihood="bernoulli"``, values strictly between 0 and 1 are probabilities. A
+            binary row, drawn from them by a fixed function of the row, is scored.
 
         Returns
         -------
@@ -76,29 +77,29 @@ class Scores(FittedModel):
         ----------
         X : array-like of shape (n_samples, n_features)
         method : {"importance", "annealed", "self_normalized"}, default="importance"
-            "importance" is what `score_samples` returns, a lower bound in expectation.
-            "annealed" is a lower bound in expectation, too, by annealed importance sampling: draws
-            from the fitted Gaussian move towards the row's posterior in 100 steps (Neal 2001). It
-            is the referee for rows whose ``pareto_k`` is above 0.7. Each draw costs as much as
-            several hundred of the former, so pass a small ``n_draws``, such as 20.
-            "self_normalized" is eq. 5 of "Variational Inference with Unnormalized Priors", which
-            estimates ln Z from the row's own draws. **It flatters**: it is usually too high, by
-            much for a prior trained with ``partition="posterior"``, and with one draw it is the
-            reconstruction term alone. It is here so that the paper's numbers can be reproduced.
+            "importance" is the method of `score_samples`, a lower bound in expectation. "annealed"
+            is annealed importance sampling, also a lower bound in expectation: draws from the
+            fitted Gaussian move towards the row's posterior in 100 steps (Neal 2001). Use it to
+            check rows whose ``pareto_k`` is above 0.7. Each draw costs as much as several hundred
+            importance draws, so pass a small ``n_draws``, such as 20. "self_normalized" is eq. 5 of
+            "Variational Inference with Unnormalized Priors", which estimates ln Z from the row's
+            own draws. **It is not a likelihood**: it is usually too high, by a lot for a prior
+            trained with ``partition="posterior"``. With one draw it is only the reconstruction
+            term. It is only meant to reproduce the paper's numbers.
         n_draws : int, default=None
             None uses ``n_score_draws``.
         tol : float in [0, 1), default=0.0
-            Standard error of a row, in nats, that is small enough. A pilot run with a sixteenth of
-            the draws tells how many a row needs: a sixteenth, a quarter, or all. Fewer draws lower
-            the estimate, by about half the square of their error. 0 gives all draws to every row.
-            Ignored by "self_normalized", whose value depends on the number of draws.
+            Target standard error of a row, in nats. A pilot run with 1/16 of the draws determines
+            how many draws a row needs: 1/16, 1/4, or all. Fewer draws lower the estimate by about
+            half the square of its standard error. With 0, all rows get all draws. Ignored by
+            "self_normalized", whose value depends on the number of draws.
         random_state : int, RandomState instance or None, default=None
-            None uses the noise that was fixed at `fit`.
+            None uses the noise that was fixed in `fit`.
         given : array-like of bool, int or str, default=None
-            Columns, as a mask, indices or names. The result is then
-            ln p(other columns | these) = ln p(row) - ln p(these), a difference of two estimates
-            and so no lower bound. Its error is that of both together; the smaller effective sample
-            size and the larger k are reported.
+            Columns, as a mask, indices or names. The result is then ln p(other columns | these) =
+            ln p(row) - ln p(these), a difference of two estimates and therefore not a lower bound.
+            Its standard error includes the errors of both estimates; the smaller effective sample
+            size and the larger k are returned.
 
         Returns
         -------
@@ -106,18 +107,19 @@ class Scores(FittedModel):
             log_likelihood
                 In nats, on the scale of X.
             standard_error
-                Of ``log_likelihood``, by the delta method, in nats; infinite where fewer than two
-                effective draws carry the estimate. It is
-                that of independent draws, which those in use (scrambled Sobol points) mostly
-                improve on, and speaks of the importance sampling alone, not of ln Z. Rows share
-                their noise, so errors of different rows are correlated.
+                Standard error of ``log_likelihood`` by the delta method, in nats; infinite if the
+                effective sample size is below 2. It is computed as for independent draws; the error
+                of the scrambled Sobol points in use is mostly smaller. It covers importance
+                sampling only, not the error of ln Z. Rows share their noise, so their errors are
+                correlated.
             effective_sample_size
                 Between 1 and ``n_draws``.
             pareto_k
-                Tail shape of the weights. Above 0.7 neither estimate nor error can be relied on;
-                minus infinity where the weights are equal, nan below 25 draws.
+                Shape parameter of the tail of the weights. Above 0.7, neither the estimate nor its
+                standard error is reliable. Minus infinity if the weights are equal, nan with fewer
+                than 25 draws.
             n_draws
-                That the row was given.
+                Number of draws of the row.
         """
         validate_parameter_constraints(
             {
@@ -151,7 +153,7 @@ class Scores(FittedModel):
     def _score_numbers(
         self, rows, beyond, method, diagnostics, n_draws, tol, random_state
     ) -> dict[str, np.ndarray]:
-        # It may have been set since fit.
+        # The parameter may have been set after fit.
         validate_parameter_constraints(
             {"n_score_draws": self._parameter_constraints["n_score_draws"]},
             {"n_score_draws": self.n_score_draws},
@@ -177,12 +179,12 @@ class Scores(FittedModel):
 
 
 def difference(minuend: np.ndarray, subtrahend: np.ndarray) -> np.ndarray:
-    """Difference of log-likelihoods; minus infinity where both are."""
+    """Difference of log-likelihoods; minus infinity if both are minus infinity."""
     with np.errstate(invalid="ignore"):
         return np.where(np.isneginf(minuend), -np.inf, minuend - subtrahend)
 
 
-# How the diagnostics of two estimates become those of their difference.
+# How the diagnostics of two estimates are combined for their difference.
 JOINED = {
     "standard_error": np.hypot,
     "effective_sample_size": np.minimum,

@@ -1,4 +1,4 @@
-"""Tables in, tables out: rows of any container to numbers, and back."""
+"""Conversion of tables of any container to numbers, and back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NUMBERS: dict[str, Any] = {"dtype": [np.float64, np.float32], "ensure_all_finite
 
 
 class Tables(TorchDensityEstimator):
-    """An estimator of tables, whose columns may be categories or integers and may have holes."""
+    """An estimator for tables with categories, integers and missing entries."""
 
     categorical_features: Any
     integer_features: Any
@@ -36,10 +36,10 @@ class Tables(TorchDensityEstimator):
     def _check_rows(
         self, X: Any, *, reset: bool = False, min_samples: int = 1, ranks: Ranks = ALONE
     ) -> np.ndarray:
-        """Turn X into numbers, nan where entries are missing: float32 or float64.
+        """Turn X into numbers, with nan for missing entries: float32 or float64.
 
-        Bounded columns are mapped to the real line. With ``reset`` the kinds of the columns are
-        learned from X, over ``ranks``.
+        Bounded columns are mapped to the real line. With ``reset``, the kinds of the columns are
+        determined from X, over all ``ranks``.
         """
         rows = self._numbers(X, reset, min_samples, ranks)
         if reset:
@@ -48,7 +48,7 @@ class Tables(TorchDensityEstimator):
         return self._bounds.forward(rows)
 
     def _like_x(self, rows: np.ndarray) -> Any:
-        """Turn numbers, bounded columns mapped, into rows like those of `fit`."""
+        """Turn numbers, in which bounded columns are mapped, into rows like those of `fit`."""
         return self._columns.rows(self._bounds.backward(rows))
 
     def _numbers(self, X: Any, reset: bool, min_samples: int, ranks: Ranks) -> np.ndarray:
@@ -79,7 +79,7 @@ class Tables(TorchDensityEstimator):
         if empty.any():
             raise ValueError(
                 f"X has no value in {self._columns.name(int(empty.argmax()))}: all its entries "
-                "are missing. Leave it out."
+                "are missing. Drop this column."
             )
 
     def __sklearn_tags__(self):
@@ -89,7 +89,7 @@ class Tables(TorchDensityEstimator):
 
 
 def _table(X: Any) -> Any:
-    """Return a DataFrame as it is, anything else as a 2-D array of whatever it holds."""
+    """Return a DataFrame unchanged, and anything else as a 2-D array."""
     if as_frame(X) is not None:
         return X
     return check_array(X, dtype=None, ensure_all_finite=False)

@@ -1,4 +1,4 @@
-"""Likelihoods p(x | z): a file each."""
+"""Likelihoods p(x | z), one file each."""
 
 from skevae.likelihoods.base import Likelihood, LikelihoodFamily
 from skevae.likelihoods.bernoulli import BernoulliLikelihood

@@ -1,4 +1,4 @@
-"""What every likelihood p(x | z) is: a family with parameters, and the module it makes."""
+"""Base classes of the likelihoods p(x | z): a family with parameters, and a torch module."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Likelihood(nn.Module):
     Attributes
     ----------
     n_outputs : int
-        Numbers that the decoder has to return for a row.
+        Number of outputs of the decoder for a row.
     standardizes : bool
-        Whether rows may be centred and scaled before they are modelled.
+        Whether rows may be standardised before they are modelled.
     """
 
     standardizes: ClassVar[bool] = True
@@ -59,7 +59,7 @@ class Likelihood(nn.Module):
     def pooled_mean(self, outputs: Tensor) -> Tensor:
         """E[x] over draws of z, which come first: (m, ..., n_outputs) -> (..., n_features).
 
-        Of categories it is the one that is most probable over all draws.
+        For categories, it is the most probable one over all draws.
         """
         return self.mean(outputs).mean(0)
 
@@ -68,17 +68,17 @@ class Likelihood(nn.Module):
         raise NotImplementedError
 
     def check_rows(self, X: np.ndarray) -> None:
-        """Raise a ValueError if X, on its own scale, is outside the support."""
+        """Raise a ValueError if X, on its original scale, is outside of the support."""
 
     def prepare(self, X: np.ndarray) -> None:
-        """Look at the rows that are about to be trained on."""
+        """Adapt to the training rows before training."""
 
     def training_rows(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Rows as one visit in training sees them: (n, n_features) -> (n, n_features)."""
+        """Rows as used in one training step: (n, n_features) -> (n, n_features)."""
         return x
 
     def scored_rows(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Rows as they are scored, each a fixed function of the row itself."""
+        """Rows as they are scored; each is a fixed function of the row itself."""
         return x
 
     def free(self, x: Tensor) -> Tensor:
@@ -91,12 +91,12 @@ class Likelihood(nn.Module):
 
 
 class LikelihoodFamily(DocumentedEstimator):
-    """Base of the likelihood parameters of `EnergyVAE`: they make a `Likelihood` for a table."""
+    """Base class of the values of ``likelihood=``, which create a `Likelihood` for a table."""
 
     _documented_in = "skevae.likelihoods"
     _parameter_constraints: dict[str, list[Any]] = {}
 
-    # Whether columns of integers have a likelihood of their own, or are given to this one.
+    # Whether integer columns have a separate likelihood, or are modelled by this one.
     bins_integers: ClassVar[bool] = True
 
     def make_likelihood(self, n_features: int) -> Likelihood:

@@ -15,7 +15,7 @@ from skevae.utils.random import binary
 # rounding error of float32 does not change the binary row.
 RESOLUTION = 2**20
 
-# Binary rows are placed this far inside (0, 1) by `Bernoulli.free`, where the sigmoid has a slope.
+# `Bernoulli.free` moves binary rows this far inside (0, 1), where the sigmoid has a slope.
 MARGIN = 0.1
 
 # Odd constants and shifts of the finaliser of SplitMix64 (Steele, Lea & Flood 2014).
@@ -44,12 +44,12 @@ class Bernoulli(Likelihood):
         return binary(outputs.sigmoid(), generator)
 
     def check_rows(self, X: np.ndarray) -> None:
-        # Of the observed entries; a comparison with nan is false.
+        # Only observed entries are checked; a comparison with nan is false.
         low, high = np.fmin.reduce(X, axis=None), np.fmax.reduce(X, axis=None)
         if low < 0 or high > 1:
             raise ValueError(
                 f"likelihood='bernoulli' needs X in [0, 1], got values from {low:g} to {high:g}. "
-                "Scale X (MinMaxScaler(clip=True), say) or use likelihood='gaussian'."
+                "Scale X, for example by MinMaxScaler(clip=True), or use likelihood='gaussian'."
             )
 
     def prepare(self, X: np.ndarray) -> None:
@@ -74,8 +74,8 @@ class Bernoulli(Likelihood):
 class BernoulliLikelihood(LikelihoodFamily):
     """Bernoulli features, for X in [0, 1].
 
-    Values strictly between 0 and 1 are probabilities: every visit in training draws a fresh binary
-    row, and a score is that of one binary row, drawn by a fixed function of the row.
+    Values strictly between 0 and 1 are probabilities. Training draws a new binary row from them
+    each time the row is used. Scoring uses one binary row, drawn by a fixed function of the row.
     """
 
     bins_integers = False
@@ -85,14 +85,14 @@ class BernoulliLikelihood(LikelihoodFamily):
 
 
 def _signed(word: int) -> int:
-    """The int64 with the bits of a word of 64."""
+    """The int64 with the same bits as an unsigned 64-bit word."""
     return word - 2**64 if word >= 2**63 else word
 
 
 def _mixed(code: Tensor) -> Tensor:
-    """Mix the bits of integers, so that any of them depends on all: int64 -> int64."""
+    """Mix the bits of integers, so that each bit depends on all bits: int64 -> int64."""
     for shift, factor in MIX:
-        # A logical shift: torch's keeps the sign.
+        # A logical shift; torch's shift keeps the sign.
         code = (code ^ ((code >> shift) & (2 ** (64 - shift) - 1))) * _signed(factor)
     return code
 
@@ -123,7 +123,7 @@ def binarize(x: Tensor, generator: torch.Generator) -> Tensor:
     weight = 2 * torch.randint(2**62, (n_features,), generator=generator) + 1
     offset, multiplier = uniform.to(x.device)
     steps = (x.double() * RESOLUTION).round().long()
-    # In integers, whose sum (modulo 2^64) is the same in whatever order a device takes it.
+    # In integers, whose sum (modulo 2^64) does not depend on the order of summation.
     hashed = _mixed((steps * weight.to(x.device)).sum(-1, keepdim=True))
     code = ((hashed >> 40) & (2**20 - 1)).double()
     return ((offset + code * multiplier).remainder(1.0) < steps / RESOLUTION).to(x.dtype)

@@ -22,7 +22,7 @@ class Categorical(Likelihood):
     def __init__(self, n_categories: Sequence[int]) -> None:
         counts = torch.tensor(list(n_categories))
         super().__init__(len(counts), int(counts.sum()))
-        # Columns with as many categories are evaluated together.
+        # Columns with the same number of categories are evaluated together.
         self.sizes = counts.unique().tolist()
         self.columns = [(counts == size).nonzero()[:, 0].tolist() for size in self.sizes]
         self.order: Tensor
@@ -30,7 +30,7 @@ class Categorical(Likelihood):
         self.register_buffer("order", order.argsort())
 
     def grouped_logits(self, outputs: Tensor) -> Iterator[tuple[list[int], Tensor]]:
-        """Columns with as many categories, and their logits, (..., n_columns, n_categories)."""
+        """Columns with equally many categories, and their logits, (..., n_columns, K)."""
         widths = [size * len(group) for size, group in zip(self.sizes, self.columns, strict=True)]
         for columns, size, part in zip(
             self.columns, self.sizes, outputs.split(widths, -1), strict=True
@@ -38,7 +38,7 @@ class Categorical(Likelihood):
             yield columns, part.unflatten(-1, (len(columns), size))
 
     def in_order(self, parts: list[Tensor]) -> Tensor:
-        """Put columns that were evaluated together back in their order."""
+        """Put columns that were evaluated together back into the original order."""
         return torch.cat(parts, -1).index_select(-1, self.order)
 
     def feature_log_density(self, x: Tensor, outputs: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from skevae.likelihoods.base import Likelihood, LikelihoodFamily
 from skevae.networks.scales import positive
 from skevae.utils.random import standard_normal
 
-# Lower bound of a decoded scale: without one the density of a discrete column has no maximum.
+# Lower bound of a decoded scale; without it, the density of a discrete column has no maximum.
 MIN_SCALE_CONSTRAINT: list[Any] = [Interval(Real, 0, None, closed="neither")]
 
 
@@ -54,7 +54,7 @@ class Gaussian(Likelihood):
 
 
 class GaussianLikelihood(LikelihoodFamily):
-    """Gaussian whose mean is decoded, with one learned scale for each feature.
+    """Gaussian with a decoded mean and one learned scale for each feature.
 
     Parameters
     ----------

@@ -43,7 +43,7 @@ class RowwiseGaussian(Likelihood):
 
 
 class RowwiseGaussianLikelihood(LikelihoodFamily):
-    """Gaussian whose mean and scale are both decoded.
+    """Gaussian with a decoded mean and a decoded scale.
 
     Parameters
     ----------

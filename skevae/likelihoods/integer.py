@@ -1,4 +1,4 @@
-"""Integer likelihood: the probability that a mixture of Gaussians gives to a unit interval."""
+"""Integer likelihood: the probability of a unit interval under a mixture of Gaussians."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from skevae.energies import LOG_2PI
 from skevae.likelihoods.base import Likelihood
 from skevae.likelihoods.mixture import GaussianMixture
 
-# Lower bound of a scale, in unit bins: all of a Gaussian so narrow is in one bin.
+# Lower bound of a scale, in unit bins: such a narrow Gaussian lies in one bin.
 MIN_SCALE_IN_BINS = 0.2
 
-# Below it float32 has not the digits to tell a bin's ends apart.
+# Below it, float32 cannot distinguish the two ends of a bin.
 MIN_SCALE = 1e-4
 
-# Bins narrower than this, in scales of a Gaussian, have its density times their width as mass: the
-# relative error, a 24th of the square of the width times the curvature, is below 2e-5 at the mode.
+# For bins narrower than this, in scales of a Gaussian, the mass is the density times the width. The
+# relative error, width^2 / 24 times the curvature, is below 2e-5 at the mode.
 NARROW = 0.02
 
 SQRT_HALF = math.sqrt(0.5)
@@ -38,7 +38,7 @@ def log_interval_mass(centre: Tensor, half_width: Tensor) -> Tensor:
     distance = centre.abs()
     narrow = 2 * half_width < NARROW
     density = (2 * half_width).log() - 0.5 * (centre.square() + LOG_2PI)
-    # Where the interval is narrow its ends are not used, and must have a finite gradient.
+    # The ends of a narrow interval are not used, but must have a finite gradient.
     half = torch.where(narrow, 1.0, half_width)
     a, b = distance - half, distance + half
     log_a, log_b = (torch.special.erfcx(end * SQRT_HALF).log() for end in (a, b))
@@ -50,8 +50,8 @@ def log_interval_mass(centre: Tensor, half_width: Tensor) -> Tensor:
 class BinnedMixture(Likelihood):
     r"""P(x_j | z) = sum_k pi_jk(z) P(|N(mean_jk(z), scale_jk(z)^2) - x_j| < 1/2), x_j an integer.
 
-    All of the mixture is decoded. The probabilities of all integers sum to 1, so that nearly
-    discrete columns have no unbounded densities.
+    All parameters of the mixture are decoded. The probabilities of all integers sum to 1, so the
+    scores of nearly discrete columns are bounded.
 
     Parameters
     ----------
@@ -80,5 +80,5 @@ class BinnedMixture(Likelihood):
         return (logits.softmax(0) * mean).sum(0)
 
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw from the mixture itself; the nearest integer has the probability of its bin."""
+        """Draw from the mixture; rounding then gives each integer the probability of its bin."""
         return self.mixture.draw(*self._components(outputs), generator)

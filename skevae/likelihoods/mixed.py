@@ -1,4 +1,4 @@
-"""The likelihood of a table whose columns are of different kinds."""
+"""The likelihood of a table with columns of different kinds."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from skevae.likelihoods.categorical import Categorical
 from skevae.likelihoods.integer import BinnedMixture
 from skevae.likelihoods.seen import SeenIntegers, are_told_apart
 
-# Gaussians in the mixture of an integer column.
+# Number of Gaussians in the mixture of an integer column.
 N_INTEGER_COMPONENTS = 3
 
 
 class Mixed(Likelihood):
-    """Product of likelihoods, each of some of the columns.
+    """Product of likelihoods of groups of columns.
 
     Parameters
     ----------
     parts : sequence of (columns, Likelihood)
-        Which together name each column once.
+        Together, they contain each column once.
     """
 
     def __init__(self, parts: Sequence[tuple[Sequence[int], Likelihood]]) -> None:
@@ -99,13 +99,13 @@ def make_table_likelihood(
     Parameters
     ----------
     family : LikelihoodFamily
-        Of the continuous columns.
+        Likelihood of the continuous columns.
     n_categories : ndarray of int of shape (n_features,)
         0 for columns of numbers.
     half_units : ndarray of shape (n_features,)
-        Half a unit of columns of integers, in standardised coordinates; nan for other columns.
+        Half a unit of integer columns, in standardised coordinates; nan for other columns.
     values : sequence of ndarray or None
-        Of columns of integers that have few values, these, in standardised coordinates.
+        For integer columns with few values, these values in standardised coordinates.
     """
     categorical = np.flatnonzero(n_categories)
     is_seen = np.array(

@@ -20,16 +20,16 @@ from skevae.utils.random import standard_normal
 LOG2_E = math.log2(math.e)
 
 
-# 2^-100 of the largest term is lost in rounding, and still far from float32's subnormal numbers.
+# 2^-100 of the largest term is below the rounding error, and far above float32's subnormal numbers.
 MIN_EXPONENT = -100.0
 
 
 class _MixtureLogDensity(torch.autograd.Function):
     """ln p(x_j) + ln(2 pi) / 2 under a mixture of Gaussians for each feature j.
 
-    ``x`` is (..., n_features) and the rest (K, ..., n_features): components come first, where
-    sums over them are fastest. The gradient is Bishop's (1994), in which each component counts by
-    its share in the density. It is computed along with the value, in a few passes.
+    ``x`` is (..., n_features) and the rest (K, ..., n_features): components come first, where sums
+    over them are fastest. The gradient is that of Bishop (1994), in which each component is
+    weighted by its share in the density. It is computed together with the value, in a few passes.
     """
 
     @staticmethod
@@ -58,9 +58,9 @@ class _MixtureLogDensity(torch.autograd.Function):
 def _normalized_exp(exponent: Tensor, factor: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Softmax along the first dimension of exp(exponent) times ``factor``, and ln of its sum."""
     largest = exponent.amax(0)
-    # Finite, since minus infinity less itself is nan.
+    # Finite, because the difference of two minus infinities is nan.
     terms = exponent - largest.clamp(min=torch.finfo(largest.dtype).min)
-    # To base 2, in which torch is fastest, and no lower than where the slow subnormals begin.
+    # In base 2, which is fastest in torch, and clipped above the range of slow subnormal numbers.
     terms = terms.mul_(LOG2_E).clamp_(min=MIN_EXPONENT).exp2_()
     if factor is not None:
         terms *= factor
@@ -69,11 +69,11 @@ def _normalized_exp(exponent: Tensor, factor: Tensor | None = None) -> tuple[Ten
 
 
 class GaussianMixture(Likelihood):
-    r"""p(x | z) = prod_i sum_k pi_ik(z) N(x_i; mean_ik(z), scale_ik(z)^2), all of it decoded.
+    r"""p(x | z) = prod_i sum_k pi_ik(z) N(x_i; mean_ik(z), scale_ik(z)^2), all parameters decoded.
 
-    Given z every feature has a small mixture of its own (Bishop 1994, "Mixture density networks").
-    It describes columns that are nearly discrete, bounded, skewed or heavy-tailed, so that the
-    latents are left to describe the dependence between features.
+    Given z, every feature has its own small mixture (Bishop 1994, "Mixture density networks"). It
+    can model columns that are nearly discrete, bounded, skewed or heavy-tailed, so that the latents
+    only need to model the dependence between features.
     """
 
     def __init__(self, n_features: int, n_components: int, min_scale: float) -> None:
@@ -81,7 +81,7 @@ class GaussianMixture(Likelihood):
         self.n_components = n_components
         self.min_scale = min_scale
         levels = (torch.arange(self.n_components, dtype=torch.float64) + 0.5) / self.n_components
-        # Untrained, the components stand side by side and together have the moments of N(0, 1).
+        # Before training, the components are side by side and together have the moments of N(0, 1).
         quantiles = torch.special.ndtri(levels)
         self.initial_scale = math.sqrt(1 - quantiles.square().mean().item())
         self.initial_mean: Tensor
@@ -123,13 +123,13 @@ class GaussianMixture(Likelihood):
 
 
 class GaussianMixtureLikelihood(LikelihoodFamily):
-    """A small mixture of Gaussians for each feature, all of whose parameters are decoded.
+    """A small mixture of Gaussians for each feature, with decoded parameters.
 
     Parameters
     ----------
     n_components : int, default=2
-        Number of Gaussians for each feature. Five do better on discrete columns, and overfit small
-        data sets.
+        Number of Gaussians for each feature. Five are better for discrete columns, but overfit
+        small data sets.
     min_scale : float, default=0.01
         Lower bound of the scales, in standard deviations of each feature (in units of X with
         ``standardize=False``).

@@ -12,15 +12,15 @@ from skevae.likelihoods.base import Likelihood
 
 
 class Observed(Likelihood):
-    """p(x_o | z), the product over the observed entries o of a row; nan marks the others.
+    """p(x_o | z), the product over the observed entries o of a row; missing entries are nan.
 
-    Given z the entries are independent, so that the density of any subset of them has the same
-    factors, only fewer (Mattei & Frellsen 2019, "MIWAE").
+    Given z, the entries are independent, so the density of a subset of them is the product of its
+    factors (Mattei & Frellsen 2019, "MIWAE").
 
     Parameters
     ----------
     complete : Likelihood
-        Of rows without missing entries.
+        Likelihood of rows without missing entries.
     """
 
     def __init__(self, complete: Likelihood) -> None:
@@ -29,7 +29,7 @@ class Observed(Likelihood):
 
     def feature_log_density(self, x: Tensor, outputs: Tensor) -> Tensor:
         missing = x.isnan()
-        # Filled before and masked after, so that no nan reaches a gradient.
+        # Missing entries are filled before and masked afterwards, so that no gradient is nan.
         values = self.complete.feature_log_density(x.masked_fill(missing, 0), outputs)
         return values.masked_fill(missing, 0)
 

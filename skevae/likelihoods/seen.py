@@ -1,4 +1,4 @@
-"""Integers of few values: a probability for each value, and a binned mixture for the rest."""
+"""Integers with few values: a probability for each value, and a binned mixture for the rest."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from skevae.likelihoods.base import Likelihood
 from skevae.likelihoods.categorical import Categorical
 from skevae.likelihoods.integer import BinnedMixture
 
-# A column has few values if it has no more than so many, each with this many rows on average.
+# A column has few values if it has at most this many, each with this many rows on average.
 MAX_VALUES = 50
 ROWS_PER_VALUE = 10
 
-# Half a unit, relative to the values, below which float32 cannot tell integers apart.
+# Half a unit, relative to the values, below which float32 cannot distinguish integers.
 RESOLUTION = 1e-6
 
 
 class SeenIntegers(Likelihood):
-    r"""P(x_j = k | z) = w_jk(z) [k was seen] + w_j0(z) B_j(k | z), B the mass of a `BinnedMixture`.
+    r"""P(x_j = k | z) = w_jk(z) [k was seen] + w_j0(z) B_j(k | z), with a `BinnedMixture` B.
 
-    The weights w_j are a softmax. A smooth mixture would have to cover the integers between those
-    that occur, such as the upper ends of brackets; here each value has a probability of its own,
-    and the mixture is left for integers that were never seen. All integers together have
-    probability 1.
+    The weights w_j are a softmax. A smooth mixture alone would also cover the integers between
+    those that occur, for example between the upper ends of brackets. Here each value has its own
+    probability, and the mixture is only needed for integers that were not seen. The probabilities
+    of all integers sum to 1.
 
     Parameters
     ----------
     half_widths : Tensor of shape (n_features,)
         Half a unit, in the coordinates in which x is standardised.
     values : sequence of Tensor
-        Those seen of each column, in the same coordinates.
+        The values seen in each column, in the same coordinates.
     n_components : int
-        Of the mixtures.
+        Number of components of the mixtures.
     """
 
     def __init__(self, half_widths: Tensor, values: Sequence[Tensor], n_components: int) -> None:
@@ -48,7 +48,7 @@ class SeenIntegers(Likelihood):
             self.register_buffer(f"values_{group}", together.double())
 
     def _each(self, outputs: Tensor) -> tuple[Tensor, list[tuple[list[int], Tensor, Tensor]]]:
-        """Outputs of the mixture; and of columns with as many values, these and ln w."""
+        """Outputs of the mixture, and the values and ln w of columns with equally many values."""
         binned, shares = outputs.split([self.unseen.n_outputs, self.seen.n_outputs], -1)
         groups = [
             (columns, getattr(self, f"values_{group}"), logits.log_softmax(-1))
@@ -80,7 +80,7 @@ class SeenIntegers(Likelihood):
         return self.seen.in_order(parts)
 
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw a value that was seen, or else from the mixture, whose nearest integer counts."""
+        """Draw a seen value, or from the mixture, whose draws are then rounded."""
         binned, shares = outputs.split([self.unseen.n_outputs, self.seen.n_outputs], -1)
         rest = self.unseen.sample(binned, generator)
         codes = self.seen.sample(shares, generator).long()
@@ -95,17 +95,17 @@ class SeenIntegers(Likelihood):
 
 
 def values_seen(column: np.ndarray) -> tuple[np.ndarray | None, int]:
-    """Look at a column of integers, or at a part of its rows.
+    """Find the values of an integer column, or of a part of its rows.
 
     Parameters
     ----------
     column : ndarray of shape (n,)
-        nan marks missing entries.
+        Missing entries are nan.
 
     Returns
     -------
     values : ndarray or None
-        Those that occur; None if they are more than `MAX_VALUES`.
+        The values that occur; None if there are more than `MAX_VALUES`.
     n_present : int
         Number of entries that are not missing.
     """
@@ -115,12 +115,12 @@ def values_seen(column: np.ndarray) -> tuple[np.ndarray | None, int]:
 
 
 def few_values(parts: Sequence[tuple[np.ndarray | None, int]]) -> np.ndarray | None:
-    """Values of a column, in order, if they are few and occur often; else None.
+    """Sorted values of a column if they are few and frequent, else None.
 
     Parameters
     ----------
     parts : sequence of (values, n_present)
-        What `values_seen` finds in the parts of the column.
+        The results of `values_seen` for the parts of the column.
     """
     known = [values for values, _ in parts if values is not None]
     if len(known) < len(parts):
@@ -131,5 +131,5 @@ def few_values(parts: Sequence[tuple[np.ndarray | None, int]]) -> np.ndarray | N
 
 
 def are_told_apart(values: np.ndarray, half_width: float) -> bool:
-    """Whether float32 tells these standardised values from their neighbours."""
+    """Whether float32 can distinguish these standardised values from their neighbours."""
     return half_width > RESOLUTION * (1 + np.abs(values).max())

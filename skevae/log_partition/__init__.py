@@ -1,1 +1,1 @@
-"""The log-partition function ln Z itself: exactly, or by annealing."""
+"""The log-partition function ln Z: exact, or by annealing."""

@@ -1,4 +1,4 @@
-"""Annealed importance sampling: ln Z as an interval, where it is not exact."""
+"""Annealed importance sampling: an interval for ln Z if it is not exact."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from skevae.utils.random import standard_normal
 Sweep = Callable[[Any, Tensor, torch.Generator], Tensor]
 
 
-# Sequential Monte Carlo resamples when weights are worth fewer chains than this part of them.
+# Sequential Monte Carlo resamples if the effective sample size is below this fraction of chains.
 RESAMPLING_SHARE = 0.5
 
 
 class Path(Protocol):
-    """What annealing asks of a path from a diagonal Gaussian to a target."""
+    """Interface of a path from a diagonal Gaussian to a target, for annealing."""
 
     @property
     def base_mean(self) -> Tensor:
@@ -41,9 +41,9 @@ class Path(Protocol):
 
 
 class LogPartitionInterval(NamedTuple):
-    """Bounds of ln Z in nats; equal where ln Z is exact.
+    """Bounds of ln Z in nats; equal if ln Z is exact.
 
-    They are proven: exact, or right with a probability of at least 0.999.
+    They are certified: exact, or valid with a probability of at least 0.999.
     """
 
     low: float
@@ -51,12 +51,12 @@ class LogPartitionInterval(NamedTuple):
 
     @property
     def is_certified(self) -> bool:
-        """Whether the bounds are proven, or come from Markov chains that may have missed a mode."""
+        """Whether the bounds are certified, or come from Markov chains that may miss a mode."""
         return True
 
 
 class EstimatedInterval(LogPartitionInterval):
-    """Bounds of ln Z from Markov chains: right if the chains have found all of the mass."""
+    """Bounds of ln Z from Markov chains: valid if the chains have found all modes."""
 
     @property
     def is_certified(self) -> bool:
@@ -87,9 +87,9 @@ def anneal_forward(
     Returns
     -------
     log_weights : Tensor of shape (n_chains,)
-        Each an estimate of ln Z, base included.
+        Each is an estimate of ln Z, including that of the base.
     z : Tensor of shape (n_chains, n_visible)
-        Where the chains ended: approximate draws from the target.
+        The ends of the chains: approximate draws from the target.
     """
     z = draw_base(path, n_chains, generator)
     log_weights = path.log_base_partition().expand(n_chains).clone()
@@ -113,9 +113,9 @@ def anneal_reverse(
     Returns
     -------
     Tensor of shape (n_chains,)
-        Each minus an estimate of ln Z: the mean of exp is an unbiased estimate of 1 / Z if the
-        draws are exact, so minus its logarithm is an upper bound in expectation (Grosse, Ancha &
-        Roy 2016).
+        Each is minus an estimate of ln Z. The mean of their exponentials is an unbiased estimate of
+        1 / Z if the draws are exact, so minus its logarithm is an upper bound in expectation
+        (Grosse, Ancha & Roy 2016).
     """
     log_weights = (-path.log_base_partition()).expand(z.shape[0]).clone()
     for step in range(n_betas, 0, -1):
@@ -130,14 +130,15 @@ def anneal_population(
 ) -> Tensor:
     """Draw from the target by sequential Monte Carlo (Del Moral, Doucet & Jasra 2006).
 
-    Chains are annealed from the base as in `anneal_forward`, and resampled by their weights
-    whenever these have become uneven: unlike a chain from noise, the population puts the right
-    mass into modes between which a single chain would never cross.
+    Chains are annealed from the base as in `anneal_forward`, and resampled by their weights when
+    these become uneven. Unlike a single chain from noise, the population represents the right mass
+    of each mode, even if chains do not cross between modes.
 
     Returns
     -------
     Tensor of shape (n_chains, D)
-        Equally weighted; exact as n_chains grows. In random order. Some may share an ancestor.
+        Equally weighted, in random order; exact in the limit of many chains. Some may share an
+        ancestor.
     """
     z = draw_base(path, n_chains, generator)
     log_weights = z.new_zeros(n_chains)
@@ -151,7 +152,7 @@ def anneal_population(
 
 
 def _systematic(weights: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw as many indices as there are weights, row k about n w_k times: (n,) -> (n,)."""
+    """Draw n indices by systematic resampling, index k about n w_k times: (n,) -> (n,)."""
     n = weights.numel()
     offset = torch.rand((), generator=generator, dtype=weights.dtype, device=weights.device)
     comb = (torch.arange(n, dtype=weights.dtype, device=weights.device) + offset) / n
@@ -167,26 +168,27 @@ def annealed_interval(
     n_chains: int = 100,
     n_betas: int = 1000,
 ) -> EstimatedInterval:
-    """Bracket ln Z between forward and reverse annealing, each widened by two standard errors.
+    """Bound ln Z by forward and reverse annealing, each widened by two standard errors.
 
     Parameters
     ----------
     path : Path
     sweep : callable
-        One Markov step (a block-Gibbs sweep, say) at the energy it is given.
+        One Markov step, such as a block-Gibbs sweep, for the given energy.
     generator : torch.Generator
     start : callable (n_chains, forward_ends) -> Tensor of shape (n_chains, n_visible)
-        Draws from the target to run backwards from, given where the forward chains ended.
+        Draws from the target, from which the reverse runs start, given the ends of the forward
+        chains.
     n_chains, n_betas : int
 
     Returns
     -------
     EstimatedInterval
-        In nats. ``low`` is a lower bound in expectation, ``high`` an upper one.
+        In nats. ``low`` is a lower bound in expectation, and ``high`` an upper bound.
     """
     forward, ends = anneal_forward(path, sweep, generator, n_chains=n_chains, n_betas=n_betas)
     reverse = anneal_reverse(path, sweep, generator, start(n_chains, ends), n_betas=n_betas)
     low = log_mean_exp(forward) - 2 * log_mean_exp_error(forward)
     high = -log_mean_exp(reverse) + 2 * log_mean_exp_error(reverse)
-    # Two unlucky runs can cross; the wider reading is the honest one.
+    # By chance, the two bounds can cross; use the wider interval then.
     return EstimatedInterval(min(low.item(), high.item()), max(low.item(), high.item()))

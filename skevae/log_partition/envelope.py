@@ -5,16 +5,18 @@ In whitened coordinates u = (z - mu) / sigma the unnormalised density of a Gauss
 .. math::
     p(u) \propto \exp\Big(-\tfrac12 |u|^2 + \sum_j \mathrm{softplus}(a_j + v_j \cdot u)\Big).
 
-A softplus lies below a parabola that touches it at plus and minus xi (Jaakkola & Jordan 2000),
+A softplus is bounded above by a parabola that touches it at plus and minus xi (Jaakkola & Jordan
+2000),
 
 .. math::
     \mathrm{softplus}(x) \le \lambda(\xi) (x^2 - \xi^2) + \tfrac12 (x - \xi)
         + \mathrm{softplus}(\xi), \qquad \lambda(\xi) = \tanh(\xi / 2) / (4 \xi).
 
-With that in the place of all hidden units but a few, the rest is a mixture of Gaussians whose
-weights form a small Boltzmann machine: its integral M, an upper bound of Z, is exact, and so are
-draws from it. The weight of a draw, the ratio of the density to its envelope, is between 0 and 1
-and has mean Z / M. So the mean has confidence bounds without any assumption (Maurer & Pontil 2009).
+If this bound replaces all but a few hidden units, the result is a mixture of Gaussians whose
+weights form a small Boltzmann machine. Its integral M, an upper bound of Z, and draws from it are
+exact. The weight of a draw, the ratio of the density to this envelope, is between 0 and 1 and has
+mean Z / M. The mean therefore has confidence bounds without further assumptions (Maurer & Pontil
+2009).
 """
 
 from __future__ import annotations
@@ -30,19 +32,19 @@ from skevae.log_partition.annealing import LogPartitionInterval
 from skevae.log_partition.exact import IsingModel
 from skevae.utils.random import standard_normal
 
-# Probability with which an interval does not contain ln Z.
+# Probability that an interval does not contain ln Z.
 MISS_PROBABILITY = 1e-3
 
-# Numbers of draws after each of which the interval is looked at.
+# Numbers of draws after which the interval is evaluated.
 STAGES = (2**15, 2**17, 2**19)
 
-# Draws that are made at once.
+# Number of draws made at once.
 DRAWS_AT_ONCE = 2**15
 
-# Steps by which the points of contact are found, with all units under parabolas.
+# Number of steps to optimise the points of contact, with parabolas for all units.
 N_PASSES = 100
 
-# Draws by which the units are found whose parabolas are the loosest.
+# Number of draws to find the units with the loosest parabolas.
 N_PILOT_DRAWS = 4096
 
 
@@ -55,7 +57,7 @@ class _Whitened(NamedTuple):
 
 
 class Envelope:
-    """A mixture of Gaussians above the density of an RBM, with exact integral and draws.
+    """A mixture of Gaussians that bounds the density of an RBM, with exact integral and draws.
 
     Parameters
     ----------
@@ -64,14 +66,14 @@ class Envelope:
     intercepts : Tensor of shape (H,)
         a.
     exact : Tensor of bool of shape (H,)
-        Units that are not bounded.
+        Units that are summed out exactly, without a bound.
     contact : Tensor of shape (H,)
-        xi of each unit; that of exact units is not used.
+        xi of each unit; not used for exact units.
 
     Attributes
     ----------
     log_mass : Tensor, scalar
-        ln M in whitened coordinates; infinite where the parabolas are too steep for a mass.
+        ln M in whitened coordinates; infinite if the parabolas are too steep.
     """
 
     def __init__(self, slopes: Tensor, intercepts: Tensor, exact: Tensor, contact: Tensor) -> None:
@@ -84,7 +86,7 @@ class Envelope:
             self.log_mass = slopes.new_tensor(math.inf)
             return
         self.pull = v @ (2 * curvature * a + 0.5)
-        # Slopes of the exact units, solved by the factor: inner products are those of A^-1.
+        # Slopes of the exact units, solved by the factor: their inner products are those with A^-1.
         solved = torch.linalg.solve_triangular(
             self.factor, torch.cat([slopes[:, exact], self.pull[:, None]], 1), upper=False
         )
@@ -107,10 +109,10 @@ class Envelope:
         return Envelope(self.slopes, self.intercepts, self.exact, contact)
 
     def tightened(self, n_passes: int) -> Envelope:
-        """Lower the mass by steps towards the root mean squares of the units' inputs.
+        """Reduce the mass by steps towards the root mean squares of the units' inputs.
 
-        The derivative of ln M by ln xi has the sign of xi less that root mean square, and ln M is
-        convex in lambda: there is one minimum, at which both are equal.
+        The derivative of ln M with respect to ln xi has the sign of xi minus this root mean square,
+        and ln M is convex in lambda: there is one minimum, where both are equal.
         """
         best, step = self, 1.0
         for _ in range(n_passes):
@@ -136,7 +138,7 @@ class Envelope:
         return ((self.intercepts + solved.mT @ mean).square() + variance).sqrt()
 
     def log_ratios(self, n_draws: int, generator: torch.Generator) -> Tensor:
-        """Ln of density over envelope, of each unit, at draws of the envelope: (n_draws, H)."""
+        """Ln of density / envelope of each unit, at draws from the envelope: (n_draws, H)."""
         noise = standard_normal((n_draws, len(self.slopes)), generator, self.slopes)
         position = noise + self.centre
         if self.machine is not None:
@@ -146,7 +148,7 @@ class Envelope:
         x, xi = self.intercepts + u @ self.slopes, self.contact
         curvature = torch.tanh(xi / 2) / (4 * xi)
         parabola = curvature * (x.square() - xi.square()) + 0.5 * (x - xi) + softplus(xi)
-        # Rounding can lift a contact by an ulp above the parabola.
+        # At a point of contact, rounding can exceed the parabola by one ulp.
         return (softplus(x) - parabola).clamp(max=0).masked_fill(self.exact, 0.0)
 
 
@@ -160,7 +162,7 @@ def whitened(energy: GaussianBernoulliEnergy) -> _Whitened:
 def make_envelope(
     slopes: Tensor, intercepts: Tensor, n_exact: int, generator: torch.Generator
 ) -> Envelope:
-    """Return a tight envelope, in which the ``n_exact`` units with the loosest parabolas are exact.
+    """Return a tight envelope, where the ``n_exact`` units with the loosest parabolas are exact.
 
     Parameters
     ----------
@@ -170,7 +172,7 @@ def make_envelope(
     generator : torch.Generator
     """
     exact = torch.zeros_like(intercepts, dtype=torch.bool)
-    # Parabolas so flat that the envelope has a mass.
+    # Start with parabolas that are flat enough for a finite mass.
     start = torch.linalg.matrix_norm(slopes, 2).square().clamp(min=1.0).expand_as(intercepts)
     envelope = Envelope(slopes, intercepts, exact, start).tightened(N_PASSES)
     if n_exact:
@@ -181,7 +183,7 @@ def make_envelope(
 
 
 def mean_bounds(total: Tensor, squares: Tensor, n: int, miss: float) -> tuple[float, float]:
-    """Empirical Bernstein bounds of the mean of numbers in [0, 1] (Maurer & Pontil 2009, thm. 4).
+    """Empirical Bernstein bounds on the mean of numbers in [0, 1] (Maurer & Pontil 2009, thm. 4).
 
     Parameters
     ----------
@@ -189,7 +191,7 @@ def mean_bounds(total: Tensor, squares: Tensor, n: int, miss: float) -> tuple[fl
         Sums of the numbers and of their squares.
     n : int
     miss : float
-        Probability with which each of both bounds may be wrong.
+        Probability that each of the two bounds is wrong.
     """
     mean = total.item() / n
     variance = max(0.0, (squares.item() - n * mean**2) / (n - 1))
@@ -206,7 +208,7 @@ def certified_interval(
     n_exact: int,
     width: float,
 ) -> LogPartitionInterval:
-    """Interval that contains ln Z with a probability of at least 0.999, whatever the parameters.
+    """Interval that contains ln Z with a probability of at least 0.999, for any parameters.
 
     Parameters
     ----------
@@ -216,7 +218,7 @@ def certified_interval(
     n_exact : int
         Hidden units that are summed out exactly, at a cost of 2^n_exact.
     width : float
-        Nats at which the interval is narrow enough.
+        Width in nats at which the interval is narrow enough.
 
     Returns
     -------
@@ -226,7 +228,7 @@ def certified_interval(
     slopes, intercepts, log_volume = whitened(energy)
     envelope = make_envelope(slopes, intercepts, n_exact, generator)
     log_mass = (envelope.log_mass + log_volume).item()
-    # Half for each side, shared by the stages.
+    # Half of the probability for each side, divided among the stages.
     miss = MISS_PROBABILITY / (2 * len(STAGES))
     total, squares, n, low, high = slopes.new_zeros(()), slopes.new_zeros(()), 0, -math.inf, 0.0
     for stage in STAGES:
@@ -237,7 +239,7 @@ def certified_interval(
         below, above = mean_bounds(total, squares, n, miss)
         low = max(low, math.log(below)) if below > 0 else low
         high = min(high, math.log(above))
-        # With n draws an error falls by n at the most: more would not make it narrow enough.
+        # With n draws, the error decreases at most by a factor of n; if this is not enough, stop.
         if high - low <= width or high - low > width * STAGES[-1] / n:
             break
     return LogPartitionInterval(log_mass + low, log_mass + high)

@@ -1,18 +1,18 @@
-r"""The law of the hidden units, an Ising model over {0,1}^H, normalised and sampled exactly.
+r"""The distribution of the hidden units, an Ising model over {0,1}^H: exact ln Z and samples.
 
 .. math::
     p(h) = \exp(a \cdot h + \tfrac12 h^\top J h) / Z_h
 
 The sum over 2^H configurations is one matrix product. Split h into three blocks A, B, C of about
-H/3 units. No term of the exponent touches more than two blocks, so with the tables of
-exponentials M_AB, M_BC, M_AC, each about 2^(H/3) square,
+H/3 units. Each term of the exponent involves at most two blocks. With the tables of exponentials
+M_AB, M_BC, M_AC, each about 2^(H/3) square,
 
 .. math::
     Z_h = \sum_{A,C} M_{AC} \circ (M_{AB} \, M_{BC})
 
-(the clique-counting idea of Williams 2004): one multiply-add for each configuration and only
-3 * 2^(2H/3) exponentials. The gradient consists of the first two moments of h and takes two more
-products. The same tables give independent samples.
+(the clique-counting idea of Williams 2004). This takes one multiply-add for each configuration and
+only 3 * 2^(2H/3) exponentials. The gradient consists of the first two moments of h and takes two
+more products. The same tables give independent samples.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from skevae.log_partition.inversion import invert, invert_rows
 # models are processed in strips of block A, which bounds memory at three tables of block B x C.
 STRIP_ELEMENTS = 2**22
 
-# Underflow is far where the total has used less than this part of the range of exponentials.
+# Underflow is far away if the total has used less than this fraction of the range of exponentials.
 SAFE_SHARE = 0.5
 
 
@@ -63,10 +63,10 @@ class IsingModel:
     bias : Tensor of shape (H,)
         a.
     coupling : Tensor of shape (H, H)
-        J, symmetric; its diagonal counts as well, since h_i^2 = h_i.
+        J, symmetric. Its diagonal also contributes, since h_i^2 = h_i.
     checked : bool
-        Whether underflow is detected and repaired. The branch reads a value, so that the host waits
-        for a GPU; on the CPU it costs nothing and is always taken. Unchecked, an underflow that
+        Whether underflow is detected and repaired. The check reads a value, so the host waits for a
+        GPU; on the CPU it costs nothing and is always made. Without the check, an underflow that
         could matter makes ``log_partition`` nan.
 
     Attributes
@@ -78,11 +78,11 @@ class IsingModel:
     -----
     Row maxima of ln M_AB, column maxima of ln M_BC and the maximum of the terms that are added back
     are subtracted before exponentiation. Terms can still underflow for a pair (A, C) whose best B
-    is the best neither for A nor for C. No term loses more than the smallest normal number on the
-    scale of the largest. So nothing is lost as long as the total is well above 2^H of these, as it
-    is with ordinary couplings. Otherwise every pair for which a loss could matter is found, and its
-    sum over B is taken in log space: the result is exact with extreme couplings too, at the cost of
-    enumeration in the worst case.
+    is the best neither for A nor for C. The loss of each term is at most the smallest normal
+    number, relative to the largest scale. The result is therefore exact if the total is well above
+    2^H times this number, as with ordinary couplings. Otherwise, all pairs for which a loss could
+    matter are found, and their sums over B are computed in log space. The result is then also exact
+    for extreme couplings, at the cost of enumeration in the worst case.
     """
 
     def __init__(self, bias: Tensor, coupling: Tensor, *, checked: bool = True) -> None:
@@ -110,12 +110,12 @@ class IsingModel:
         self._strip_rows = max(1, min(2**size_a, STRIP_ELEMENTS >> max(size_b, size_c)))
 
         info = torch.finfo(self._dtype)
-        # ln of the most that one pair can lose by underflow, on that pair's scale.
+        # ln of the maximum loss of one pair by underflow, on the scale of that pair.
         self._log_loss = size_b * math.log(2.0) + math.log(info.tiny)
         # Losses are harmless if all 2^(A+C) of them together stay below the rounding error.
         self._log_tolerance = math.log(info.eps) - (size_a + size_c) * math.log(2.0)
-        # A total above its largest scale plus this has lost nothing: half of the tolerance is for
-        # the products and half for the scales.
+        # A total above its largest scale plus this is exact: half of the tolerance is for the
+        # products and half for the scales.
         self._log_floor = self._log_loss - self._log_tolerance + math.log(2.0)
         self._kept: _Strip | None = None
         self.log_partition = self._log_partition()
@@ -156,7 +156,7 @@ class IsingModel:
             yield strip
 
     def _log_weights(self, strip: _Strip, log_total: Tensor) -> tuple[Tensor, _Repair | None]:
-        """ln sum_B of each pair (A, C): (rows, 2^C), exact to rounding relative to the total."""
+        """ln sum_B of each pair (A, C): (rows, 2^C), exact up to rounding relative to the total."""
         log_weights = strip.product.log().add_(strip.log_scale)
         unsafe = strip.log_scale > log_total + self._log_tolerance - self._log_loss
         unsafe &= strip.product < math.exp(self._log_loss) / torch.finfo(self._dtype).eps
@@ -170,13 +170,13 @@ class IsingModel:
         return log_weights, repair
 
     def _log_conditionals(self, pairs: _Repair) -> Iterator[Tensor]:
-        """ln p(B | A, C), not normalised, in chunks of pairs: (n, 2^B)."""
+        """Unnormalised ln p(B | A, C), in chunks of pairs: (n, 2^B)."""
         step = max(1, STRIP_ELEMENTS // self._h_b.shape[0])
         for a, c in zip(pairs.a.split(step), pairs.c.split(step), strict=True):
             yield self._log_ab(a) + self._log_bc[:, c].mT
 
     def _log_partition(self) -> Tensor:
-        # The running total is a lower bound of the final one: a strip that is safe by it is safe.
+        # The running total is a lower bound of the final one, so this check is conservative.
         total = self._coupling.new_full((), -math.inf)
         for strip in self._strips():
             seen = strip.shift + torch.dot(strip.scale.flatten(), strip.product.flatten()).log()
@@ -190,9 +190,9 @@ class IsingModel:
         return total
 
     def clearance(self) -> Tensor:
-        """Part of the range of exponentials that the total has left, scalar.
+        """Remaining fraction of the range of exponentials for the total, scalar.
 
-        It is about 1 with weak couplings; below 0 sums may have to be taken in log space.
+        It is about 1 for weak couplings; below 0, sums may have to be computed in log space.
         """
         heights = [self.log_partition - strip.shift for strip in self._strips()]
         return 1 - torch.stack(heights).amin() / self._log_floor
@@ -201,16 +201,16 @@ class IsingModel:
         return log_total > strip.shift + self._log_floor
 
     def _is_blind(self) -> bool:
-        """Whether values cannot be read, because of the caller or of a CUDA graph in the making."""
+        """Whether values must not be read: if unchecked, or while a CUDA graph is recorded."""
         return not self._checked or _is_recorded()
 
     def _is_safe(self, strip: _Strip, log_total: Tensor) -> bool:
         """Whether no underflow in this strip can matter to the total."""
-        # `_log_partition` makes the total nan where this blind assumption is wrong.
+        # If this assumption is wrong, `_log_partition` makes the total nan.
         return self._is_blind() or bool(self._stands_clear(strip, log_total))
 
     def _probabilities(self, strip: _Strip) -> tuple[Tensor, Tensor, _Repair | None]:
-        """P(A, C), its factor besides ``product``, and the pairs to which that does not apply."""
+        """P(A, C), its factor without ``product``, and the pairs where this does not apply."""
         if self._is_safe(strip, self.log_partition):
             scale = strip.scale * (strip.shift - self.log_partition).exp()
             return scale * strip.product, scale, None
@@ -255,7 +255,7 @@ class IsingModel:
     def _add_repaired(
         self, strip: _Strip, repair: _Repair, p_ac: Tensor, p_ab: Tensor, p_bc: Tensor
     ) -> None:
-        """Add the pairs taken in log space to the joint tables of (A, B) and (B, C), in place."""
+        """Add pairs computed in log space to the joint tables of (A, B) and (B, C), in place."""
         row = repair.a - strip.rows.start
         done = 0
         for log_b in self._log_conditionals(repair):
@@ -268,10 +268,10 @@ class IsingModel:
     def sample(self, n_samples: int, generator: torch.Generator) -> Tensor:
         """Draw independent configurations: (n_samples, H).
 
-        (A, C) comes from its table by inversion, then B given (A, C).
+        (A, C) is drawn from its table by inversion, then B given (A, C).
         """
         tables = [self._log_weights(strip, self.log_partition)[0] for strip in self._strips()]
-        # float64 throughout: a float32 cumulative sum loses whole configurations at 2^20 entries.
+        # Always float64: a float32 cumulative sum of 2^20 entries loses configurations.
         log_ac = torch.cat(tables).flatten().double()
         pair = invert((log_ac - log_ac.max()).exp_().cumsum(0), n_samples, generator)
         n_c = self._h_c.shape[0]
@@ -289,7 +289,7 @@ def reading_waits(device: torch.device) -> bool:
 
 
 def _is_recorded() -> bool:
-    """Whether kernels are being recorded as a CUDA graph, so that no value can be read."""
+    """Whether a CUDA graph is being recorded, so that no value can be read."""
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
@@ -316,14 +316,14 @@ def log_partition(bias: Tensor, coupling: Tensor, *, checked: bool = True) -> Te
     bias : Tensor of shape (H,)
         a.
     coupling : Tensor of shape (H, H)
-        J; only its symmetric part counts.
+        J; only its symmetric part is used.
     checked : bool, default=True
         As for `IsingModel`.
 
     Returns
     -------
     Tensor, scalar
-        In nats. 2^(H+1) flops, and twice as many again for the gradient.
+        In nats. It takes 2^(H+1) flops, and twice as many for the gradient.
     """
     return _LogPartition.apply(bias, 0.5 * (coupling + coupling.mT), checked)
 
@@ -339,9 +339,9 @@ def exact_log_partition(energy: GaussianBernoulliEnergy, *, checked: bool = True
 
 @torch.no_grad()
 def is_far_from_underflow(energy: GaussianBernoulliEnergy) -> bool:
-    """Whether the tables need not be checked for underflow in the next training steps.
+    """Whether the tables need no underflow checks in the next training steps.
 
-    Always False on the CPU, where checks cost nothing. Elsewhere the host waits for the answer.
+    Always False on the CPU, where checks cost nothing. Elsewhere, the host waits for the result.
     """
     if not reading_waits(energy.weight.device):
         return False

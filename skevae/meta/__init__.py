@@ -1,1 +1,1 @@
-"""Estimators that make use of densities: ensembles, imputation and outlier detection."""
+"""Estimators that use densities: ensembles, imputation and outlier detection."""

@@ -1,4 +1,4 @@
-"""What the estimators that make use of a density share."""
+"""Base class of the estimators that use a density."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class DensityMeta(DocumentedEstimator):
     random_state: Any
 
     def _fit_density(self, default: Any, X: Any, sample_weight: Any) -> None:
-        """Fit a clone of ``estimator``, or the default where that is None."""
+        """Fit a clone of ``estimator``, or of the default if it is None."""
         estimator = clone(default if self.estimator is None else self.estimator)
         if estimator.get_params().get("random_state", 0) is None:
             estimator.set_params(random_state=self.random_state)
@@ -25,7 +25,7 @@ class DensityMeta(DocumentedEstimator):
         self._take_features(self.estimator_)
 
     def _take_features(self, fitted: Any) -> None:
-        """Set what is known of the columns of X from an estimator that was fitted to it."""
+        """Copy the attributes for the columns of X from an estimator that was fitted to it."""
         self.n_features_in_ = fitted.n_features_in_
         if hasattr(fitted, "feature_names_in_"):
             self.feature_names_in_ = fitted.feature_names_in_

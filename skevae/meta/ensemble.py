@@ -1,4 +1,4 @@
-"""EnergyEnsemble: several fits as one density."""
+"""EnergyEnsemble: the average density of several fits."""
 
 from __future__ import annotations
 
@@ -23,35 +23,36 @@ from skevae.utils.weights import mean_score
 
 
 class EnergyEnsemble(DensityMixin, DensityMeta):
-    r"""Several fits as one density: their weighted mean.
+    r"""Weighted average of the densities of several fits.
 
     .. math:: p(x) = \sum_{m=1}^M w_m p_m(x)
 
-    Each member starts from other weights, sees other minibatches and, with early stopping, holds
-    out other rows. On a few hundred rows such fits differ by chance. Their mean scores at least
-    as high as the members do on average (Jensen's inequality). If each member's score is a lower
-    bound in expectation, so is that of the mean.
+    The members have different initial weights, minibatches and, with early stopping, held-out rows.
+    On a few hundred rows, fits differ by chance. The average reduces this variation: on any rows,
+    its score is at least the weighted mean of the members' scores (Jensen's inequality). If the members'
+    scores are lower bounds in expectation, so is the score of the average.
 
-    Members may be of several kinds. With ``stacking=True`` each kind is weighted by how well it
-    predicts rows that it was not fitted to [1]_.
+    The members can be of several kinds. With ``stacking=True``, each kind is weighted by how well
+    it predicts rows that it was not fitted to [1]_.
 
     Parameters
     ----------
     estimator : density estimator or list of density estimators, default=None
-        Each has ``fit``, ``score_samples``, ``sample`` and a ``random_state``, which is set for
-        each member. None is ``EnergyVAE()``.
+        Estimators with ``fit``, ``score_samples``, ``sample`` and a ``random_state``, which is set
+        for each member. None means ``EnergyVAE()``.
     n_estimators : int, default=5
-        Members of each estimator. Fit and scores take as long as those of all members together.
+        Number of members of each estimator. Fitting and scoring take as long as for all members
+        one after the other.
     stacking : bool, default=False
         If False, all members have the same weight and are fitted to all rows. If True, the rows
-        are split into ``n_estimators`` folds. Member k of each estimator is fitted to the rows
-        outside of fold k. The weights of the estimators maximise the log-likelihood of the rows
-        under the members that were not fitted to them.
+        are split into ``n_estimators`` folds, and member k of each estimator is fitted to the rows
+        outside of fold k. The weights of the estimators maximise the log-likelihood of the
+        held-out rows.
     n_jobs : int, default=None
-        Members that are fitted at the same time, each in a process of its own. None is 1, -1 is
-        one for each processor.
+        Number of members that are fitted in parallel, each in its own process. None means 1, and -1
+        means one per processor.
     random_state : int, RandomState instance or None, default=None
-        Determines the members' seeds, the folds and the samples.
+        Seed of the members, the folds and the samples.
 
     Attributes
     ----------
@@ -69,7 +70,7 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
 
     See Also
     --------
-    EnergyVAE : A single fit, which is enough where rows are many.
+    EnergyVAE : A single fit, which is enough for many rows.
     sklearn.ensemble.BaggingRegressor : The mean of several regressors.
 
     References
@@ -146,9 +147,9 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         Raises
         ------
         ValueError
-            If an estimator is no density estimator or has no ``random_state``, so that all its
-            members would be the same. With ``stacking=True`` also if there is only one fold, or
-            are more folds than rows, and if an estimator scores held-out rows with NaN.
+            If an estimator is not a density estimator, or has no ``random_state``, because all its
+            members would be the same. With ``stacking=True``, also if ``n_estimators`` is 1 or
+            greater than the number of rows, or if an estimator scores held-out rows with NaN.
         """
         kinds = _checked(self._kinds)
         seed = draw_seed(self.random_state)
@@ -205,7 +206,7 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         return mean_score(self.score_samples(X), sample_weight)
 
     def sample(self, n_samples=1, random_state=None):
-        """Draw rows, each from a member that is drawn by its weight.
+        """Draw rows, each from a member chosen at random by its weight.
 
         Parameters
         ----------
@@ -216,7 +217,7 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         Returns
         -------
         ndarray or DataFrame of shape (n_samples, n_features)
-            Like those that the members draw, in random order.
+            In the format of the members' samples, in random order.
         """
         check_is_fitted(self, "estimators_")
         validate_parameter_constraints(
@@ -254,13 +255,13 @@ def _with_seed(template: Any, seed: int) -> Any:
     if "random_state" not in member.get_params():
         raise ValueError(
             f"estimator={template!r} has no random_state, so all members would be the same. Use it "
-            "without an ensemble, or an estimator that has one."
+            "without an ensemble, or use an estimator with a random_state."
         )
     return member.set_params(random_state=seed)
 
 
 def _joined(parts: list[Any], order: np.ndarray) -> Any:
-    """Put arrays or DataFrames one below the other, and their rows into an order."""
+    """Concatenate arrays or DataFrames, and put their rows into the given order."""
     frames = [frame for frame in map(as_frame, parts) if frame is not None]
     if not frames:
         return np.concatenate(parts)[order]

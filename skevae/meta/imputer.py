@@ -1,4 +1,4 @@
-"""EnergyImputer: missing entries filled from a density of the rows."""
+"""EnergyImputer: imputation of missing entries from a density of the rows."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from skevae.fitted.conditionals import IMPUTATIONS
 from skevae.meta.base import DensityMeta
 from skevae.utils.constraints import InstanceWith
 
-# Entries that the default estimator hides in training, so that it has seen rows with holes.
+# Fraction of entries that the default estimator hides, to train it on incomplete rows.
 MASK_RATE = 0.2
 
 
 class EnergyImputer(OneToOneFeatureMixin, TransformerMixin, DensityMeta):
     """Imputation of missing values from a density of the rows.
 
-    A density of all columns is fitted to the observed entries of X; missing ones are filled by
-    what it says of them given the rest of their row. Columns may be numbers, integers and
-    categories.
+    A density of all columns is fitted to the observed entries of X. Missing entries are imputed
+    from their conditional distribution given the rest of the row. Columns may be continuous,
+    integer or categorical.
 
     Parameters
     ----------
     estimator : EnergyVAE, default=None
-        Any estimator with ``fit`` and ``impute``. None is ``EnergyVAE(mask_rate=0.2)``.
+        An estimator with ``fit`` and ``impute``. None is ``EnergyVAE(mask_rate=0.2)``.
     method : {"mean", "median", "mode", "draw"}, default="mean"
         See `EnergyVAE.impute`.
     sample_posterior : bool, default=False
-        Whether entries are drawn from their conditional law, for multiple imputation: ``method`` is
-        then "draw", and fits with different ``random_state`` differ.
+        Whether entries are drawn from their conditional distribution, for multiple imputation. If
+        True, ``method`` is "draw", and fits with different ``random_state`` give different results.
     random_state : int, RandomState instance or None, default=None
-        Of the fit and the draws, where ``estimator`` has none.
+        Seed of the fit and the draws, if ``estimator`` has no ``random_state``.
 
     Attributes
     ----------
@@ -86,7 +86,7 @@ class EnergyImputer(OneToOneFeatureMixin, TransformerMixin, DensityMeta):
         Parameters
         ----------
         X : array-like or DataFrame of shape (n_samples, n_features)
-            At least 2 rows; no column without a value.
+            At least 2 rows, and at least one value in each column.
         y : Ignored
             For API consistency.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -109,7 +109,7 @@ class EnergyImputer(OneToOneFeatureMixin, TransformerMixin, DensityMeta):
         Returns
         -------
         ndarray or DataFrame of shape (n_samples, n_features)
-            Like the X of `fit`, with observed entries as they are.
+            In the format of the X of `fit`; observed entries are unchanged.
         """
         check_is_fitted(self, "estimator_")
         method = "draw" if self.sample_posterior else self.method

@@ -1,4 +1,4 @@
-"""EnergyOutlierDetector: rows of low density are outliers."""
+"""EnergyOutlierDetector: rows with a low density are outliers."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class EnergyOutlierDetector(OutlierMixin, DensityMeta):
     Parameters
     ----------
     estimator : density estimator, default=None
-        With ``fit`` and ``score_samples``. None is ``EnergyVAE()``.
+        An estimator with ``fit`` and ``score_samples``. None is ``EnergyVAE()``.
     contamination : float in (0, 0.5], default=0.1
-        Part of the training rows that are called outliers.
+        Fraction of the training rows that are labelled as outliers.
     random_state : int, RandomState instance or None, default=None
-        Of the fit, where ``estimator`` has none.
+        Seed of the fit, if ``estimator`` has no ``random_state``.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class EnergyOutlierDetector(OutlierMixin, DensityMeta):
 
     See Also
     --------
-    sklearn.ensemble.IsolationForest : Outliers are what random splits isolate early.
+    sklearn.ensemble.IsolationForest : Outliers are isolated by few random splits.
 
     Examples
     --------
@@ -65,7 +65,7 @@ class EnergyOutlierDetector(OutlierMixin, DensityMeta):
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y=None, sample_weight=None):
-        """Fit the density, and find the score below which rows are outliers.
+        """Fit the density, and compute the score below which rows are outliers.
 
         Parameters
         ----------
@@ -85,7 +85,7 @@ class EnergyOutlierDetector(OutlierMixin, DensityMeta):
         return self
 
     def score_samples(self, X):
-        """Log-likelihood of each row, in nats: the lower, the more of an outlier.
+        """Log-likelihood of each row, in nats; lower values are more abnormal.
 
         Parameters
         ----------

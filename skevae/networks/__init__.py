@@ -1,4 +1,4 @@
-"""Networks of encoder, decoder and energies, one file each."""
+"""Networks for encoders, decoders and energies, one file each."""
 
 from __future__ import annotations
 

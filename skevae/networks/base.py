@@ -1,4 +1,4 @@
-"""What every network is: a callable that builds a torch module, with parameters of its own."""
+"""Base class of the networks: objects with parameters that build a torch module when called."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import nn
 from skevae.networks.layers import ACTIVATIONS, Linear, WeightNormLinear
 from skevae.utils.documentation import DocumentedEstimator
 
-# What `EnergyVAE(network=...)` calls: (n_inputs, n_outputs, hidden_layer_sizes) -> module.
+# Signature of `EnergyVAE(network=...)`: (n_inputs, n_outputs, hidden_layer_sizes) -> module.
 NetworkBuilder = Callable[[int, int, Sequence[int]], nn.Module]
 
 
 class Network(DocumentedEstimator):
-    """Base of the networks: ``network(n_inputs, n_outputs, hidden_layer_sizes)`` builds a module.
+    """Base class of the networks: ``network(n_inputs, n_outputs, hidden_layer_sizes)`` -> module.
 
-    It holds parameters only. The weights are in the modules it builds, so that one object builds
+    It only holds parameters. The weights are in the modules that it builds, so one object can build
     both encoder and decoder.
 
     Parameters
@@ -55,7 +55,7 @@ class Network(DocumentedEstimator):
         hidden_layer_sizes : sequence of int
             Widths of the hidden layers.
         generator : torch.Generator, optional
-            Of the initial weights, on the CPU; None uses torch's global generator.
+            Generator of the initial weights, on the CPU; None uses torch's global generator.
 
         Returns
         -------
@@ -72,7 +72,7 @@ class Network(DocumentedEstimator):
         raise NotImplementedError
 
     def _linear(self, n_inputs: int, n_outputs: int) -> Linear:
-        """Linear layer, weight-normalised if that is asked for."""
+        """Linear layer, with weight normalisation if enabled."""
         layer = WeightNormLinear if self.weight_norm else Linear
         return layer(n_inputs, n_outputs)
 

@@ -1,4 +1,4 @@
-"""Build a network from the parameter of an estimator, and check what was built."""
+"""Build a network from the parameter of an estimator, and check the result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from skevae.networks.base import Network, NetworkBuilder
 from skevae.networks.layers import ACTIVATIONS
 from skevae.utils.random import lent_globals
 
-# Modules whose forward pass draws nothing at random, beside those of this package and of zuko.
+# Modules with a deterministic forward pass, in addition to those of this package and of zuko.
 DETERMINISTIC = (nn.Sequential, nn.ModuleList, nn.Linear, *ACTIVATIONS.values())
 
 
@@ -38,8 +38,8 @@ def build_network(
         If ``n_outputs`` is 1, a module that maps (n, n_inputs) to (n,) is accepted as well.
     hidden_layer_sizes : sequence of int
     generator : torch.Generator
-        Of the initial weights, on the CPU. It is lent to torch's global generator while a user's
-        function builds its module.
+        Generator of the initial weights, on the CPU. torch's global generator takes its state
+        while a custom function builds its module.
     parameter : str, default="network"
         Name of the estimator's parameter, for error messages.
 
@@ -51,10 +51,10 @@ def build_network(
     Raises
     ------
     TypeError
-        If ``network`` cannot be called with these three arguments, or returns no module. Errors
-        raised inside a user's function are passed on as they are.
+        If ``network`` cannot be called with these three arguments, or does not return a module.
+        Errors raised inside a custom function are passed on unchanged.
     ValueError
-        If the module does not map a batch of two rows to the right shape.
+        If the module does not map a batch of two rows to the required shape.
     """
     builder = NETWORKS[network]() if isinstance(network, str) else network
     given = f"{parameter}={network!r}"
@@ -105,7 +105,7 @@ def _check_signature(builder: Any, given: str) -> None:
 
 
 def draws_globally(module: nn.Module) -> bool:
-    """Whether a module may draw from torch's global generator, as dropout in a user's network."""
+    """Whether a module may draw from torch's global generator, such as custom dropout."""
     return not all(
         type(part).__module__.split(".")[0] in ("skevae", "zuko") or type(part) in DETERMINISTIC
         for part in module.modules()

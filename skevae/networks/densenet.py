@@ -11,7 +11,7 @@ from skevae.networks.base import Network
 
 
 class DenselyConnected(nn.Module):
-    """Module in which every layer sees the input and the outputs of all earlier layers.
+    """Module in which every layer receives the input and the outputs of all earlier layers.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class DenselyConnected(nn.Module):
 
 
 class DenseNet(Network):
-    """Densely connected network: every layer sees the input and all earlier layers.
+    """Densely connected network: every layer receives the input and all earlier outputs.
 
     "Variational Inference with Unnormalized Priors" uses it for its toy data [1]_.
 

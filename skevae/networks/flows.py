@@ -1,4 +1,4 @@
-"""Normalizing flows, built of zuko's masked autoregressive transforms. zuko is imported late."""
+"""Normalising flows from zuko's masked autoregressive transforms. zuko is imported late."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-# With the order of the variables reversed between them, two steps let each see all others.
+# The order of variables is reversed between the two steps, so that each depends on all others.
 N_STEPS = 2
 
 
@@ -18,7 +18,7 @@ def import_zuko() -> ModuleType:
     Raises
     ------
     ImportError
-        If it is not installed; says how to install it.
+        If it is not installed; the message tells how to install it.
     """
     checks_arguments = Distribution._validate_args
     try:
@@ -26,29 +26,29 @@ def import_zuko() -> ModuleType:
     except ImportError as error:
         raise ImportError(
             "Normalising flows (posterior='iaf', prior='flow') need zuko, which is not installed. "
-            "Install it by `pip install \"skevae[flows]\"`, or use posterior='diagonal' and "
+            "Install it with `pip install \"skevae[flows]\"`, or use posterior='diagonal' and "
             "prior='grbm'."
         ) from error
     finally:
-        # zuko turns torch's checks of distribution arguments off for everybody.
+        # zuko globally disables torch's checks of distribution arguments.
         Distribution.set_default_validate_args(checks_arguments)
     return zuko
 
 
 class AutoregressiveFlow(nn.Module):
-    r"""Invertible map made of masked autoregressive steps, given a context c.
+    r"""Invertible map composed of masked autoregressive steps, given a context c.
 
     .. math::
         y_i = x_i \, e^{a_i(x_{<i}, c)} + b_i(x_{<i}, c)
 
     where a and b are the outputs of a masked network (MADE; Germain et al. 2015). Its Jacobian is
-    triangular. It is evaluated in one pass and inverted in one pass for each variable. At first it
-    is the identity.
+    triangular. Evaluation takes one pass, and inversion takes one pass per variable. It is
+    initialised as the identity.
 
     Parameters
     ----------
     n_features : int
-        Variables D.
+        Number of variables D.
     n_context : int
         At least 1.
     volume_preserving : bool
@@ -64,7 +64,7 @@ class AutoregressiveFlow(nn.Module):
         zuko = import_zuko()
         super().__init__()
         self.n_features = n_features
-        # Each unit sees the variables up to some i; a few of them for every i.
+        # Each unit depends on the variables up to some i, with a few units for every i.
         self.n_hidden = max(64, 4 * n_features)
         kind = {"univariate": zuko.transforms.AdditiveTransform, "shapes": ((),)}
         ascending = torch.arange(n_features)
@@ -74,7 +74,7 @@ class AutoregressiveFlow(nn.Module):
                 n_context,
                 order=ascending if step % 2 == 0 else ascending.flip(0),
                 hidden_features=(self.n_hidden,),
-                # Bounded, so that a and b are, and no input however far away leads to overflow.
+                # Bounded, so that a and b are bounded, and extreme inputs do not overflow.
                 activation=nn.Tanh,
                 **(kind if volume_preserving else {}),
             )
@@ -86,7 +86,7 @@ class AutoregressiveFlow(nn.Module):
         self.steps = zuko.lazy.LazyComposedTransform(*steps)
 
     def __repr__(self) -> str:
-        # zuko's own, of the steps, draws from torch's global generator.
+        # The repr of zuko's modules draws from torch's global generator.
         return f"{type(self).__name__}(n_features={self.n_features}, n_hidden={self.n_hidden})"
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What an encoder is shown of a row: numbers, one-hot categories, and which entries are there."""
+"""Inputs of an encoder: numbers, one-hot categories, and a mask of observed entries."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Inputs(nn.Module):
     Parameters
     ----------
     fill : Tensor of shape (n_features,)
-        What a missing number is replaced by.
+        Values that replace missing numbers.
     n_categories : sequence of int
-        Categories of each column, whose values are 0, 1, ...; 0 for a column of numbers.
+        Number of categories of each column, with values 0, 1, ...; 0 for a numeric column.
     with_mask : bool
     """
 
@@ -50,7 +50,7 @@ class Inputs(nn.Module):
 
 
 class TableEncoder(nn.Sequential):
-    """An encoder whose network is shown the `Inputs` of a row.
+    """An encoder whose network receives the `Inputs` of a row.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the networks are built of: activations and linear layers."""
+"""Building blocks of the networks: activations and linear layers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 class Linear(nn.Linear):
     """Linear layer whose products are computed by `skevae.networks.linear.linear`.
 
-    It has no values before `initialise` is called: torch's own layer would draw them from the
+    Its weights are undefined until `initialise` is called: torch's layer would draw them from the
     global generator.
     """
 
@@ -32,7 +32,7 @@ class Linear(nn.Linear):
         super().__init__(n_inputs, n_outputs, dtype=torch.float32)
 
     def reset_parameters(self) -> None:
-        """Leave the values to `initialise`."""
+        """Do nothing; `initialise` draws the values."""
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator | None) -> None:
@@ -48,7 +48,7 @@ class Linear(nn.Linear):
 class WeightNormLinear(Linear):
     r"""Linear layer with weight normalisation, w = g v / \|v\| (Salimans & Kingma 2016).
 
-    torch's own parametrised modules cannot be pickled.
+    torch's parametrised modules cannot be pickled.
     """
 
     def __init__(self, n_inputs: int, n_outputs: int) -> None:

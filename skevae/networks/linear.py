@@ -1,9 +1,9 @@
-"""Products x W' + b, by the faster of the libraries that torch has for them.
+"""Products x W' + b, computed by the fastest library in torch.
 
-On a CPU torch leaves float32 products to MKL, which keeps to AVX2 on processors that are not
-Intel's. oneDNN is in the same torch and uses AVX-512 wherever there is any: on the AMD processor it
-was measured on it is twice as fast. torch's own compiler calls it by the operator used here, which
-is not public: where a torch lacks it, MKL does the work.
+On a CPU, torch computes float32 products with MKL, which only uses AVX2 on processors of other
+manufacturers than Intel. torch also contains oneDNN, which uses AVX-512 if available: on an AMD
+processor, it was twice as fast. torch's compiler calls it by the operator used here, which is not
+public. If a version of torch lacks the operator, MKL is used.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Below so many multiply-adds, or with so few rows or columns, calling oneDNN costs what it saves.
+# Below this many multiply-adds, rows or columns, calling oneDNN costs more than it saves.
 MIN_MULTIPLY_ADDS = 2**21
 
 
 MIN_SIDE = 32
 
 
-# oneDNN keeps half a megabyte for every number of rows it has seen. Minibatches and chunks are
-# mostly multiples of 16; what is left over is not, and differs from data set to data set.
+# oneDNN caches half a megabyte for every number of rows. Minibatches and chunks are mostly
+# multiples of 16; incomplete ones are not, and their sizes vary between data sets.
 ROWS_MULTIPLE = 16
 
 
@@ -37,8 +37,8 @@ _IS_FASTER = (
 
 
 def _suits(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN is worth calling, and nothing forbids it."""
-    # An exported graph is one for all numbers of rows, and knows only operators that are public.
+    """Whether oneDNN is faster and can be used."""
+    # An exported graph is for any number of rows, and can only contain public operators.
     if torch.compiler.is_compiling():
         return False
     n_outputs, n_inputs = weight.shape
@@ -68,7 +68,7 @@ def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class _OneDNNLinear(torch.autograd.Function):
-    """The product whose gradients are such products as well."""
+    """The product by oneDNN, whose gradients are also computed by oneDNN."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -17,5 +17,5 @@ def positive(raw: Tensor) -> Tensor:
 
 
 def inverse_positive(value: Tensor) -> Tensor:
-    """Return what `positive` turns into ``value``, which is positive."""
+    """Inverse of `positive`, for a positive ``value``."""
     return value + (-(-value).expm1()).log() - UNIT_SHIFT

@@ -25,7 +25,7 @@ PARTITIONS: dict[str, type[PartitionEstimate]] = {
     "contrastive-from-noise": NoiseContrastivePartition,
 }
 
-# The estimates that need no posterior, so that a density can be trained alone.
+# The estimates that need no posterior, for training a density on its own.
 DENSITY_PARTITIONS: dict[str, type[DensityPartition]] = {
     name: cast(type[DensityPartition], kind)
     for name, kind in PARTITIONS.items()
@@ -34,6 +34,6 @@ DENSITY_PARTITIONS: dict[str, type[DensityPartition]] = {
 
 
 def resolve_partition(choices: Sequence[str], density: Density) -> str:
-    """Return the first choice that is not "auto"; else exact where a step can afford it."""
+    """Return the first choice that is not "auto"; else "exact" if it is cheap enough."""
     affordable = "exact" if density.trains_exactly else "persistent"
     return next((choice for choice in choices if choice != "auto"), affordable)

@@ -1,4 +1,4 @@
-"""ln Z from the minibatch's posteriors, pooled as one mixture proposal."""
+"""ln Z by importance sampling from the pooled posteriors of the minibatch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from skevae.utils.log_mean import log_mean_exp
 
 
 class AggregatePartition(PartitionEstimate):
-    """Importance sampling from the minibatch's posteriors, pooled as one mixture proposal.
+    """Importance sampling from the posteriors of the minibatch, pooled as one mixture proposal.
 
-    All draws of all rows estimate one ln Z, each weighted against the density of the mixture
+    All draws of all rows estimate one ln Z, each weighted relative to the density of the mixture
     (the balance heuristic of Veach & Guibas 1995). Mass that the aggregated posterior does not
-    cover is missed: little in few dimensions, almost all of Z in many.
+    cover is missed: little of Z in low dimension, but almost all of it in high dimension.
     """
 
     def __call__(

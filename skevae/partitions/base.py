@@ -1,4 +1,4 @@
-"""Base of the estimates of ln Z in training."""
+"""Base classes of the estimates of ln Z in training."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from skevae.utils.ranks import ALONE, Ranks
 
 
 class PartitionEstimate:
-    """How a training step obtains ln Z.
+    """Estimate of ln Z in a training step.
 
     Attributes
     ----------
     needs_posterior : bool
-        Whether ln Z is estimated from the densities of the posteriors' draws. A density cannot be
-        trained alone by such an estimate.
+        Whether ln Z is estimated from the densities of draws from the posteriors. Such an estimate
+        cannot be used to train a density on its own.
     ranks : Ranks
-        The processes that train together, among which Markov chains are divided.
+        The processes that train together. Markov chains are divided among them.
 
     Parameters
     ----------
@@ -48,36 +48,36 @@ class PartitionEstimate:
         draws : LatentDraws
         posterior : Posterior
         log_weights : Tensor of shape (n_draws, n), optional
-            Logarithms of the weights, not normalised, by which the objective averages the energy
-            gradients of each row's draws; None if they are equal. Markov chains that start at the
-            draws have to start at weighted ones.
+            Unnormalised log-weights with which the objective averages the energy gradients of the
+            draws of each row; None if they are equal. Markov chains that start at the draws must
+            start at weighted draws.
 
         Returns
         -------
-        Tensor, scalar, or (n,) for each row
+        Tensor, a scalar, or (n,) with one value per row
         """
         raise NotImplementedError
 
     def refresh(self) -> None:
-        """Do what is worth doing once an epoch."""
+        """Update what is computed once per epoch."""
 
     def note(self, log_partition: float) -> None:
-        """Accept a value of ln Z that was computed for another purpose."""
+        """Receive a value of ln Z that was computed for another purpose."""
 
     def state(self) -> dict[str, Any]:
-        """State from which another estimate of this kind can go on, on the CPU."""
+        """State, on the CPU, from which another estimate of this kind can continue."""
         return {}
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on from the `state` of another."""
+        """Continue from the `state` of another estimate."""
 
     def divided(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Return a state for this rank, from those of ranks that were more or fewer."""
+        """Return a state for this rank from the states of another number of ranks."""
         return states[0]
 
 
 class DensityPartition(PartitionEstimate):
-    """Base of the estimates that need no posterior, so that a density can be trained alone."""
+    """Base class of the estimates that need no posterior, for training a density on its own."""
 
     needs_posterior = False
 
@@ -87,7 +87,7 @@ class DensityPartition(PartitionEstimate):
         return self.evaluate(draws.z.detach().flatten(0, 1))
 
     def evaluate(self, z: Tensor) -> Tensor:
-        """Estimate ln Z at a step whose training data, or draws of the posteriors, are ``z``.
+        """Estimate ln Z in a step, where ``z`` are the training data or draws from the posteriors.
 
         Parameters
         ----------
@@ -101,5 +101,5 @@ class DensityPartition(PartitionEstimate):
         raise NotImplementedError
 
 
-# Keeps the variance of an annealing base positive if all chains agree in a dimension.
+# Keeps the variance of an annealing base positive if all chains are equal in a dimension.
 MIN_BASE_VARIANCE = 1e-3

@@ -1,4 +1,4 @@
-"""The gradient of ln Z from Markov chains: persistent, or contrastive."""
+"""The gradient of ln Z from Markov chains: persistent or contrastive."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from skevae.samplers.chains import PersistentChains
 # than this many steps.
 REFERENCE_STEPS = 1000
 
-# Transitions of a chain from noise. The gradient is averaged over the second half of them.
+# Number of transitions of a chain from noise. The gradient is averaged over the second half.
 NOISE_TRANSITIONS = 10
 
 
 class ChainPartition(DensityPartition):
-    """Base of the estimates by Markov chains, whose mean energy gradient is that of -ln Z.
+    """Base class of the estimates by Markov chains, whose mean energy gradient is that of -ln Z.
 
-    Chains give a gradient but no value. The reported value is a reference by annealing, which costs
-    as much as many steps. It is the value computed for the validation of the previous epoch, or
-    else one that is renewed from time to time.
+    Chains give a gradient but no value. The reported value is a reference computed by annealing,
+    which costs as much as many steps. It is the value from the validation of the previous epoch, or
+    else a value that is updated from time to time.
     """
 
     def __init__(self, density: Density, generator: torch.Generator) -> None:
@@ -36,7 +36,7 @@ class ChainPartition(DensityPartition):
         self.reference: float | None = None
         self.noted: float | None = None
         self.reference_step = 0
-        # On the device, where steps that are replayed as a CUDA graph can change it.
+        # On the device, so that replayed steps of a CUDA graph can change it.
         self.n_steps = torch.zeros((), dtype=torch.int64, device=generator.device)
         self._reported: Tensor | None = None
 
@@ -48,7 +48,7 @@ class ChainPartition(DensityPartition):
             self._refer_to(self._value())
 
     def note(self, log_partition: float) -> None:
-        """Take a value of ln Z at about the present parameters as the next reference."""
+        """Use a value of ln Z at about the current parameters as the next reference."""
         self.noted = log_partition
 
     def state(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class ChainPartition(DensityPartition):
         self.transition.resume(state["transition"])
 
     def divided(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        # What a sampler remembers belongs to its chains, of which there are others now.
+        # The state of a sampler belongs to its chains, which are different now.
         return {**states[0], "transition": {}}
 
     def _refer_to(self, log_partition: float) -> None:
@@ -76,7 +76,7 @@ class ChainPartition(DensityPartition):
         return self.density.quick_log_partition(self.generator)
 
     def _surrogate(self, negatives: Tensor) -> Tensor:
-        """Return the reference, with minus the gradient of the mean energy of ``negatives``."""
+        """Return the reference, with the gradient of minus the mean energy of ``negatives``."""
         if self.reference is None:
             self._refer_to(self._value())
         self.n_steps += 1
@@ -124,9 +124,9 @@ class PersistentPartition(ChainPartition):
 class ContrastivePartition(ChainPartition):
     """Contrastive divergence: chains start at the data and run one transition (Hinton 2002).
 
-    If the draws of the posteriors are weighted, chains start at draws that are resampled by the
-    weights: the gradients of positive and negative phase then cancel where the model is right.
-    Biased, because short chains stay near the data.
+    If the draws from the posteriors are weighted, chains start at draws that are resampled by the
+    weights, so that the gradients of the positive and negative phase cancel if the model is
+    correct. The estimate is biased, because short chains stay near the data.
     """
 
     def __call__(
@@ -145,7 +145,7 @@ class NoiseContrastivePartition(ChainPartition):
     """Contrastive divergence as modified by Liao et al. (2022): chains start from noise.
 
     They make `NOISE_TRANSITIONS` transitions, and the energy gradient is averaged over the second
-    half of them. Biased as far as the chains still depend on the noise.
+    half of them. The estimate is biased if the chains still depend on the noise.
     """
 
     def evaluate(self, z: Tensor) -> Tensor:

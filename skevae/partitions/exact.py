@@ -10,11 +10,11 @@ from skevae.partitions.base import DensityPartition
 
 
 class ExactPartition(DensityPartition):
-    """ln Z itself, exact.
+    """The exact ln Z.
 
-    Whether its tables have to be checked for underflow is decided once an epoch, because each check
-    makes the host wait for a GPU. If they underflow within an epoch that began far from it, ln Z is
-    nan and the training ends as diverged.
+    Whether its tables must be checked for underflow is decided once per epoch, because each check
+    makes the host wait for a GPU. If they underflow in an epoch without checks, ln Z is nan and
+    training ends as diverged.
     """
 
     def __init__(self, density: Density, generator: torch.Generator) -> None:

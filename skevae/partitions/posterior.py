@@ -13,9 +13,9 @@ from skevae.utils.log_mean import log_mean_exp
 class PosteriorPartition(PartitionEstimate):
     """The paper's estimate: ln of the mean of exp(r_k) over the row's own draws (eq. 3).
 
-    It only covers the mass of exp(-E) near the row's own posterior. The estimate of Z is unbiased,
-    so that of ln Z is too low in expectation and the objective too high, without limit: with one
-    draw it is the reconstruction term alone. It is not a bound of the likelihood.
+    It only covers the mass of exp(-E) near the posterior of the row. The estimate of Z is unbiased,
+    so the estimate of ln Z is too low in expectation and the objective too high, without limit:
+    with one draw, it is only the reconstruction term. It is not a bound on the likelihood.
     """
 
     def __call__(

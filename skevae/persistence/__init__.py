@@ -1,4 +1,4 @@
-"""Models in files: to go on with, without executable code, and to run without this package."""
+"""Models in files: saved models without executable code, and exported networks."""
 
 from skevae.persistence.export import export_decoder, export_encoder
 from skevae.persistence.files import load_model, save_model

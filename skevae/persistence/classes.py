@@ -1,4 +1,4 @@
-"""The classes and functions that a file may name: nothing is imported because a file says so."""
+"""The classes and functions that a file may name. Nothing else is imported for a file."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from skevae.persistence.graph import USE_JOBLIB
 from skevae.utils.archive import ArchiveError
 from skevae.vae_fit import Decided
 
-# Importing the public estimators has loaded all modules, so their classes are found by descent.
+# Importing the public estimators loads all modules, so their classes are found as subclasses.
 PUBLIC = (EnergyVAE, EnergyEnsemble, EnergyImputer, EnergyOutlierDetector)
 VALUES = (Bounds, Columns, Standardizer)
 TUPLES = (Decided, EstimatedInterval, LogPartitionInterval)
 
-# Layers of torch whose state is in their parameters, buffers and plain attributes.
+# torch layers whose state consists of parameters, buffers and plain attributes.
 TORCH_LAYERS = (
     "BatchNorm1d",
     "BatchNorm2d",
@@ -68,7 +68,7 @@ TORCH_LAYERS = (
 
 SKLEARN_DENSITIES = ("GaussianMixture", "BayesianGaussianMixture", "KernelDensity")
 
-# By submodule. Those of the first group are layers, those of the second are called by them.
+# By submodule. The first group contains layers, the second the functions that they call.
 ZUKO_LAYERS = {
     "flows.autoregressive": ("MaskedAutoregressiveTransform",),
     "flows.gaussianization": ("ElementWiseTransform",),
@@ -95,7 +95,7 @@ def own_classes() -> dict[str, type]:
 
 
 def _sklearn_classes() -> dict[str, type]:
-    # Late, as each of them takes a while to import.
+    # Imported late, because each import takes time.
     from sklearn import mixture, neighbors
     from sklearn.utils import _metadata_requests as requests
 
@@ -118,15 +118,15 @@ def _of_zuko(groups: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
 
 
 class Classes:
-    """What the names in a file stand for.
+    """The objects that the names in a file refer to.
 
-    Libraries are imported when a file names a class of theirs that is in the lists above.
+    A library is imported when a file names one of its classes in the lists above.
     """
 
     @classmethod
     @cache
     def get(cls) -> Classes:
-        """Return the one object of this class."""
+        """Return the only instance of this class."""
         return cls()
 
     def __init__(self) -> None:
@@ -190,7 +190,7 @@ class Classes:
 
 
 def why_refused(kind: type) -> str | None:
-    """Say why objects of a class outside the lists are refused; None if a caller can bring it."""
+    """Tell why objects of a class outside the lists are rejected; None if it can be custom."""
     if kind.__module__.split(".")[0] == "sklearn":
         densities = ", ".join(SKLEARN_DENSITIES)
         return (

@@ -1,4 +1,4 @@
-"""Encoder and decoder as modules that stand alone: numbers of rows in, latents out, and back."""
+"""Encoder and decoder as standalone modules: from rows of numbers to latents, and back."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from skevae.vae import accepting_holes
 
 
 class Scale(nn.Module):
-    """Centring and scaling in float32 that keeps the digits which float64 would.
+    """Centring and scaling in float32 with the precision of float64.
 
-    The centre is the sum of two float32 numbers. Subtracting the larger from a value near it is
-    exact, so that a column near 1e6 loses nothing.
+    The centre is the sum of two float32 numbers. Subtracting the larger one from a value close to
+    it is exact, so that a column near 1e6 loses no precision.
     """
 
     high: Tensor
@@ -42,7 +42,7 @@ class Scale(nn.Module):
 
 
 class RealLine(nn.Module):
-    """The maps of `Bounds` between bounded columns and the real line; other columns stay.
+    """The maps of `Bounds` between bounded columns and the real line; other columns are unchanged.
 
     A value outside its bounds becomes nan, a missing entry.
     """
@@ -67,7 +67,7 @@ class RealLine(nn.Module):
         """Bounded columns to the real line: (n, n_features) -> (n, n_features)."""
         if self.is_identity:
             return x
-        # ln(x - a), -ln(b - x), or their sum where both are bounds.
+        # ln(x - a), -ln(b - x), or their sum if there are two bounds.
         left, right = (x - self.low).log(), -(self.high - x).log()
         bounded = torch.where(self.below, left, 0.0) + torch.where(self.above, right, 0.0)
         return torch.where(self.below | self.above, bounded, x)
@@ -121,7 +121,7 @@ class DeployedDecoder(nn.Module):
 
 
 def describe_columns(estimator: EnergyVAE) -> list[dict[str, Any]]:
-    """Name and kind of each column; categories are numbered in the order of their list."""
+    """Name and kind of each column, with the list of categories in the order of their codes."""
     columns = estimator._columns
     names = range(columns.n_columns) if columns.names is None else columns.names
     return [

@@ -1,4 +1,4 @@
-"""Encoders and decoders in files that run without this package."""
+"""Export of encoders and decoders to files that run without this package."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from skevae.persistence.deployed import DeployedDecoder, DeployedEncoder, descri
 from skevae.utils.archive import replacing
 from skevae.utils.device import own_context
 
-# Under this name a file holds what its columns are, as JSON.
+# Name under which a file stores the description of its columns, as JSON.
 COLUMNS = "columns.json"
 
-# Rows of the example that is traced; one row or none would be traced as a special case.
+# Number of rows of the traced example; zero or one row would be traced as a special case.
 N_TRACED_ROWS = 4
 
 
-# What goes in and what comes out.
+# Names of the input and the output.
 Names = tuple[str, str]
 
 
 def _write_torch(program: ExportedProgram, path: Path, names: Names, columns: str) -> None:
-    # A path must end in ".pt2"; a file may be called anything.
+    # A path must end in ".pt2"; a file object may have any name.
     with path.open("wb") as file:
         torch.export.save(program, file, extra_files={COLUMNS: columns})
 
@@ -64,25 +64,24 @@ def export_encoder(
 ) -> Path:
     """Write the encoder of a fitted model to a file that runs without this package.
 
-    What is exported maps rows, on the scale of X, to what `EnergyVAE.transform` returns, in
-    float32, for any number of rows: ``X`` of shape (n, n_features) to ``Z`` of shape (n,
-    n_components). Standardisation and ``bounds`` are inside. A missing entry is nan. A category is
-    its position in the list of categories, which the file holds as JSON under the name
-    ``columns.json``.
+    The exported network computes `EnergyVAE.transform` in float32. It maps ``X`` of shape (n,
+    n_features), on the original scale, to ``Z`` of shape (n, n_components), for any number of rows.
+    Standardisation and ``bounds`` are included. A missing entry is nan. A category is its position
+    in the list of categories, which the file contains as JSON under the name ``columns.json``.
 
-    Nothing is checked there: a value outside of its bounds and a category that is not known count
-    as missing.
+    The input is not validated: values outside of their bounds and unknown categories are treated as
+    missing.
 
     Parameters
     ----------
     estimator : EnergyVAE
-        Fitted.
+        A fitted model.
     path : str or path
-        An existing file is replaced in one step. `torch.export.load` wants names to end in
-        ``.pt2``, and warns of others.
+        Path of the file. An existing file is replaced atomically. `torch.export.load` expects
+        names that end in ``.pt2``, and otherwise warns.
     format : {"torch", "onnx"}, default="torch"
-        "torch" is read by `torch.export.load`, and belongs to the version of PyTorch that wrote it.
-        "onnx" is read by ONNX Runtime and others; writing it needs ``pip install 'skevae[onnx]'``.
+        "torch" is read by `torch.export.load` of the version of PyTorch that wrote it. "onnx" is
+        read by ONNX Runtime and other engines; writing it needs ``pip install 'skevae[onnx]'``.
 
     Returns
     -------
@@ -96,10 +95,10 @@ def export_encoder(
     NotFittedError
         If it is not fitted.
     ValueError
-        If ``format`` is none of these, or the network cannot be traced for any number of rows. That
-        is so for posteriors that are flows, and may be so for networks of your own.
+        If ``format`` is unknown, or the network cannot be traced for any number of rows. This is
+        the case for flow posteriors, and may be the case for custom networks.
     ImportError
-        If packages that ``format="onnx"`` needs are not installed.
+        If the packages that ``format="onnx"`` needs are not installed.
     OSError
         If the file cannot be written.
 
@@ -134,17 +133,17 @@ def export_decoder(
 ) -> Path:
     """Write the decoder of a fitted model to a file that runs without this package.
 
-    What is exported maps latents to what `EnergyVAE.inverse_transform` returns, in float32, for any
-    number of rows: ``Z`` of shape (n, n_components) to ``X`` of shape (n, n_features), on the scale
-    of X. Columns of integers are rounded, and a category is its position in the list of categories,
-    which the file holds as JSON under the name ``columns.json``.
+    The exported network computes `EnergyVAE.inverse_transform` in float32. It maps ``Z`` of shape
+    (n, n_components) to ``X`` of shape (n, n_features), on the original scale, for any number of
+    rows. Integer columns are rounded, and a category is its position in the list of categories,
+    which the file contains as JSON under the name ``columns.json``.
 
     Parameters
     ----------
     estimator : EnergyVAE
-        Fitted.
+        A fitted model.
     path : str or path
-        An existing file is replaced in one step.
+        Path of the file. An existing file is replaced atomically.
     format : {"torch", "onnx"}, default="torch"
         As for `export_encoder`.
 
@@ -160,9 +159,9 @@ def export_decoder(
     NotFittedError
         If it is not fitted.
     ValueError
-        If ``format`` is none of these, or the network cannot be traced for any number of rows.
-    ImportError
-        If packages that ``format="onnx"`` needs are not installed.
+        If ``format`` is unknown, or the network cannot be traced for any number of rows.
+        ImportError
+        If the packages that ``format="onnx"`` needs are not installed.
     OSError
         If the file cannot be written.
 
@@ -212,7 +211,7 @@ def _export(
         columns = json.dumps(describe_columns(estimator))
     except TypeError as error:
         raise TypeError(
-            f"Categories have to be strings, numbers or booleans to be exported ({error})."
+            f"Categories must be strings, numbers or booleans to be exported ({error})."
         ) from error
     path = Path(path)
     with own_context(), torch.no_grad():
@@ -230,6 +229,6 @@ def _traced(module: nn.Module, n_inputs: int) -> ExportedProgram:
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"The model cannot be exported for any number of rows: {reason} A posterior that is a "
-            "flow cannot be; a network of your own has to be one that torch.export can trace."
+            f"The model cannot be exported for any number of rows: {reason} Flow posteriors cannot "
+            "be exported, and a custom network must be traceable by torch.export."
         ) from error

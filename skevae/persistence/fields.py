@@ -1,4 +1,4 @@
-"""Attributes of objects in a file: whether they are what their classes say they are."""
+"""Attributes of objects in a file: checks against the declarations of their classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from skevae.utils.archive import ArchiveError
 
-# What an annotation of a number admits.
+# Types that match an annotation of a number.
 NUMBERS: dict[Any, type] = {float: Real, int: Integral}
 
 
@@ -22,15 +22,15 @@ NUMBERS: dict[Any, type] = {float: Real, int: Integral}
 def declared(kind: Any) -> Mapping[str, Any]:
     """Attributes that a class of this package declares, with their types.
 
-    They are those annotated in its body, and parameters of its constructor, many of which are
-    kept under their names. Those of estimators are left out: they are validated where they are
-    used.
+    These are the attributes annotated in its body, and the parameters of its constructor, many of
+    which are stored under their names. Parameters of estimators are excluded: they are validated
+    where they are used.
     """
     hints: dict[str, Any] = {}
     for base in reversed(kind.__mro__):
         if base.__module__.split(".")[0] == "skevae" and "__init__" in vars(base):
             parameters = get_type_hints(vars(base)["__init__"]).items()
-            # Containers may be kept as others.
+            # Containers may be stored as containers of another type.
             hints.update({n: hint for n, hint in parameters if get_origin(hint) is None})
     hints.update(get_type_hints(kind))
     validated = kind._get_param_names() if issubclass(kind, BaseEstimator) else []
@@ -43,9 +43,10 @@ def declared(kind: Any) -> Mapping[str, Any]:
 
 @cache
 def required(kind: Any) -> frozenset[str]:
-    """Attributes without which an object of a class is of no use.
+    """Attributes that an object of a class must have.
 
-    Of estimators they are the parameters; of other classes the annotated ones without a default.
+    For estimators, these are the parameters; for other classes, the annotated ones without a
+    default.
     """
     if issubclass(kind, BaseEstimator):
         return frozenset(kind._get_param_names())
@@ -55,7 +56,7 @@ def required(kind: Any) -> frozenset[str]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of an annotated type, as far as that can be told."""
+    """Whether a value is of an annotated type, as far as this can be determined."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(fits(value, part) for part in parts)
@@ -69,7 +70,7 @@ def fits(value: Any, hint: Any) -> bool:
     if kind is Any or not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
         return True
     if issubclass(kind, nn.Module):
-        # Modules of a user need only have the methods.
+        # Custom modules only need to have the methods.
         return isinstance(value, nn.Module)
     if isinstance(value, bool):
         return kind in (bool, object)
@@ -77,7 +78,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def check_names(kind: type, names: Iterable[Any]) -> None:
-    """Raise if names of attributes would hide what the class defines.
+    """Raise if names of attributes would hide definitions of the class.
 
     Raises
     ------
@@ -93,12 +94,12 @@ def check_names(kind: type, names: Iterable[Any]) -> None:
 
 
 def check_fields(value: Any) -> None:
-    """Raise if attributes of an object of this package are not what its class declares.
+    """Raise if attributes of an object of this package do not match the declarations of its class.
 
     Raises
     ------
     ArchiveError
-        If one has another type, or is missing and the object is of no use without.
+        If one has another type, or a required one is missing.
     """
     kind: Any = type(value)
     present = dict(vars(value))

@@ -9,34 +9,34 @@ from typing import Any
 
 from sklearn.base import BaseEstimator
 
-# Each adds the kinds of values that it knows.
+# Each module registers the kinds of values that it defines.
 from skevae.persistence import frames, values  # noqa: F401  isort: skip
 from skevae.persistence import objects  # noqa: F401  isort: skip
 from skevae.persistence.graph import Decoder, Encoder
 from skevae.utils.archive import ArchiveError, read_archive, write_archive
 
-# What a file holds, with the version of its format.
+# Kind of the file, with the version of its format.
 KIND = "skevae model 1"
 
 
 def save_model(estimator: Any, path: str | os.PathLike[str]) -> Path:
     """Save a model to a file that holds no executable code.
 
-    The file is in the safetensors format, with everything that is no array as JSON beside the
-    arrays, and a checksum. It holds parameters and fitted attributes, so that a loaded model is the
-    same as an unpickled one, and goes on training as that would. Unlike a pickle it can be loaded
-    from sources that are not trusted.
+    The file is in the safetensors format, with a checksum; everything that is not an array is
+    stored as JSON. It contains parameters and fitted attributes, so a loaded model is the same as
+    an unpickled one, and its training can be continued. Unlike a pickle, it can be loaded from
+    untrusted sources.
 
     Parameters
     ----------
     estimator : estimator
-        Any estimator of this package, fitted or not, nested or not. Inside it there may be
-        `GaussianMixture`, `BayesianGaussianMixture` and `KernelDensity` of scikit-learn. Of
-        functions and classes of your own only the name is stored, and of your objects their
-        attributes: pass the functions and classes to `load_model` as ``custom``.
+        Any estimator of this package, fitted or not, nested or not. It may contain
+        `GaussianMixture`, `BayesianGaussianMixture` and `KernelDensity` from scikit-learn. For
+        custom functions and classes, only the names are stored, and the attributes of their
+        objects: pass the functions and classes to `load_model` as ``custom``.
     path : str or path
-        An existing file is replaced in one step: whatever happens, there is the old file or the
-        new one. Links are followed.
+        Path of the file. An existing file is replaced atomically: even after a failure, the
+        complete old or new file exists. Links are followed.
 
     Returns
     -------
@@ -46,14 +46,14 @@ def save_model(estimator: Any, path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     TypeError
-        If ``estimator`` is no estimator, or it holds something that the file cannot hold, such as
-        another scikit-learn estimator, callbacks or a lambda function beside another.
+        If ``estimator`` is not an estimator, or contains an object that cannot be stored, such as
+        another scikit-learn estimator, callbacks or two lambda functions.
     OSError
-        If the file cannot be written, or a folder or a device has its name.
+        If the file cannot be written, or ``path`` is a folder or a device.
 
     See Also
     --------
-    load_model : Load what was saved.
+    load_model : Load a saved model.
 
     Examples
     --------
@@ -82,18 +82,18 @@ def save_model(estimator: Any, path: str | os.PathLike[str]) -> Path:
 def load_model(path: str | os.PathLike[str], *, custom: Mapping[str, Any] | None = None) -> Any:
     """Load a model that `save_model` saved.
 
-    Nothing in the file is executed, and nothing is imported because the file says so. What it can
-    name are the classes of this package and a fixed list of layers and density estimators. Whoever
-    made the file still decides what the model computes, and its parameters: look at
-    ``checkpoint_dir``, where `fit` would write, before you train a model of a stranger.
+    No code in the file is executed, and the file cannot cause imports. It can only name the classes
+    of this package and a fixed list of layers and density estimators. The author of the file still
+    determines what the model computes, and its parameters: before you train a model from an
+    untrusted source, check ``checkpoint_dir``, where `fit` would write files.
 
     Parameters
     ----------
     path : str or path
     custom : dict of str to function or class, default=None
-        Your functions and classes that the model was made with, by name (``__qualname__``): for
-        ``EnergyVAE(network=my_network)`` it is ``{"my_network": my_network}``. They are trusted.
-        Objects of your classes get their attributes back; constructors are not called.
+        Custom functions and classes of the model, by name (``__qualname__``): for
+        ``EnergyVAE(network=my_network)``, pass ``{"my_network": my_network}``. They are trusted.
+        The attributes of their objects are restored; constructors are not called.
 
     Returns
     -------
@@ -102,14 +102,14 @@ def load_model(path: str | os.PathLike[str], *, custom: Mapping[str, Any] | None
     Raises
     ------
     ArchiveError
-        A ValueError. If the file is damaged, is no model, was written by a newer version, or needs
-        functions or classes that ``custom`` does not have.
+        A ValueError. If the file is damaged, is not a model, was written by a newer version, or
+        needs functions or classes that are missing in ``custom``.
     OSError
         If the file cannot be opened.
     TypeError
-        If ``custom`` is no dict.
+        If ``custom`` is not a dict.
     ImportError
-        If the model has a flow and zuko is not installed.
+        If the model contains a flow and zuko is not installed.
 
     See Also
     --------
@@ -149,5 +149,5 @@ def load_model(path: str | os.PathLike[str], *, custom: Mapping[str, Any] | None
     except ImportError:
         raise
     except Exception as error:
-        # A file whose checksum is right may still have been made to mislead.
+        # A file with a correct checksum may still be malicious.
         raise ArchiveError(f"{path} cannot be loaded as a model: {error}.") from error

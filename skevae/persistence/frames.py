@@ -13,10 +13,10 @@ from skevae.persistence.graph import KINDS, Decoder, Encoder, Kind
 from skevae.persistence.values import typed
 from skevae.utils.archive import ArchiveError
 
-# Libraries beside pandas whose dtypes are those of narwhals.
+# Libraries other than pandas, whose dtypes are those of narwhals.
 BY_NARWHALS = ("polars", "pyarrow")
 
-# Names of dtypes without parameters: no parser of a dtype's parameters is let near a file.
+# Names of dtypes without parameters: parameters of dtypes in a file are never parsed.
 PANDAS_DTYPE = re.compile(r"[A-Za-z]+[0-9]*(\[(python|pyarrow)\])?")
 NARWHALS_DTYPES = frozenset(
     "Binary Boolean Categorical Float32 Float64 Int8 Int16 Int32 Int64 Object String UInt8 UInt16 "
@@ -30,7 +30,7 @@ def _pandas() -> Any:
     try:
         import pandas
     except ImportError as error:
-        raise ArchiveError("it holds columns of a pandas table, and pandas is missing") from error
+        raise ArchiveError("it holds columns of a pandas table, but pandas is missing") from error
     return pandas
 
 
@@ -111,7 +111,7 @@ def _decode_frame(node: Mapping[str, Any], decoder: Decoder, remember: Remember)
     library, names = typed(node["library"], str), decoder.listed(node["names"])
     nodes = typed(node["dtypes"], list)
     if len(nodes) != len(names):
-        raise ArchiveError("a table has more names than dtypes, or fewer")
+        raise ArchiveError("a table has different numbers of names and dtypes")
     if library == "pandas":
         pandas = _pandas()
         dtypes = [_decode_pandas_dtype(part, decoder) for part in nodes]

@@ -1,9 +1,9 @@
-"""A graph of objects as plain JSON: one table of nodes, in which shared objects stand once.
+"""A graph of objects as plain JSON: a table of nodes, in which shared objects are stored once.
 
-Numbers, strings and None stand for themselves. All else is a node, a dict whose entry "is" names
-its kind, or {"ref": i}, the i-th node of the table. A kind is a pair of functions in `KINDS`; it
-says how a node is made of a value, and a value of a node. What is not among the kinds is refused,
-on both ways.
+Numbers, strings and None are stored as such. Everything else is a node: a dict whose entry "is"
+names its kind, or {"ref": i}, the i-th node of the table. A kind is a pair of functions in `KINDS`,
+which convert a value to a node and a node to a value. Other kinds raise an error, both in writing
+and in reading.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ class Kind(NamedTuple):
 
     matches: Callable[[Any], bool]
     encode: Callable[[Any, Encoder], dict[str, Any]]
-    # Makes the value of a node. `remember` takes a value that is known before its parts are, so
+    # Creates the value of a node. `remember` takes a value that is created before its parts, so
     # that these can refer to it.
     decode: Callable[[Mapping[str, Any], Decoder, Callable[[Any], None]], Any]
-    # Whether it matters that two places hold the same object. Then it has a place in the table.
+    # Whether it matters that two places hold the same object. If so, it is stored in the table.
     is_shared: bool = True
 
 
-# In the order in which they are asked; filled by the modules that define them.
+# In the order in which they are tried; filled by the modules that define them.
 KINDS: dict[str, Kind] = {}
 
 
@@ -42,18 +42,18 @@ class Encoder:
     table : list of dict
         The nodes of shared objects.
     given : dict of str to object
-        Functions and classes that whoever loads the file has to bring, by name.
+        Functions and classes that must be passed when the file is loaded, by name.
     """
 
     def __init__(self) -> None:
         self.table: list[dict[str, Any]] = []
         self.given: dict[str, Any] = {}
         self._places: dict[int, int] = {}
-        self._kept: list[Any] = []  # an identity is only unique as long as its object lives
+        self._kept: list[Any] = []  # an id is only unique while its object exists
         self._path: list[str] = []
 
     def __call__(self, value: Any, name: str = "") -> Any:
-        """Return the node of a value; ``name`` says where it was found."""
+        """Return the node of a value; ``name`` tells where it was found."""
         if type(value) in PLAIN:
             return value
         if id(value) in self._places:
@@ -77,12 +77,12 @@ class Encoder:
         return {"ref": place}
 
     def refusal(self, what: str) -> TypeError:
-        """Error for a value that no file of this format can hold."""
+        """Error for a value that a file of this format cannot store."""
         where = "".join(self._path)
         return TypeError(f"{where} is {what}, which a model file cannot hold. {USE_JOBLIB}")
 
     def name_of(self, thing: Any) -> str:
-        """Name of a function or class that is not stored, but given by whoever loads the file."""
+        """Name of a function or class that is not stored, but passed when the file is loaded."""
         name = thing.__qualname__
         if self.given.setdefault(name, thing) is not thing:
             raise self.refusal(f"one of two different objects named {name!r}")
@@ -111,14 +111,14 @@ class Decoder:
         if type(node) in PLAIN:
             return node
         if type(node) is not dict:
-            raise ArchiveError(f"a {type(node).__name__} stands where a node is expected")
+            raise ArchiveError(f"it has a {type(node).__name__} where a node is expected")
         if "ref" in node:
             return self._shared(node["ref"])
         return self._decoded(node, lambda value: None)
 
     def _shared(self, place: Any) -> Any:
         if type(place) is not int or not 0 <= place < len(self.table):
-            raise ArchiveError(f"it refers to an object {place!r} that is not there")
+            raise ArchiveError(f"it refers to an object {place!r} that does not exist")
         if place in self._values:
             return self._values[place]
         if place in self._open:
@@ -126,7 +126,7 @@ class Decoder:
         self._open.add(place)
         node = self.table[place]
         if type(node) is not dict:
-            raise ArchiveError(f"object {place} is no node")
+            raise ArchiveError(f"object {place} is not a node")
         self._values[place] = self._decoded(
             node, lambda value: self._values.__setitem__(place, value)
         )
@@ -141,5 +141,5 @@ class Decoder:
     def listed(self, nodes: Any) -> list[Any]:
         """Values of a list of nodes."""
         if type(nodes) is not list:
-            raise ArchiveError(f"a {type(nodes).__name__} stands where a list is expected")
+            raise ArchiveError(f"it has a {type(nodes).__name__} where a list is expected")
         return [self(node) for node in nodes]

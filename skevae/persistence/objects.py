@@ -1,4 +1,4 @@
-"""Objects as their class and their attributes: estimators, torch modules, functions by name."""
+"""Objects as class and attributes: estimators and torch modules; functions by name."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from skevae.persistence.graph import KINDS, Decoder, Encoder, Kind
 from skevae.persistence.values import typed
 from skevae.utils.archive import ArchiveError
 
-# Stands before the names of classes that whoever loads a file has to bring.
+# Prefix of the names of classes that must be passed when a file is loaded.
 CUSTOM = "custom."
 
-# What every module has; of it only the tensors and submodules are state.
+# Attributes of every module; only the tensors and submodules are state.
 NOT_STATE = frozenset(vars(nn.Module()))
 HOOKS = [name for name in NOT_STATE if name.endswith("_hooks")]
 
-# Methods of objects that say for themselves how they are copied.
+# Methods of objects that define how they are copied.
 PICKLING = ("__reduce__", "__reduce_ex__")
 
 FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, type)
@@ -36,7 +36,7 @@ Remember = Callable[[Any], None]
 
 
 def class_name(kind: type, encoder: Encoder) -> str:
-    """Name under which a file knows a class; one outside the lists has to be given at load."""
+    """Name of a class in a file; a class outside the lists must be passed at load."""
     name = Classes.get().name_of(kind)
     if name is not None:
         return name
@@ -47,7 +47,7 @@ def class_name(kind: type, encoder: Encoder) -> str:
 
 
 def class_named(name: Any, decoder: Decoder) -> type:
-    """Class of a name, from the lists or from what was given."""
+    """Class of a name, from the lists or from the classes that were passed."""
     if not typed(name, str).startswith(CUSTOM):
         return Classes.get().class_of(name)
     kind = decoder.given[name.removeprefix(CUSTOM)]
@@ -84,10 +84,10 @@ def _encode_object(value: Any, encoder: Encoder) -> dict[str, Any]:
     except TypeError:
         raise encoder.refusal(f"a {kind.__qualname__}") from None
     if any(getattr(kind, name) is not getattr(object, name) for name in PICKLING):
-        raise encoder.refusal(f"a {kind.__qualname__}, which pickles itself in a way of its own,")
+        raise encoder.refusal(f"a {kind.__qualname__}, which defines its own pickling,")
     state = value.__getstate__()
     if not isinstance(state, dict | None):
-        raise encoder.refusal(f"a {kind.__qualname__}, whose state is no dict,")
+        raise encoder.refusal(f"a {kind.__qualname__}, whose state is not a dict,")
     return {"class": name, "state": _encode_state(state or {}, encoder)}
 
 
@@ -176,7 +176,7 @@ def _decode_module(node: Mapping[str, Any], decoder: Decoder, remember: Remember
         value.register_buffer(name, buffer, persistent=name not in temporary)
     for name, module in parts["modules"].items():
         value.add_module(name, module)
-    # Not by `train`, which modules override and which reaches into their parts.
+    # Not by `train`, which modules override and which also changes submodules.
     value.training = typed(node["training"], bool)
     if not is_custom and kind.__module__.split(".")[0] == "skevae":
         check_fields(value)
@@ -192,7 +192,7 @@ def _encode_kernels(value: KernelDensity, encoder: Encoder) -> dict[str, Any]:
     if tree is None:
         points = weights = None
     else:
-        # The tree itself is an object of compiled code. It is built anew of the same points.
+        # The tree is an object of compiled code. It is built again from the same points.
         points, weights = np.asarray(tree.data), tree.__getstate__()[-1]
         if weights is not None:
             weights = np.asarray(weights)

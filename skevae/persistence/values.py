@@ -1,4 +1,4 @@
-"""Plain values: containers, arrays, tensors, numbers of NumPy, and what parameters may be."""
+"""Plain values: containers, arrays, tensors, NumPy numbers, and other values of parameters."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ Remember = Callable[[Any], None]
 
 
 def typed(value: Any, kind: type) -> Any:
-    """Return a value of the file if it has this type.
+    """Return a value of the file if it has the given type.
 
     Raises
     ------
     ArchiveError
-        If it has another.
+        If it has another type.
     """
     if type(value) is not kind:
-        raise ArchiveError(f"a {type(value).__name__} stands where a {kind.__name__} is expected")
+        raise ArchiveError(f"it has a {type(value).__name__} where a {kind.__name__} is expected")
     return value
 
 
@@ -43,7 +43,7 @@ def value_kind(
     encode: Callable[[Any], dict[str, Any]],
     decode: Callable[[Mapping[str, Any]], Any],
 ) -> None:
-    """Add a kind of values without parts, of exactly these types."""
+    """Add a kind for values without parts, of exactly the given types."""
     KINDS[name] = Kind(
         matches=lambda value: type(value) in types,
         encode=lambda value, encoder: encode(value),
@@ -104,7 +104,7 @@ def _encode_array(value: np.ndarray, encoder: Encoder) -> dict[str, Any]:
         return {**node, **_encode_items(array.ravel().tolist(), encoder)}
     if array.dtype.kind not in NUMBERS + "cSU" or array.dtype.itemsize > 2**20:
         raise encoder.refusal(f"an array of dtype {array.dtype}")
-    # Products of an array in the order of Fortran may differ from others in the last digit.
+    # Products of an array in Fortran order may differ in the last digit.
     fortran = array.flags.f_contiguous and not array.flags.c_contiguous
     content = np.ascontiguousarray(array.T if fortran else array).reshape(-1)
     if array.dtype.kind not in NUMBERS or array.dtype.byteorder == ">" or len(content) == 0:
@@ -122,7 +122,7 @@ def _decode_array(node: Mapping[str, Any], decoder: Decoder, remember: Remember)
     if dtype.kind == "O":
         items = decoder.listed(node["items"])
         array = np.empty(len(items), dtype=object)
-        for i, item in enumerate(items):  # a list is to stay one entry
+        for i, item in enumerate(items):  # a list remains a single entry
             array[i] = item
         return array.reshape(shape)
     content = node["content"]
@@ -151,7 +151,7 @@ def _decode_tensor(node: Mapping[str, Any], decoder: Decoder, remember: Remember
         raise ArchiveError("a tensor has no content")
     if typed(node["parameter"], bool):
         return nn.Parameter(content, requires_grad)
-    # Not the tensor of the file itself, to which another node may refer.
+    # A copy, because another node may refer to the tensor of the file.
     return content.detach().requires_grad_(requires_grad)
 
 
@@ -213,7 +213,7 @@ KINDS["scalar"] = Kind(
     lambda value: (
         isinstance(value, np.generic)
         and value.dtype.kind in NUMBERS + "U"
-        # Of long doubles `item` is no Python number.
+        # For long doubles, `item` is not a Python number.
         and value.dtype.itemsize <= 8 + 2**20 * (value.dtype.kind == "U")
     ),
     lambda value, encoder: _encode_scalar(value),

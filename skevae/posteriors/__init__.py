@@ -1,4 +1,4 @@
-"""Approximate posteriors q(z | x): a file each."""
+"""Approximate posteriors q(z | x), one file each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every posterior q(z | x) is: reparametrised draws and their log-density."""
+"""Base class of the posteriors q(z | x): reparametrised draws and their log-density."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from torch import Tensor, nn
 
 
 class Posterior(nn.Module):
-    """Base of the posteriors. The encoder returns its ``outputs``, k numbers for each latent.
+    """Base class of the posteriors. The encoder returns its ``outputs``, k numbers per latent.
 
     Parameters
     ----------
     n_latent : int
         D.
     generator : torch.Generator, optional
-        Of initial weights, if there are any.
+        Generator of the initial weights, if there are any.
 
     Attributes
     ----------
     outputs_per_latent : int
         k.
     width : int
-        Values that `draw` holds at a time for each (draw, row).
+        Number of values that `draw` holds at a time for each (draw, row).
     has_log_density : bool
-        Whether `log_density` is cheap enough for every step of a training. That of flows is not,
-        which are inverted one latent at a time.
+        Whether `log_density` is cheap enough for every training step. For flows it is not, because
+        they are inverted one latent at a time.
     """
 
     outputs_per_latent: int
@@ -60,7 +60,7 @@ class Posterior(nn.Module):
         raise NotImplementedError
 
     def invert(self, z: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Find the noise that `draw` would turn into given latents.
+        """Return the noise that `draw` maps to the given latents.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Draws of the latents, with the terms that the bounds are made of."""
+"""Draws of the latents, with the terms of the bounds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class LatentDraws(NamedTuple):
-    """What the bounds are made of, for each draw z ~ q(z | x) and each row x; logs in nats."""
+    """Terms of the bounds, for each draw z ~ q(z | x) and each row x; logarithms in nats."""
 
     log_likelihood: Tensor  # ln p(x | z), (n_draws, n)
     energy: Tensor  # E(z), (n_draws, n)

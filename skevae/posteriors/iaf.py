@@ -13,32 +13,32 @@ from skevae.posteriors.base import Posterior
 from skevae.posteriors.normal import MIN_SCALE
 from skevae.utils.random import lent_globals, make_generator, quasi_normal
 
-# Points by which moments without a closed form are evaluated.
+# Number of points to evaluate moments without a closed form.
 N_MOMENT_POINTS = 256
 
 
-# Values of a flow's widest layer that are computed at a time: a few megabytes.
+# Number of values of a flow's widest layer that are computed at a time: a few megabytes.
 VALUES_AT_ONCE = 2**18
 
 
 class InverseAutoregressive(Posterior):
-    r"""Normal with a learned scale, bent by an inverse autoregressive flow (Kingma et al. 2016).
+    r"""Normal transformed by an inverse autoregressive flow (Kingma et al. 2016).
 
     .. math::
         z = m(x) + s(x) \, f(\epsilon; c(x)), \qquad \epsilon \sim N(0, I), \\
         \ln q(z \mid x) = \ln N(\epsilon; 0, I) - \ln |\det f'(\epsilon)| - \sum_i \ln s_i(x)
 
-    The flow f correlates the latents and bends their law; each of its steps costs a draw two masked
-    products. At first f is the identity, and q is `DiagonalNormal`.
-    Kingma et al. put the affine map first and let the flow act on z. Here it is last: that is the
-    same family, an affine step being autoregressive too, but the flow works in units of the row's
-    own scale, wherever the row's latents lie and however narrow its posterior is.
+    The flow f makes the latents correlated and non-Gaussian; each of its steps costs two masked
+    products per draw. Initially, f is the identity and q is a `DiagonalNormal`. In Kingma et al.,
+    the affine map comes first and the flow acts on z. Here the affine map is last. This is the same
+    family, because an affine step is also autoregressive, but the flow acts in units of the scale
+    of the row, independently of the location and scale of its posterior.
 
     The encoder's ``outputs``, (..., 3 D), are m, the scale s before softplus, and the context c.
 
     Moments have no closed form. They are averages over one fixed block of scrambled Sobol noise
-    (`N_MOMENT_POINTS` points in antithetic pairs, of unit variance), so they are deterministic, do
-    not depend on the rows beside, and are exact as long as f is the identity.
+    (`N_MOMENT_POINTS` points in antithetic pairs, with unit variance). They are therefore
+    deterministic, do not depend on other rows, and are exact if f is the identity.
 
     Raises
     ------
@@ -97,7 +97,7 @@ class InverseAutoregressive(Posterior):
         return mean + scale * y, log_noise - log_det - scale.log().sum(-1)
 
     def pairwise_log_density(self, z: Tensor, outputs: Tensor) -> Tensor:
-        # Piece by piece, of which autograd keeps none: each is computed again when its turn comes.
+        # In chunks that autograd does not store: each is computed again in the backward pass.
         rows_at_once = max(1, VALUES_AT_ONCE // (len(outputs) * self.width))
         parts = [
             checkpoint(
@@ -115,7 +115,7 @@ class InverseAutoregressive(Posterior):
 
 
 class VolumePreservingInverseAutoregressive(InverseAutoregressive):
-    """`InverseAutoregressive` whose flow shifts each latent by what the others say, scaling none.
+    """`InverseAutoregressive` whose flow shifts each latent depending on others, without scaling.
 
     The determinant of the flow is 1: the density of a draw is that of `DiagonalNormal`.
     """

@@ -1,4 +1,4 @@
-"""Normal posteriors: of unit variance, and of a learned diagonal one."""
+"""Normal posteriors: with unit variance, or with a learned diagonal variance."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from skevae.energies import LOG_2PI, pairwise_normal_log_density
 from skevae.networks.scales import positive
 from skevae.posteriors.base import Posterior
 
-# A posterior this narrow is a point; the bound keeps its logarithm finite.
+# A posterior this narrow is practically a point; the bound keeps its logarithm finite.
 MIN_SCALE = 1e-5
 
 
@@ -36,7 +36,7 @@ class FixedNormal(Posterior):
         return noise, -0.5 * (noise.square() + LOG_2PI).sum(-1)
 
     def pairwise_log_density(self, z: Tensor, outputs: Tensor) -> Tensor:
-        # In float64: squares of far points cancel, and float32 has not the digits.
+        # In float64: squares of distant points cancel, and float32 is not precise enough.
         z64, mean = z.double(), outputs.double()
         squares = z64.square().sum(-1)[:, None] + mean.square().sum(-1)
         log_density = z64 @ mean.mT - 0.5 * (squares + mean.shape[-1] * LOG_2PI)

@@ -1,4 +1,4 @@
-"""Prior estimators: a file each."""
+"""Prior estimators, one file each."""
 
 from __future__ import annotations
 

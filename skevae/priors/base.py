@@ -1,4 +1,4 @@
-"""What every prior estimator is: a density that a VAE can train, and that scores and samples."""
+"""Base classes of the prior estimators: densities that a VAE can train, score and sample."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from skevae.utils.device import copy_to, resolve_device
 from skevae.utils.memory import memory_budget, row_slices
 from skevae.utils.random import make_generator
 
-# An interval of ln Z wider than this, in nats, is a visible part of a score.
+# An interval of ln Z wider than this, in nats, visibly affects a score.
 WIDE_INTERVAL = 0.1
 
 
 class DensityPrior(TorchDensityEstimator):
     """Base of the prior estimators.
 
-    A subclass says how to make its density (`make_density`). `EnergyVAE` trains that module as a
-    part of itself and hands it back (`with_density`) as a fitted estimator. Any object with these
-    two methods, whose densities follow `skevae.densities.Density` and whose fitted form has
-    `score_samples`, `sample` and `log_partition_interval_`, can be a prior.
+    A subclass creates its density in `make_density`. `EnergyVAE` trains that module as a part of
+    itself, and `with_density` turns it into a fitted estimator. Any object with these two methods
+    can be a prior, if its densities follow `skevae.densities.Density` and its fitted form has
+    `score_samples`, `sample` and `log_partition_interval_`.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class DensityPrior(TorchDensityEstimator):
     log_partition_interval_ : tuple (low, high)
         Bounds of ln Z in nats; equal where it is exact.
     log_partition_ : float
-        The upper one, which `score_samples` subtracts.
+        The upper bound, which `score_samples` subtracts.
     """
 
     _interval: LogPartitionInterval | None
@@ -56,7 +56,7 @@ class DensityPrior(TorchDensityEstimator):
         ----------
         n_features : int
         generator : torch.Generator
-            Of the initial parameters, on the CPU.
+            Generator of the initial parameters, on the CPU.
 
         Returns
         -------
@@ -66,7 +66,7 @@ class DensityPrior(TorchDensityEstimator):
         raise NotImplementedError
 
     def fit(self, X, y=None, sample_weight=None):
-        """Fit to rows, where a subclass can; others are only trained inside an `EnergyVAE`.
+        """Fit to rows, if the subclass supports it; others are only trained inside an `EnergyVAE`.
 
         Parameters
         ----------
@@ -79,7 +79,7 @@ class DensityPrior(TorchDensityEstimator):
             Unless the subclass overrides it.
         """
         raise NotImplementedError(
-            f"{type(self).__name__} is only fitted as EnergyVAE(prior={self!r})."
+            f"{type(self).__name__} can only be fitted as EnergyVAE(prior={self!r})."
         )
 
     def with_density(self, density: Density, random_state: int) -> Self:
@@ -88,9 +88,9 @@ class DensityPrior(TorchDensityEstimator):
         Parameters
         ----------
         density : torch.nn.Module
-            Made by `make_density` and trained since; on the CPU.
+            Created by `make_density`, then trained; on the CPU.
         random_state : int
-            Of the annealing runs that bound ln Z where it is not exact.
+            Seed of the annealing runs that bound ln Z if it is not exact.
 
         Returns
         -------
@@ -106,7 +106,7 @@ class DensityPrior(TorchDensityEstimator):
     def _attributes(
         self, density: Density, standardizer: Standardizer, seed: int
     ) -> dict[str, Any]:
-        """Fitted attributes around ``density``, which lives in standardised coordinates."""
+        """Fitted attributes for ``density``, which is in standardised coordinates."""
         return {
             "density_": density,
             "_standardizer": standardizer,
@@ -114,12 +114,12 @@ class DensityPrior(TorchDensityEstimator):
             "_interval": None,
         }
 
-    # What `skevae.densities.ex_post` asks of an estimator: no score is a bound by its draws.
+    # Used by `skevae.densities.ex_post`: scores do not depend on random draws.
     _scores_exactly = True
 
     @property
     def _samples_exactly(self) -> bool:
-        """Whether `sample` draws from the very law that `score_samples` scores."""
+        """Whether `sample` draws exactly from the density that `score_samples` evaluates."""
         return self.density_.samples_exactly
 
     @property
@@ -128,13 +128,14 @@ class DensityPrior(TorchDensityEstimator):
         return self.normalize()
 
     def normalize(self, *, effort: int = 1) -> LogPartitionInterval:
-        """Compute `log_partition_interval_`, unless that was done before.
+        """Compute `log_partition_interval_`, unless it was computed before.
 
         Parameters
         ----------
         effort : int, default=1
-            Above 1, compute it anew; where ln Z is annealed, in so many times the steps, which
-            make it narrower by about their square root. Later scores use it.
+            If above 1, compute the interval again. If ln Z is annealed, this multiplies the number
+            of steps, and the interval narrows by about the square root of ``effort``. Later scores
+            use it.
 
         Returns
         -------
@@ -159,7 +160,7 @@ class DensityPrior(TorchDensityEstimator):
             interval = density.log_partition_interval(
                 make_generator(self._partition_seed, device), effort
             )
-            # exp(-E) in the coordinates of X integrates to Z times the volume of the scaling.
+            # In the coordinates of X, exp(-E) integrates to Z times the volume of the scaling.
             low, high = (bound - self._standardizer.log_jacobian for bound in interval)
             self._interval = known = type(interval)(low, high)
             self._warn_if_wide(known)
@@ -167,7 +168,7 @@ class DensityPrior(TorchDensityEstimator):
 
     @property
     def log_partition_(self) -> float:
-        """Ln Z in nats; the upper end of the interval where it is not exact."""
+        """Ln Z in nats; the upper end of the interval if it is not exact."""
         return self.log_partition_interval_.high
 
     def _warn_if_wide(self, interval: LogPartitionInterval) -> None:
@@ -175,7 +176,7 @@ class DensityPrior(TorchDensityEstimator):
         if not width <= WIDE_INTERVAL:
             warnings.warn(
                 f"ln Z is only known to lie in [{interval.low:.3f}, {interval.high:.3f}] nats"
-                f"{'' if interval.is_certified else ', as far as Markov chains can tell'}. "
+                f"{'' if interval.is_certified else ', as estimated by Markov chains'}. "
                 f"Scores use the upper end, so they may be too low by {width:.2f} nats. "
                 "`normalize(effort=10)` of the prior narrows the interval; a smaller prior, or one "
                 "trained with a smaller learning rate, is easier to normalise.",
@@ -223,8 +224,8 @@ class DensityPrior(TorchDensityEstimator):
         Returns
         -------
         ndarray of shape (n_samples,)
-            -E(x) - ln Z in nats. Where ln Z is an interval its upper end is subtracted, so that
-            the number is not too high.
+            -E(x) - ln Z in nats. If ln Z is not exact, the upper end of its interval is subtracted,
+            so that the value is not too high.
         """
         energy = self.energy(X)
         return -energy - energy.dtype.type(self.log_partition_)
@@ -236,8 +237,8 @@ class DensityPrior(TorchDensityEstimator):
         ----------
         n_samples : int, default=1
         random_state : int, RandomState instance or None, default=None
-            None uses the estimator's own ``random_state``, so that an estimator with an integer
-            seed returns the same rows each time.
+            None uses the ``random_state`` of the estimator: with an integer seed, each call returns
+            the same rows.
 
         Returns
         -------
@@ -252,11 +253,10 @@ class DensityPrior(TorchDensityEstimator):
 
 
 class TrainedDensityPrior(CallbackSupportMixin, DensityPrior):
-    """Base of the priors that also learn by themselves: maximum likelihood on rows.
+    """Base of the priors that can also be fitted on their own, by maximum likelihood.
 
-    The parameters here are those that all of them share; a subclass adds its own, with their
-    ``_parameter_constraints``. ``partition`` is "auto" unless the subclass makes
-    it a parameter.
+    It has the parameters that all of them share; a subclass adds its own, with their
+    ``_parameter_constraints``. ``partition`` is "auto" unless the subclass has it as a parameter.
     """
 
     partition = "auto"
@@ -304,8 +304,8 @@ class TrainedDensityPrior(CallbackSupportMixin, DensityPrior):
             At least 2 rows.
         y : Ignored
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows in the likelihood, not negative. A weight of 2 counts a row twice,
-            and a weight of 0 leaves it out. None weights all rows alike.
+            Non-negative weights of the rows in the likelihood. A weight of 2 counts a row twice,
+            and a weight of 0 excludes it. If None, all rows have weight 1.
 
         Returns
         -------
@@ -315,32 +315,32 @@ class TrainedDensityPrior(CallbackSupportMixin, DensityPrior):
         ------
         ValueError
             If X is not a finite 2-D array of numbers with at least 2 rows, a parameter is out of
-            its range, or ``partition="exact"`` is asked of a density that is too large for it.
+            its range, or the density is too large for ``partition="exact"``.
 
         Warns
         -----
         ConvergenceWarning
-            If training diverged (the best state is kept), or ln Z is only known to an interval
-            wider than 0.1 nats.
+            If training diverged (the best state is kept), or the interval of ln Z is wider than 0.1
+            nats.
         """
         PriorFit(self, X, y, sample_weight, Mode.of(self, one_pass=False)).run()
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, sample_weight=None):
-        """Make one pass over X, going on from the present state.
+        """Make one pass over X, starting from the current state.
 
-        The first call initialises the model, standardisation included, so its rows should be
+        The first call initialises the model and the standardisation, so its rows should be
         representative. No rows are held out.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            At least 2 rows at the first call.
+            At least 2 rows in the first call.
         y : Ignored
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows in the likelihood, not negative. A weight of 2 counts a row twice,
-            and a weight of 0 leaves it out. None weights all rows alike.
+            Non-negative weights of the rows in the likelihood. A weight of 2 counts a row twice,
+            and a weight of 0 excludes it. If None, all rows have weight 1.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Priors with Markov chains, which can be run on the fitted model."""
+"""Priors with Markov chains that can be run on the fitted model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from skevae.samplers.diagnostics import chain_effective_sample_size, split_r_hat
 from skevae.utils.device import copy_to, resolve_device
 from skevae.utils.random import make_generator
 
-# Chains that are run where no number is given.
+# Default number of chains.
 N_CHAINS = 100
 
 
@@ -33,22 +33,23 @@ class MarkovPrior(TrainedDensityPrior):
         X=None,
         random_state=None,
     ):
-        """Run Markov chains on the fitted density, to see whether and how fast a sampler mixes.
+        """Run Markov chains on the fitted density, to check whether and how fast a sampler mixes.
 
         Parameters
         ----------
         n_chains : int, default=None
-            None is the number of rows of X, or 100 without X.
+            Number of chains. None is the number of rows of X, or 100 without X.
         n_steps : int, default=100
-            Transitions that are kept; at least 4.
+            Number of transitions that are kept; at least 4.
         burn_in : int, default=0
-            Transitions before them.
+            Number of transitions before them.
         sampler : str or sampler object, default=None
-            What ``sampler`` of the estimator accepts; None uses that of the fitted density.
+            As the parameter ``sampler``. None uses the sampler of the fitted density.
         X : array-like of shape (n_chains, n_features), default=None
-            Starting points of the chains. None draws them from a Gaussian as broad as the data.
+            Starting points of the chains. None draws them from a Gaussian with the mean and
+            variance of the data.
         random_state : int, RandomState instance or None, default=None
-            None uses the estimator's own.
+            None uses the ``random_state`` of the estimator.
 
         Returns
         -------
@@ -56,7 +57,8 @@ class MarkovPrior(TrainedDensityPrior):
             samples : ndarray of shape (n_steps, n_chains, n_features)
                 On the scale of X.
             acceptance_rate : float
-                Share of the Metropolis tests passed; nan for a sampler without any.
+                Fraction of accepted Metropolis proposals; nan for a sampler without Metropolis
+                tests.
             r_hat : ndarray of shape (n_features,)
                 Split R-hat. Above about 1.05 the chains have not mixed.
             effective_sample_size : ndarray of shape (n_features,)
@@ -91,7 +93,7 @@ class MarkovPrior(TrainedDensityPrior):
             if n_chains not in (None, len(z)):
                 raise ValueError(
                     f"n_chains={n_chains} does not match the {len(z)} rows of X, each of which "
-                    "starts a chain. Leave n_chains out, or pass as many rows."
+                    "starts a chain. Omit n_chains, or pass as many rows."
                 )
         transition = density.make_transition()
         states = run_chains(transition, z, generator, n_steps=n_steps, burn_in=burn_in)

@@ -1,4 +1,4 @@
-"""The fit of a prior by itself: maximum likelihood on rows."""
+"""The fit of a prior on its own: maximum likelihood on rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from skevae.utils.weights import unpacked, weighted_average, weighted_mean
 
 
 class Seeds(NamedTuple):
-    """Independent seeds of one fit, a name for each use."""
+    """Independent seeds of one fit, named by their use."""
 
     initialise: int
     draws: int
@@ -32,7 +32,7 @@ class Seeds(NamedTuple):
 
     @property
     def order(self) -> int:
-        """Of the order of the rows; the split has its own generator from the same seed."""
+        """Seed of the order of the rows; the split has its own generator with the same seed."""
         return self.split
 
 
@@ -40,7 +40,7 @@ class PriorFit(Fit):
     """One fit of a prior estimator, whose module is a density of the standardised rows."""
 
     averaging = 0.99
-    # ln Z is that of exp(-E) in the coordinates of X, which is larger by the volume of the scaling.
+    # ln Z refers to the coordinates of X, where it is larger by the log-volume of the scaling.
     scaled_terms = {"objective": 1, "validation": 1, "log_partition": -1}
 
     module: Density
@@ -96,6 +96,6 @@ class PriorFit(Fit):
 
     def finish(self, rows: Rows) -> dict[str, Any]:
         if not self.mode.one_pass:
-            # Now, so that its cost and its warning belong to fit.
+            # Computed now, so that its cost and its warning are part of fit.
             self.estimator.normalize()
         return {}

@@ -1,4 +1,4 @@
-"""FlowPrior: a normalising flow, as a prior and by itself."""
+"""FlowPrior: a normalising flow, as a prior and as a density estimator."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class FlowPrior(TrainedDensityPrior):
     Parameters
     ----------
     n_transforms : int, default=3
-        Autoregressive maps that make up t.
+        Number of autoregressive maps that t is composed of.
     flow : {"nsf", "maf"}, default="nsf"
         Neural spline flow (Durkan et al. 2019), whose maps are rational-quadratic splines between
         -5 and 5 and the identity beyond, or masked autoregressive flow (Papamakarios et al. 2017),
@@ -33,49 +33,51 @@ class FlowPrior(TrainedDensityPrior):
     hidden_layer_sizes : int or array-like of int, default=(64, 64)
         Widths of the hidden layers of each map's network.
     standardize : bool, default=True
-        Whether `fit` standardises X inside. All attributes and densities are on the scale of X.
+        Whether `fit` standardises X internally. All attributes and densities are on the scale of X.
     learning_rate : float, default=3e-3
-        Of Adam.
+        Learning rate of Adam.
     batch_size : int or "auto", default="auto"
-        Rows of a minibatch. "auto" is a 32nd of the training rows, but at least 16 and at most 256.
+        Minibatch size. "auto" is 1/32 of the number of training rows, clipped to [16, 256].
     max_iter : int, default=200
-        Epochs.
+        Maximum number of epochs.
     max_time : float, default=None
         Seconds after which training stops; see `EnergyVAE`.
     early_stopping : bool, default=True
-        Whether to hold out rows, stop when their log-likelihood does not rise, and keep the best.
+        Whether to hold out rows, stop when their log-likelihood no longer improves, and keep the
+        best state.
     validation_fraction : float, default=0.1
+        Fraction of the rows that are held out.
     n_iter_no_change : int, default=10
-        Epochs without a rise of more than ``tol`` after which training stops.
+        Training stops after this number of epochs without an improvement of more than ``tol``.
     tol : float, default=1e-4
-        In nats.
+        Minimum improvement, in nats; see ``n_iter_no_change``.
     warm_start : bool, default=False
-        Whether `fit` goes on from the fitted state, in the coordinates of the first fit.
+        Whether `fit` continues from the fitted state, with the standardisation of the first fit.
     checkpoint_dir : str or path, default=None
-        Directory where `fit` keeps the state of its training, in a file named by a hash of
-        parameters and X. The same fit, called again after it was cut off, goes on from there to
-        the same result (and returns at once if it was over); the fits of a search can share a
-        directory. Files stay until they are deleted. They hold no pickles.
+        Directory in which `fit` saves its training state, in a file named by a hash of the
+        parameters and X. If `fit` is interrupted, the same call resumes from there and gives the
+        same result. If training was complete, it returns at once. Several fits can share a
+        directory. Files are not deleted, and contain no pickles.
     device : str or torch.device, default="auto"
-        "auto" is the first CUDA device if there is one, else the CPU.
+        "auto" uses the first CUDA device if there is one, and the CPU otherwise.
     random_state : int, RandomState instance or None, default=None
-        Of initial weights and minibatches, and of `sample` unless it is given one.
+        Seed of initial weights and minibatches, and the default for `sample`.
     verbose : int, default=0
-        1 prints a line an epoch.
+        If 1, print one line per epoch.
 
     Attributes
     ----------
     log_partition_ : float
-        ln Z in nats, of the energy on the scale of X: closed form.
+        ln Z in nats, in closed form, for the energy on the scale of X.
     log_partition_interval_ : tuple (low, high)
-        The same twice.
+        Twice ``log_partition_``, which is exact.
     history_ : dict of str to ndarray of shape (`n_iter_`,)
         "objective" (mean log-likelihood of the training minibatches), "energy", "log_partition"
-        and "validation", one entry an epoch, in nats. Only after `fit`.
+        and "validation", one entry per epoch, in nats. Only set by `fit`.
     n_iter_ : int
-        Epochs run. Only after `fit`.
+        Number of epochs. Only set by `fit`.
     best_n_iter_ : int
-        The epoch, counted from 1, whose state was kept. Only after `fit`.
+        The epoch, counted from 1, whose state was kept. Only set by `fit`.
     density_ : torch.nn.Module
         The trained module, in standardised coordinates, on the CPU.
     n_features_in_ : int
@@ -153,7 +155,7 @@ class FlowPrior(TrainedDensityPrior):
         ----------
         n_features : int
         generator : torch.Generator
-            Of the initial parameters, on the CPU.
+            Generator of the initial parameters, on the CPU.
 
         Returns
         -------

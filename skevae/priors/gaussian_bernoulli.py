@@ -1,4 +1,4 @@
-"""GaussianBernoulliRBMPrior: the Gaussian-Bernoulli RBM, as a prior and by itself."""
+"""GaussianBernoulliRBMPrior: the Gaussian-Bernoulli RBM, as a prior and as an estimator."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class GaussianBernoulliRBMPrior(ClassNamePrefixFeaturesOutMixin, TransformerMixi
     `score` is exact up to a few dozen hidden units, and training is exact maximum likelihood up to
     about two dozen.
 
-    As ``prior=`` of `EnergyVAE` it is trained inside the autoencoder; by itself it is the
+    As ``prior=`` of `EnergyVAE`, it is trained inside the autoencoder. On its own, it is the
     counterpart of `sklearn.neural_network.BernoulliRBM` for real-valued data.
 
     Parameters
@@ -48,16 +48,17 @@ class GaussianBernoulliRBMPrior(ClassNamePrefixFeaturesOutMixin, TransformerMixi
     sampler : str or sampler object, default="gibbs"
         Transition of Markov chains: "gibbs" (block Gibbs), "langevin", "metropolis-langevin" (with
         a Metropolis test), "gibbs-langevin" (Liao et al. 2022), "metropolis-gibbs-langevin",
-        "parallel-tempering" (crosses between modes), or "exact" (independent draws). An object of
-        `skevae.samplers` has parameters of its own, such as ``ParallelTempering(n_replicas=20)`` or
-        ``Langevin(step_size=0.1)``, which grid-search as ``sampler__n_replicas`` and so on.
+        "parallel-tempering" (crosses between modes), or "exact" (independent draws). An object from
+        `skevae.samplers`, such as ``ParallelTempering(n_replicas=20)`` or
+        ``Langevin(step_size=0.1)``, has its own parameters, which can be searched as
+        ``sampler__n_replicas`` and so on.
     n_gibbs_steps : int, default=1
         Elementary steps of a transition; k of contrastive divergence. Only used when ``sampler`` is
         a name: an object has its own ``n_steps``.
     partition : str, default="auto"
-        How training obtains ln Z or its gradient: "exact" at every step; "persistent" chains
+        How training computes ln Z or its gradient: "exact" at every step; "persistent" chains
         (stochastic maximum likelihood); "contrastive" divergence with chains from the data;
-        "contrastive-from-noise", as modified by Liao et al.; "auto" is "exact" up to 24 hidden
+        "contrastive-from-noise", as modified by Liao et al.; "auto" is "exact" for up to 24 hidden
         units, else "persistent". An `EnergyVAE` with ``partition="auto"`` uses this value.
     n_chains : int, default=256
         Number of persistent chains.
@@ -69,34 +70,35 @@ class GaussianBernoulliRBMPrior(ClassNamePrefixFeaturesOutMixin, TransformerMixi
     standardize : bool, default=True
         Whether `fit` standardises X. All attributes and densities are on the scale of X.
     learning_rate : float, default=0.01
-        Of Adam.
+        Learning rate of Adam.
     batch_size : int or "auto", default="auto"
-        Rows of a minibatch. "auto" is a 32nd of the training rows, but at least 16 and at most 256.
+        Minibatch size. "auto" is 1/32 of the number of training rows, clipped to [16, 256].
     max_iter : int, default=200
-        Epochs.
+        Maximum number of epochs.
     max_time : float, default=None
         Seconds after which training stops; see `EnergyVAE`.
     early_stopping : bool, default=True
-        Whether to hold out rows, stop when their log-likelihood does not increase, and keep the
+        Whether to hold out rows, stop when their log-likelihood no longer improves, and keep the
         best state.
     validation_fraction : float, default=0.1
+        Fraction of the rows that are held out.
     n_iter_no_change : int, default=10
-        Epochs without an increase of more than ``tol`` after which training stops.
+        Training stops after this number of epochs without an improvement of more than ``tol``.
     tol : float, default=1e-4
-        In nats.
+        Minimum improvement, in nats; see ``n_iter_no_change``.
     warm_start : bool, default=False
-        Whether `fit` continues from the fitted state, in the coordinates of the first fit.
+        Whether `fit` continues from the fitted state, with the standardisation of the first fit.
     checkpoint_dir : str or path, default=None
-        Directory in which `fit` keeps the state of its training, in a file named by a hash of
-        parameters and X. The same fit, called again after it was cut off, continues from there to
-        the same result (or returns at once if it had finished). The fits of a search can share a
-        directory. Files stay until they are deleted.
+        Directory in which `fit` saves its training state, in a file named by a hash of the
+        parameters and X. If `fit` is interrupted, the same call resumes from there and gives the
+        same result. If training was complete, it returns at once. Several fits can share a
+        directory. Files are not deleted.
     device : str or torch.device, default="auto"
-        "auto" is the first CUDA device if there is one, else the CPU.
+        "auto" uses the first CUDA device if there is one, and the CPU otherwise.
     random_state : int, RandomState instance or None, default=None
-        Of initial weights, minibatches, chains, and of `sample` unless it is given one.
+        Seed of initial weights, minibatches and chains, and the default for `sample`.
     verbose : int, default=0
-        1 prints a line an epoch.
+        If 1, print one line per epoch.
 
     Attributes
     ----------
@@ -109,21 +111,21 @@ class GaussianBernoulliRBMPrior(ClassNamePrefixFeaturesOutMixin, TransformerMixi
     scale_ : ndarray of shape (n_features,)
         sigma.
     log_partition_ : float
-        ln Z in nats; the upper end of the interval where it is not exact.
+        ln Z in nats; the upper end of the interval if it is not exact.
     log_partition_interval_ : tuple (low, high)
-        Bounds of ln Z; equal where it is exact. Beyond 36 hidden units they contain ln Z with a
-        probability of 0.999, if ``log_partition_interval_.is_certified``; otherwise the prior is so
-        hard to normalise that they are estimates from Markov chains.
+        Bounds of ln Z; equal if it is exact. With more than 36 hidden units, they contain ln Z with
+        a probability of 0.999 if ``log_partition_interval_.is_certified`` is True. Otherwise the
+        prior is hard to normalise, and they are estimates from Markov chains.
     history_ : dict of str to ndarray of shape (`n_iter_`,)
-        "objective" (mean log-likelihood of the training minibatches), "energy", "log_partition"
-        and "validation", one entry an epoch, in nats. Where ln Z has no exact value, it is
-        estimated by short annealing runs (which in training may be up to 1000 steps old). These are
-        too low in expectation, so "objective" and "validation" are then **too high**. `score` is
-        not. Only after `fit`.
+        "objective" (mean log-likelihood of the training minibatches), "energy", "log_partition" and
+        "validation", one entry an epoch, in nats. If ln Z is not exact, it is estimated by short
+        annealing runs (in training, at most 1000 steps ago). The estimates are too low in
+        expectation, so "objective" and "validation" are **too high**. `score` is not affected. Only
+        set by `fit`.
     n_iter_ : int
-        Number of epochs. Only after `fit`.
+        Number of epochs. Only set by `fit`.
     best_n_iter_ : int
-        The epoch, counted from 1, whose state was kept. Only after `fit`.
+        The epoch, counted from 1, whose state was kept. Only set by `fit`.
     density_ : torch.nn.Module
         The trained module, in standardised coordinates, on the CPU.
     n_features_in_ : int
@@ -227,7 +229,7 @@ class GaussianBernoulliRBMPrior(ClassNamePrefixFeaturesOutMixin, TransformerMixi
         ----------
         n_features : int
         generator : torch.Generator
-            Of the initial weights, on the CPU.
+            Generator of the initial weights, on the CPU.
 
         Returns
         -------
@@ -237,8 +239,8 @@ class GaussianBernoulliRBMPrior(ClassNamePrefixFeaturesOutMixin, TransformerMixi
         Raises
         ------
         ValueError
-            If a parameter of the sampler is out of its range, or the sampler enumerates too many
-            hidden units.
+            If a parameter of the sampler is out of its range, or there are too many hidden units
+            for it.
         """
         return GaussianBernoulliDensity(
             n_features,
@@ -288,7 +290,7 @@ class GaussianBernoulliRBMPrior(ClassNamePrefixFeaturesOutMixin, TransformerMixi
         return self._evaluate(X, "hidden_probabilities")
 
     def inverse_transform(self, H):
-        """Mean of the rows given hidden units.
+        """Mean of x given hidden units.
 
         Parameters
         ----------
@@ -305,7 +307,7 @@ class GaussianBernoulliRBMPrior(ClassNamePrefixFeaturesOutMixin, TransformerMixi
         return (self.intercept_visible_ + H @ self.components_).astype(H.dtype, copy=False)
 
     def reconstruct(self, X):
-        """Mean of the rows given the hidden probabilities of each row.
+        """Mean of x given the hidden probabilities of each row.
 
         Parameters
         ----------
@@ -319,13 +321,13 @@ class GaussianBernoulliRBMPrior(ClassNamePrefixFeaturesOutMixin, TransformerMixi
         return self.inverse_transform(self._evaluate(X, "hidden_probabilities"))
 
     def gibbs(self, X, random_state=None):
-        """Perform one block-Gibbs sweep from each row: h ~ p(h | x), then x ~ p(x | h).
+        """Make one block-Gibbs sweep from each row: h ~ p(h | x), then x ~ p(x | h).
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
         random_state : int, RandomState instance or None, default=None
-            None uses the estimator's own.
+            None uses the ``random_state`` of the estimator.
 
         Returns
         -------

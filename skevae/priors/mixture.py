@@ -1,4 +1,4 @@
-"""GaussianMixturePrior: a learned mixture of Gaussians, as a prior and by itself."""
+"""GaussianMixturePrior: a learned mixture of Gaussians, as a prior and as an estimator."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ class GaussianMixturePrior(TrainedDensityPrior):
         p(x) = \sum_k w_k \, N(x; m_k, \mathrm{diag}(s_k^2))
 
     Normalised in closed form (the energy is -ln p, ln Z = 0) and sampled exactly. As ``prior=`` of
-    `EnergyVAE` it is trained inside the autoencoder (Dilokthanakul et al. 2016; Jiang et al. 2017);
-    by itself it is `sklearn.mixture.GaussianMixture` with ``covariance_type="diag"``, fitted by
-    gradient steps from k-means++ centres, with early stopping.
+    `EnergyVAE`, it is trained inside the autoencoder (Dilokthanakul et al. 2016; Jiang et al.
+    2017). On its own, it is the same model as `sklearn.mixture.GaussianMixture` with
+    ``covariance_type="diag"``, but fitted by gradient steps from k-means++ centres, with early
+    stopping.
 
     Parameters
     ----------
@@ -33,37 +34,39 @@ class GaussianMixturePrior(TrainedDensityPrior):
         Number K of Gaussians.
     min_scale : float, default=0.01
         Lower bound of every s, in standard deviations of each feature (in units of X with
-        ``standardize=False``). It bounds the density on discrete columns.
+        ``standardize=False``). It limits the density of discrete columns.
     standardize : bool, default=True
-        Whether `fit` standardises X inside. All attributes and densities are on the scale of X.
+        Whether `fit` standardises X internally. All attributes and densities are on the scale of X.
     learning_rate : float, default=0.01
-        Of Adam.
+        Learning rate of Adam.
     batch_size : int or "auto", default="auto"
-        Rows of a minibatch. "auto" is a 32nd of the training rows, but at least 16 and at most 256.
+        Minibatch size. "auto" is 1/32 of the number of training rows, clipped to [16, 256].
     max_iter : int, default=200
-        Epochs.
+        Maximum number of epochs.
     max_time : float, default=None
         Seconds after which training stops; see `EnergyVAE`.
     early_stopping : bool, default=True
-        Whether to hold out rows, stop when their log-likelihood does not rise, and keep the best.
+        Whether to hold out rows, stop when their log-likelihood no longer improves, and keep the
+        best state.
     validation_fraction : float, default=0.1
+        Fraction of the rows that are held out.
     n_iter_no_change : int, default=10
-        Epochs without a rise of more than ``tol`` after which training stops.
+        Training stops after this number of epochs without an improvement of more than ``tol``.
     tol : float, default=1e-4
-        In nats.
+        Minimum improvement, in nats; see ``n_iter_no_change``.
     warm_start : bool, default=False
-        Whether `fit` goes on from the fitted state, in the coordinates of the first fit.
+        Whether `fit` continues from the fitted state, with the standardisation of the first fit.
     checkpoint_dir : str or path, default=None
-        Directory where `fit` keeps the state of its training, in a file named by a hash of
-        parameters and X. The same fit, called again after it was cut off, goes on from there to
-        the same result (and returns at once if it was over); the fits of a search can share a
-        directory. Files stay until they are deleted. They hold no pickles.
+        Directory in which `fit` saves its training state, in a file named by a hash of the
+        parameters and X. If `fit` is interrupted, the same call resumes from there and gives the
+        same result. If training was complete, it returns at once. Several fits can share a
+        directory. Files are not deleted, and contain no pickles.
     device : str or torch.device, default="auto"
-        "auto" is the first CUDA device if there is one, else the CPU.
+        "auto" uses the first CUDA device if there is one, and the CPU otherwise.
     random_state : int, RandomState instance or None, default=None
-        Of initial means and minibatches, and of `sample` unless it is given one.
+        Seed of initial means and minibatches, and the default for `sample`.
     verbose : int, default=0
-        1 prints a line an epoch.
+        If 1, print one line per epoch.
 
     Attributes
     ----------
@@ -74,16 +77,16 @@ class GaussianMixturePrior(TrainedDensityPrior):
     covariances_ : ndarray of shape (n_components, n_features)
         s squared, on the scale of X; named as in `sklearn.mixture.GaussianMixture`.
     log_partition_ : float
-        ln Z in nats, of the energy on the scale of X: closed form.
+        ln Z in nats, in closed form, for the energy on the scale of X.
     log_partition_interval_ : tuple (low, high)
-        The same twice.
+        Twice ``log_partition_``, which is exact.
     history_ : dict of str to ndarray of shape (`n_iter_`,)
         "objective" (mean log-likelihood of the training minibatches), "energy", "log_partition"
-        and "validation", one entry an epoch, in nats. Only after `fit`.
+        and "validation", one entry per epoch, in nats. Only set by `fit`.
     n_iter_ : int
-        Epochs run. Only after `fit`.
+        Number of epochs. Only set by `fit`.
     best_n_iter_ : int
-        The epoch, counted from 1, whose state was kept. Only after `fit`.
+        The epoch, counted from 1, whose state was kept. Only set by `fit`.
     density_ : torch.nn.Module
         The trained module, in standardised coordinates, on the CPU.
     n_features_in_ : int
@@ -166,7 +169,7 @@ class GaussianMixturePrior(TrainedDensityPrior):
         ----------
         n_features : int
         generator : torch.Generator
-            Of the initial parameters, on the CPU.
+            Generator of the initial parameters, on the CPU.
 
         Returns
         -------

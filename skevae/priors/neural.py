@@ -1,4 +1,4 @@
-"""NeuralPrior: a neural network as an energy, as a prior and by itself."""
+"""NeuralPrior: an energy given by a neural network, as a prior and as an estimator."""
 
 from __future__ import annotations
 
@@ -21,47 +21,47 @@ from skevae.utils.random import SEED_BOUND, make_generator
 
 
 class NeuralPrior(MarkovPrior):
-    r"""Energy-based model: a Gaussian, corrected by a neural network.
+    r"""Energy-based model: a Gaussian with a correction by a neural network.
 
     .. math::
         p(x) = e^{-E(x)} / Z, \qquad
         E(x) = \tfrac12 \sum_i \frac{(x_i - \mu_i)^2}{\sigma_i^2} + b \tanh(f(x) / b)
 
     The bound b on the network's term makes exp(-E) integrable, with Gaussian tails, for every
-    network. Without a bound training could raise the density without limit far from the data, and
-    ln Z need not exist. Density ratios of up to e^2b can be represented.
+    network. Without it, training could increase the density far from the data without limit, and ln
+    Z might not exist. The correction can change density ratios by a factor of up to e^2b.
 
-    Training uses persistent Langevin chains. ln Z is bracketed by annealed importance sampling from
-    a Gaussian, forwards and backwards. Rows are drawn by sequential Monte Carlo along the same path
-    (a population is annealed from the Gaussian and resampled by its weights), because chains from
-    noise would not cross between modes.
+    Training uses persistent Langevin chains. ln Z is estimated from below and above by annealed
+    importance sampling from a Gaussian, forwards and backwards. Rows are sampled by sequential
+    Monte Carlo along the same path (a population is annealed from the Gaussian and resampled by its
+    weights), because chains from noise would not cross between modes.
 
     Parameters
     ----------
     hidden_layer_sizes : int or array-like of int, default=(64, 64)
         Widths of the network's hidden layers.
     network : {"mlp", "densenet", "resnet"} or callable, default="mlp"
-        f. A network object has parameters of its own: ``MLP(activation="tanh")``. A callable
-        ``(n_inputs, n_outputs, hidden_layer_sizes) -> torch.nn.Module`` builds a differentiable
-        map from (..., n_features) to (..., 1) or (...). It is kept in evaluation mode, because an
-        energy is a function of x alone.
+        f. A network object has its own parameters, such as ``MLP(activation="tanh")``. A callable
+        ``(n_inputs, n_outputs, hidden_layer_sizes) -> torch.nn.Module`` builds a differentiable map
+        from (..., n_features) to (..., 1) or (...). It is kept in evaluation mode, because an
+        energy must be a deterministic function of x.
     bound : float, default=20.0
         b, in nats.
     sampler : str or sampler object, default="metropolis-langevin"
         Transition of the chains in training: "langevin" steps, or "metropolis-langevin" with a
-        Metropolis test, which removes their bias. An object of `skevae.samplers` has parameters of
-        its own, such as ``Langevin(n_steps=20, step_size=0.1)``, which grid-search as
+        Metropolis test, which removes their bias. An object from `skevae.samplers`, such as
+        ``Langevin(n_steps=20, step_size=0.1)``, has its own parameters, which can be searched as
         ``sampler__step_size`` and so on. Sampling and ln Z always use Metropolis tests.
     n_langevin_steps : int, default=10
         Steps of a chain between two parameter updates. Only used when ``sampler`` is a name: an
         object has its own ``n_steps``.
     step_size : float, default=0.5
-        Largest step of sampling and ln Z, and of the chains when ``sampler`` is a name, in units of
-        each sigma. Steps take turns at 1, 1/2, 1/4 and 1/8 of it.
+        Largest step size for sampling and ln Z, and for the chains when ``sampler`` is a name, in
+        units of each sigma. Steps alternate between 1, 1/2, 1/4 and 1/8 of it.
     partition : str, default="auto"
-        How training obtains the gradient of ln Z: "persistent" chains; "contrastive" divergence
-        with chains from the data; "contrastive-from-noise"; "auto" is "persistent". "exact" is an
-        error. An `EnergyVAE` with ``partition="auto"`` uses this value.
+        How training computes the gradient of ln Z: "persistent" chains; "contrastive" divergence
+        with chains from the data; "contrastive-from-noise"; "auto" is "persistent". "exact" raises
+        an error. An `EnergyVAE` with ``partition="auto"`` uses this value.
     n_chains : int, default=256
         Number of persistent chains.
     n_annealing_steps : int, default=500
@@ -70,34 +70,35 @@ class NeuralPrior(MarkovPrior):
     standardize : bool, default=True
         Whether `fit` standardises X. All attributes and densities are on the scale of X.
     learning_rate : float, default=3e-3
-        Of Adam.
+        Learning rate of Adam.
     batch_size : int or "auto", default="auto"
-        Rows of a minibatch. "auto" is a 32nd of the training rows, but at least 16 and at most 256.
+        Minibatch size. "auto" is 1/32 of the number of training rows, clipped to [16, 256].
     max_iter : int, default=200
-        Epochs.
+        Maximum number of epochs.
     max_time : float, default=None
         Seconds after which training stops; see `EnergyVAE`.
     early_stopping : bool, default=True
-        Whether to hold out rows, stop when their log-likelihood does not increase, and keep the
+        Whether to hold out rows, stop when their log-likelihood no longer improves, and keep the
         best state.
     validation_fraction : float, default=0.1
+        Fraction of the rows that are held out.
     n_iter_no_change : int, default=10
-        Epochs without an increase of more than ``tol`` after which training stops.
+        Training stops after this number of epochs without an improvement of more than ``tol``.
     tol : float, default=1e-4
-        In nats.
+        Minimum improvement, in nats; see ``n_iter_no_change``.
     warm_start : bool, default=False
-        Whether `fit` continues from the fitted state, in the coordinates of the first fit.
+        Whether `fit` continues from the fitted state, with the standardisation of the first fit.
     checkpoint_dir : str or path, default=None
-        Directory in which `fit` keeps the state of its training, in a file named by a hash of
-        parameters and X. The same fit, called again after it was cut off, continues from there to
-        the same result (or returns at once if it had finished). The fits of a search can share a
-        directory. Files stay until they are deleted.
+        Directory in which `fit` saves its training state, in a file named by a hash of the
+        parameters and X. If `fit` is interrupted, the same call resumes from there and gives the
+        same result. If training was complete, it returns at once. Several fits can share a
+        directory. Files are not deleted.
     device : str or torch.device, default="auto"
-        "auto" is the first CUDA device if there is one, else the CPU.
+        "auto" uses the first CUDA device if there is one, and the CPU otherwise.
     random_state : int, RandomState instance or None, default=None
-        Of initial weights, minibatches, chains, and of `sample` unless it is given one.
+        Seed of initial weights, minibatches and chains, and the default for `sample`.
     verbose : int, default=0
-        1 prints a line an epoch.
+        If 1, print one line per epoch.
 
     Attributes
     ----------
@@ -107,15 +108,15 @@ class NeuralPrior(MarkovPrior):
         Estimates of bounds of ln Z, by annealed importance sampling forwards and backwards;
         ``log_partition_interval_.is_certified`` is False.
     history_ : dict of str to ndarray of shape (`n_iter_`,)
-        "objective" (mean log-likelihood of the training minibatches), "energy", "log_partition"
-        and "validation", one entry an epoch, in nats. Where ln Z has no exact value, it is
-        estimated by short annealing runs (which in training may be up to 1000 steps old). These are
-        too low in expectation, so "objective" and "validation" are then **too high**. `score` is
-        not. Only after `fit`.
+        "objective" (mean log-likelihood of the training minibatches), "energy", "log_partition" and
+        "validation", one entry an epoch, in nats. If ln Z is not exact, it is estimated by short
+        annealing runs (in training, at most 1000 steps ago). The estimates are too low in
+        expectation, so "objective" and "validation" are **too high**. `score` is not affected. Only
+        set by `fit`.
     n_iter_ : int
-        Number of epochs. Only after `fit`.
+        Number of epochs. Only set by `fit`.
     best_n_iter_ : int
-        The epoch, counted from 1, whose state was kept. Only after `fit`.
+        The epoch, counted from 1, whose state was kept. Only set by `fit`.
     density_ : torch.nn.Module
         The trained module, in standardised coordinates, on the CPU.
     n_features_in_ : int
@@ -215,7 +216,7 @@ class NeuralPrior(MarkovPrior):
         ----------
         n_features : int
         generator : torch.Generator
-            Of the initial parameters, on the CPU.
+            Generator of the initial parameters, on the CPU.
 
         Returns
         -------
@@ -225,7 +226,7 @@ class NeuralPrior(MarkovPrior):
         Raises
         ------
         TypeError, ValueError
-            If a callable ``network`` returns no module, or one that maps to another shape.
+            If a callable ``network`` does not return a module, or the module maps to another shape.
         """
         seed = int(torch.randint(SEED_BOUND, (), generator=generator))
         sizes = layer_sizes(self.hidden_layer_sizes)

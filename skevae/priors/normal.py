@@ -16,16 +16,16 @@ from skevae.utils.weights import checked_weights
 
 
 class NormalPrior(DensityPrior):
-    """Standard normal prior N(0, I), that of the ordinary variational autoencoder.
+    """Standard normal prior N(0, I), as in the standard variational autoencoder.
 
-    There is nothing to fit; as an estimator it is the baseline that other priors are held against.
+    It has nothing to fit, and serves as a baseline for other priors.
 
     Parameters
     ----------
     device : str or torch.device, default="auto"
-        "auto" is the first CUDA device if there is one, else the CPU.
+        "auto" uses the first CUDA device if there is one, and the CPU otherwise.
     random_state : int, RandomState instance or None, default=None
-        Of `sample`.
+        Seed of `sample`.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class NormalPrior(DensityPrior):
     log_partition_ : float
         D/2 ln 2 pi, in nats.
     log_partition_interval_ : tuple (low, high)
-        The same twice.
+        Twice ``log_partition_``, which is exact.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Defined only when `X` has feature names that are all strings.
@@ -64,14 +64,14 @@ class NormalPrior(DensityPrior):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, sample_weight=None):
-        """Note the number of features; there is nothing else to learn.
+        """Store the number of features; there is nothing else to learn.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
         y : Ignored
         sample_weight : array-like of shape (n_samples,), default=None
-            Validated, but of no effect.
+            Validated, but not used.
 
         Returns
         -------

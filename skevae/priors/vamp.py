@@ -1,4 +1,4 @@
-"""VampPrior: a mixture of the autoencoder's own posteriors, as a prior and by itself."""
+"""VampPrior: a mixture of the autoencoder's posteriors, as a prior and as an estimator."""
 
 from __future__ import annotations
 
@@ -22,50 +22,52 @@ class VampPrior(TrainedDensityPrior):
     .. math::
         p(z) = \sum_k w_k \, q(z \mid u_k)
 
-    Inside an `EnergyVAE` q is its encoder's posterior and the u_k are K learned pseudo-inputs,
-    which start at training rows (and stay in [0, 1] for binary data): the prior is the aggregated
-    posterior of K typical rows. Afterwards ``prior_`` keeps the K posteriors themselves, and
+    Inside an `EnergyVAE`, q is the encoder's posterior and the u_k are K learned pseudo-inputs.
+    They are initialised at training rows (and stay in [0, 1] for binary data): the prior is the
+    aggregated posterior of K pseudo-inputs. After training, ``prior_`` stores the K posteriors, and
     scores and samples without the autoencoder.
 
-    By itself there is no encoder to share. It is taken to be the identity: a mixture of K equal
-    Gaussians around learned centres u_k, with one learned scale for each feature.
+    On its own, there is no encoder, and the identity is used instead: the model is a mixture of K
+    equal Gaussians around learned centres u_k, with one learned scale for each feature.
 
     Parameters
     ----------
     n_components : int, default=64
         Number K of pseudo-inputs.
     learn_weights : bool, default=False
-        Whether the weights w are learned; they are 1/K otherwise.
+        Whether the weights w are learned; otherwise they are 1/K.
     standardize : bool, default=True
-        Whether `fit` standardises X inside. All attributes and densities are on the scale of X.
+        Whether `fit` standardises X internally. All attributes and densities are on the scale of X.
     learning_rate : float, default=0.01
-        Of Adam.
+        Learning rate of Adam.
     batch_size : int or "auto", default="auto"
-        Rows of a minibatch. "auto" is a 32nd of the training rows, but at least 16 and at most 256.
+        Minibatch size. "auto" is 1/32 of the number of training rows, clipped to [16, 256].
     max_iter : int, default=200
-        Epochs.
+        Maximum number of epochs.
     max_time : float, default=None
         Seconds after which training stops; see `EnergyVAE`.
     early_stopping : bool, default=True
-        Whether to hold out rows, stop when their log-likelihood does not rise, and keep the best.
+        Whether to hold out rows, stop when their log-likelihood no longer improves, and keep the
+        best state.
     validation_fraction : float, default=0.1
+        Fraction of the rows that are held out.
     n_iter_no_change : int, default=10
-        Epochs without a rise of more than ``tol`` after which training stops.
+        Training stops after this number of epochs without an improvement of more than ``tol``.
     tol : float, default=1e-4
-        In nats.
+        Minimum improvement, in nats; see ``n_iter_no_change``.
     warm_start : bool, default=False
-        Whether `fit` goes on from the fitted state, in the coordinates of the first fit.
+        Whether `fit` continues from the fitted state, with the standardisation of the first fit.
     checkpoint_dir : str or path, default=None
-        Directory where `fit` keeps the state of its training, in a file named by a hash of
-        parameters and X. The same fit, called again after it was cut off, goes on from there to
-        the same result (and returns at once if it was over); the fits of a search can share a
-        directory. Files stay until they are deleted. They hold no pickles.
+        Directory in which `fit` saves its training state, in a file named by a hash of the
+        parameters and X. If `fit` is interrupted, the same call resumes from there and gives the
+        same result. If training was complete, it returns at once. Several fits can share a
+        directory. Files are not deleted, and contain no pickles.
     device : str or torch.device, default="auto"
-        "auto" is the first CUDA device if there is one, else the CPU.
+        "auto" uses the first CUDA device if there is one, and the CPU otherwise.
     random_state : int, RandomState instance or None, default=None
-        Of initial pseudo-inputs and minibatches, and of `sample` unless it is given one.
+        Seed of initial pseudo-inputs and minibatches, and the default for `sample`.
     verbose : int, default=0
-        1 prints a line an epoch.
+        If 1, print one line per epoch.
 
     Attributes
     ----------
@@ -74,16 +76,16 @@ class VampPrior(TrainedDensityPrior):
     means_ : ndarray of shape (n_components, n_features)
         Means of the K posteriors, on the scale of X.
     log_partition_ : float
-        ln Z in nats, of the energy on the scale of X: closed form.
+        ln Z in nats, in closed form, for the energy on the scale of X.
     log_partition_interval_ : tuple (low, high)
-        The same twice.
+        Twice ``log_partition_``, which is exact.
     history_ : dict of str to ndarray of shape (`n_iter_`,)
         "objective" (mean log-likelihood of the training minibatches), "energy", "log_partition"
-        and "validation", one entry an epoch, in nats. Only after `fit`.
+        and "validation", one entry per epoch, in nats. Only set by `fit`.
     n_iter_ : int
-        Epochs run. Only after `fit`.
+        Number of epochs. Only set by `fit`.
     best_n_iter_ : int
-        The epoch, counted from 1, whose state was kept. Only after `fit`.
+        The epoch, counted from 1, whose state was kept. Only set by `fit`.
     density_ : torch.nn.Module
         The trained module, in standardised coordinates, on the CPU.
     n_features_in_ : int
@@ -92,7 +94,7 @@ class VampPrior(TrainedDensityPrior):
 
     See Also
     --------
-    GaussianMixturePrior : A mixture that does not know the encoder.
+    GaussianMixturePrior : A mixture that does not depend on the encoder.
 
     References
     ----------
@@ -160,7 +162,7 @@ class VampPrior(TrainedDensityPrior):
         ----------
         n_features : int
         generator : torch.Generator
-            Of the initial parameters, on the CPU.
+            Generator of the initial parameters, on the CPU.
 
         Returns
         -------
@@ -175,12 +177,12 @@ class VampPrior(TrainedDensityPrior):
         )
 
     def with_density(self, density: Density, random_state: int) -> Self:
-        """Return a fitted copy of this estimator that needs the autoencoder no more.
+        """Return a fitted copy of this estimator that does not need the autoencoder.
 
         Parameters
         ----------
         density : torch.nn.Module
-            Made by `make_density` and trained since; on the CPU.
+            Created by `make_density`, then trained; on the CPU.
         random_state : int
             Not used: ln Z is exact.
 

@@ -44,14 +44,14 @@ GRADIENT_SAMPLERS: dict[str, type[Sampler]] = {
 
 
 def resolve_sampler(sampler: str | Sampler, **settings: Any) -> Sampler:
-    """Return a fresh sampler, from a name or from a sampler with parameters of its own.
+    """Return a new sampler, from a name or from a sampler object.
 
     Parameters
     ----------
     sampler : str or Sampler
         A key of `SAMPLERS`, or an object, which is cloned.
     **settings
-        Parameters of a sampler that is given by name. Those that it does not have are ignored.
+        Parameters for a sampler given by name. Those that it does not have are ignored.
 
     Raises
     ------

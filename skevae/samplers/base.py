@@ -1,4 +1,4 @@
-"""What every sampler is: a Markov transition of an energy."""
+"""Base class of the samplers: Markov transitions of an energy."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ class Sampler(DocumentedEstimator):
     """A Markov transition that leaves p(z) unchanged, exactly or approximately.
 
     A subclass defines an elementary `step`. Its parameters are those of its constructor, with
-    ``get_params`` and ``set_params`` as in scikit-learn, and its constraints on them are in
-    ``_parameter_constraints``. Whatever else it remembers between calls is its `state`; a clone
-    has the parameters alone.
+    ``get_params`` and ``set_params`` as in scikit-learn, and their constraints are in
+    ``_parameter_constraints``. Anything else that it stores between calls is its `state`; a clone
+    only has the parameters.
 
     Parameters
     ----------
     n_steps : int, default=1
-        Elementary steps of one transition.
+        Number of elementary steps per transition.
 
     Attributes
     ----------
     needs_only_gradient : bool
-        Whether it serves every `skevae.energies.SmoothEnergy`, rather than only a
-        Gaussian-Bernoulli energy.
+        Whether it supports every `skevae.energies.SmoothEnergy`, not only Gaussian-Bernoulli
+        energies.
     needs_exact_tables : bool
         Whether a step enumerates the 2^H configurations of the hidden units.
     acceptance_rate : float
-        Share of the Metropolis tests passed so far; nan for a sampler without any.
+        Fraction of accepted Metropolis proposals so far; nan for a sampler without Metropolis
+        tests.
     """
 
     needs_only_gradient: ClassVar[bool] = False
@@ -64,11 +65,11 @@ class Sampler(DocumentedEstimator):
         raise NotImplementedError
 
     def lengthened(self, n_steps: int) -> Self:
-        """Return a sampler without state whose transitions have ``n_steps`` elementary steps."""
+        """Return a sampler without state, with ``n_steps`` elementary steps per transition."""
         return clone(self).set_params(n_steps=n_steps)
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors on the CPU from which another sampler of this kind can go on."""
+        """Tensors, on the CPU, from which another sampler of this kind can continue."""
         return {}
 
     def resume(self, state: dict[str, Tensor]) -> None:
@@ -94,14 +95,14 @@ class Sampler(DocumentedEstimator):
 
 
 class Transition:
-    """A Markov step (z, generator) -> z of one density, whose parameters may change in between."""
+    """A Markov step (z, generator) -> z of a density, whose parameters may change between calls."""
 
     def __call__(self, z: Tensor, generator: torch.Generator) -> Tensor:
         """Make one transition of every chain: (n, n_visible) -> (n, n_visible)."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors on the CPU from which another transition of this kind can go on."""
+        """Tensors, on the CPU, from which another transition of this kind can continue."""
         return {}
 
     def resume(self, state: dict[str, Tensor]) -> None:
@@ -115,7 +116,7 @@ class SamplerTransition(Transition):
     ----------
     sampler : Sampler
     energy : callable () -> energy
-        Returns the energy at the present parameters.
+        Returns the energy at the current parameters.
     """
 
     def __init__(self, sampler: Sampler, energy: Callable[[], Any]) -> None:

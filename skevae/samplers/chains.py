@@ -1,4 +1,4 @@
-"""Markov chains: those that persist between parameter updates, and runs of a fixed model."""
+"""Markov chains: persistent chains in training, and runs for a fixed model."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ Step = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class PersistentChains:
-    """Markov chains that continue from where the last parameter update left them.
+    """Markov chains that continue from their last states after a parameter update.
 
-    The gradient of -ln Z is the mean energy gradient over the model. Chains that persist while the
-    parameters change slowly stay close to it (stochastic maximum likelihood, Tieleman 2008).
+    The gradient of -ln Z is the mean energy gradient over the model distribution. If the parameters
+    change slowly, persistent chains stay close to this distribution (stochastic maximum likelihood,
+    Tieleman 2008).
 
     Parameters
     ----------
     start : Tensor of shape (n_chains, n_visible)
-        Copied.
+        Initial states, which are copied.
 
     Attributes
     ----------
     state : Tensor of shape (n_chains, n_visible)
-        Always the same memory, because steps recorded as a CUDA graph read and write it.
+        Always in the same memory, because steps recorded as a CUDA graph read and write it.
     """
 
     def __init__(self, start: Tensor) -> None:
@@ -39,7 +40,7 @@ class PersistentChains:
 def run_chains(
     transition: Step, z: Tensor, generator: torch.Generator, *, n_steps: int, burn_in: int = 0
 ) -> Tensor:
-    """Run Markov chains side by side and keep their states.
+    """Run Markov chains in parallel and keep their states.
 
     Parameters
     ----------
@@ -48,9 +49,9 @@ def run_chains(
         Starting points.
     generator : torch.Generator
     n_steps : int
-        Transitions that are kept.
+        Number of transitions that are kept.
     burn_in : int, default=0
-        Transitions before them.
+        Number of transitions before them.
 
     Returns
     -------

@@ -18,8 +18,8 @@ def split_r_hat(samples: Tensor) -> Tensor:
     .. math::
         \hat R = \sqrt{\frac{(n-1)/n \, W + B / n}{W}}
 
-    with W the mean variance within half chains and B / n the variance of their means. Above about
-    1.05 the chains have not mixed.
+    where W is the mean variance within half chains and B / n the variance of their means. Above
+    about 1.05, the chains have not mixed.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def split_r_hat(samples: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape (D,)
-        Infinity where all chains are constant but differ, 1 where they are constant and equal.
+        Infinity if all chains are constant but differ, 1 if they are constant and equal.
     """
     halves = _split(samples)
     n = halves.shape[0]
@@ -56,12 +56,12 @@ def chain_effective_sample_size(samples: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape (D,)
-        At most n_steps * n_chains; nan where all chains are constant.
+        At most n_steps * n_chains; nan if all chains are constant.
     """
     halves = _split(samples)
     n, m, _ = halves.shape
     centred = halves - halves.mean(0)
-    # Autocovariances of all lags at once, through the spectrum of the padded chains.
+    # Autocovariances of all lags at once, from the spectrum of the padded chains.
     spectrum = torch.fft.rfft(centred, n=2 * n, dim=0)
     covariance = torch.fft.irfft(spectrum.abs().square(), n=2 * n, dim=0)[:n].mean(1) / n
     within = halves.var(0).mean(0)

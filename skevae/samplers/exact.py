@@ -18,9 +18,9 @@ from skevae.samplers.gibbs import sample_visible
 def exact_sample(
     energy: GaussianBernoulliEnergy, n_samples: int, generator: torch.Generator
 ) -> Tensor:
-    """Draw independent rows from p(z): h from the tables of its Ising model, then z given h.
+    """Draw independent rows from p(z): h from the tables of the Ising model, then z given h.
 
-    The tables are in float64, whatever the dtype of the energy.
+    The tables are in float64 for any dtype of the energy.
     """
     bias, coupling, _ = energy.to(torch.float64).hidden_machine()
     h = IsingModel(bias, coupling).sample(n_samples, generator)
@@ -31,18 +31,18 @@ def draw_components(weights: Tensor, n_samples: int, generator: torch.Generator)
     """Draw indices with probabilities ``weights``, (K,) -> (n_samples,)."""
     cumulative = weights.cumsum(0)
     uniform = torch.rand(n_samples, generator=generator, dtype=weights.dtype, device=weights.device)
-    # Not torch.multinomial, which raises where a diverging run has made a weight nan.
+    # Not torch.multinomial, which raises if a weight is nan in a diverging run.
     return torch.searchsorted(cumulative, uniform * cumulative[-1]).clamp(max=weights.numel() - 1)
 
 
 class ExactSampler(Sampler):
-    """Independent draws, which do not depend on the present states of the chains.
+    """Independent draws, which do not depend on the current states of the chains.
 
     Each transition costs 2^(H+1) operations.
     """
 
     needs_exact_tables = True
-    n_steps = 1  # more would not change the law of the draws
+    n_steps = 1  # more would not change the distribution of the draws
     _parameter_constraints = {}
 
     def __init__(self) -> None:

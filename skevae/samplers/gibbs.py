@@ -1,4 +1,4 @@
-"""Block Gibbs sweeps of a Gaussian-Bernoulli energy."""
+"""Block Gibbs sweeps for a Gaussian-Bernoulli energy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def block_gibbs(
     ----------
     energy : GaussianBernoulliEnergy
     z : Tensor of shape (n, n_visible)
-        Present state of each chain.
+        Current state of each chain.
     generator : torch.Generator
     n_steps : int
 
@@ -47,12 +47,12 @@ def block_gibbs(
 
 
 class BlockGibbs(Sampler):
-    """Block Gibbs sweeps, which draw exactly from both conditionals.
+    """Block Gibbs sweeps, which draw exactly from both conditional distributions.
 
     Parameters
     ----------
     n_steps : int, default=1
-        Sweeps of one transition.
+        Number of sweeps per transition.
     """
 
     def step(

@@ -13,15 +13,15 @@ from skevae.samplers.langevin import LangevinSteps
 class GibbsLangevin(LangevinSteps):
     r"""Langevin within Gibbs (Liao et al. 2022): h ~ p(h | z), then a Langevin step on z given h.
 
-    Step sizes are annealed: over the n steps of a transition they decrease linearly from
-    (2 - 1/n) times ``step_size`` to ``step_size``.
+    Step sizes are annealed: over the n steps of a transition, they decrease linearly from (2 - 1/n)
+    times ``step_size`` to ``step_size``.
 
     Parameters
     ----------
     n_steps : int, default=1
-        Elementary steps of one transition.
+        Number of elementary steps per transition.
     step_size : float, default=0.3
-        In units of sigma.
+        Step size in units of sigma.
     """
 
     def step(
@@ -38,6 +38,6 @@ class GibbsLangevin(LangevinSteps):
 
 
 class MetropolisGibbsLangevin(GibbsLangevin):
-    """`GibbsLangevin` with a Metropolis test of each step on p(z | h), without bias."""
+    """`GibbsLangevin` with a Metropolis test for each step on p(z | h), which removes the bias."""
 
     adjusted = True

@@ -1,4 +1,4 @@
-"""Langevin steps on any smooth energy, plain and Metropolis-adjusted."""
+"""Langevin steps for any smooth energy, unadjusted and Metropolis-adjusted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from skevae.utils.random import standard_normal
 
 
 class LangevinSteps(Sampler):
-    """Base of the samplers that make Langevin steps.
+    """Base class of the samplers with Langevin steps.
 
     Attributes
     ----------
@@ -64,19 +64,19 @@ class Langevin(LangevinSteps):
         z' = z - \tfrac{\epsilon^2}{2} \sigma^2 \nabla E(z) + \epsilon \sigma \xi,
         \qquad \xi \sim N(0, I)
 
-    The stationary law is exp(-E) up to a bias of order epsilon squared. It does not depend on the
-    number of chains: the energy of a row is never divided by a batch size. The energy is any
-    `skevae.energies.SmoothEnergy`.
+    The stationary density is proportional to exp(-E) up to a bias of order epsilon squared. It does
+    not depend on the number of chains: the energy of a row is never divided by a batch size. The
+    energy can be any `skevae.energies.SmoothEnergy`.
 
     Parameters
     ----------
     n_steps : int, default=1
-        Elementary steps of one transition.
+        Number of elementary steps per transition.
     step_size : float, default=0.3
-        In units of sigma.
+        Step size in units of sigma.
     n_scales : int, default=1
-        The steps of a transition take turns at this many sizes: ``step_size``, 1/2 of it, 1/4, and
-        so on. For energies whose scales are not known: one of the sizes suits each place.
+        The steps of a transition cycle through this many sizes: ``step_size``, 1/2 of it, 1/4 of
+        it, and so on. Use it for energies with unknown scales.
     """
 
     needs_only_gradient = True
@@ -100,6 +100,6 @@ class Langevin(LangevinSteps):
 
 
 class MetropolisLangevin(Langevin):
-    """Langevin steps with a Metropolis test (MALA; Roberts & Tweedie 1996), without bias."""
+    """Langevin steps with a Metropolis test, without bias (MALA; Roberts & Tweedie 1996)."""
 
     adjusted = True

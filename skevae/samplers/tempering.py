@@ -13,23 +13,23 @@ from skevae.energies import AnnealingPath, GaussianBernoulliEnergy
 from skevae.samplers.base import Sampler
 from skevae.samplers.gibbs import block_gibbs
 
-# Sweeps that a tempered replica makes alone before it takes part in exchanges.
+# Number of sweeps of a tempered replica before its first exchange.
 RELAXATION_SWEEPS = 100
 
 
 class ParallelTempering(Sampler):
-    """Block Gibbs at several temperatures that exchange states, to cross between modes.
+    """Block Gibbs at several temperatures with exchanges of states, to cross between modes.
 
-    The replicas follow a path from a broad Gaussian with free hidden units, which reaches every
-    mode at once, to the target (Swendsen & Wang 1986; Geyer 1991). One elementary step is a sweep
-    of all replicas, and exchanges between neighbours.
+    The replicas are at points of a path from a broad Gaussian with free hidden units, which covers
+    all modes, to the target (Swendsen & Wang 1986; Geyer 1991). One elementary step consists of a
+    sweep of all replicas and exchanges between neighbours.
 
     Parameters
     ----------
     n_steps : int, default=1
-        Elementary steps of one transition.
+        Number of elementary steps per transition.
     n_replicas : int, default=12
-        Number of temperatures, target included; at least 2.
+        Number of temperatures, including the target; at least 2.
     """
 
     _parameter_constraints: dict[str, list[Any]] = {
@@ -58,8 +58,8 @@ class ParallelTempering(Sampler):
     ) -> Tensor:
         path, betas = self._path(energy), self.betas
         if self._replicas is None or self._replicas.shape != (len(betas), *z.shape):
-            # Replicas are first equilibrated without exchanges: what the hot ones still remember of
-            # their start would distort the target.
+            # Replicas are first equilibrated without exchanges, because the initial states of the
+            # hot ones would distort the target.
             alone = [block_gibbs(path.at(beta), z, generator, RELAXATION_SWEEPS) for beta in betas]
             self._replicas = torch.stack(alone)
         self._replicas = self._replicas.to(z)  # a resumed state is on the CPU
@@ -77,7 +77,7 @@ class ParallelTempering(Sampler):
 
     @staticmethod
     def _path(energy: GaussianBernoulliEnergy) -> AnnealingPath:
-        """Path from a Gaussian as broad as the mixture of all hidden configurations can be."""
+        """Path from a Gaussian with the moments of z for independent fair hidden units."""
         centre = energy.conditional_mean(torch.full_like(energy.hidden_bias, 0.5))
         variance = energy.variance + 0.25 * energy.weight.square().sum(1)
         return AnnealingPath(energy, centre, variance)
@@ -89,7 +89,7 @@ class ParallelTempering(Sampler):
         betas: list[float],
         generator: torch.Generator,
     ) -> list[Tensor]:
-        """Propose, chain by chain, that two neighbours exchange their states."""
+        """Propose for each chain that two neighbours exchange their states."""
         (hot, cold), (beta_hot, beta_cold) = pair, betas
         log_ratio = path.log_increment(hot, beta_hot, beta_cold)
         log_ratio = log_ratio + path.log_increment(cold, beta_cold, beta_hot)

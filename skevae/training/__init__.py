@@ -1,4 +1,4 @@
-"""Training: the loop, its steps, what they minimise, and where their state is kept."""
+"""Training: the loop, its steps, the objectives, and checkpoints."""
 
 from __future__ import annotations
 

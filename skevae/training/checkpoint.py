@@ -1,4 +1,4 @@
-"""Files in which a training keeps its state, so that one that was cut off can go on."""
+"""Checkpoint files, from which an interrupted training run is resumed."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from skevae.utils.archive import ArchiveError, check_form, read_archive, write_a
 from skevae.utils.random import make_generator, spawn
 from skevae.utils.ranks import ALONE, Ranks
 
-# Between two writes, other than the last: a large network is not to be held up by its copies.
+# Minimum time in seconds between two writes, except the last: writing must not slow down training.
 SECONDS_BETWEEN_SAVES = 20.0
 
-# What a file holds, with the version of its format.
+# Kind of the file, with the version of its format.
 KIND = "skevae checkpoint 5"
 
-# Seeds before this one, spawned from that of a run, are spoken for.
+# Spawned seeds of a run before this index are used for other purposes.
 FIRST_FREE_SEED = 1000
 
-# A temporary file this old was left by a process that was killed.
+# Temporary files older than this were left by a killed process.
 STALE_SECONDS = 3600.0
 
 
 def structure(module: nn.Module) -> list[Any]:
-    """Describe a module: its printed structure, and the names and shapes of its state."""
+    """Describe a module: its repr, and the names and shapes of its state."""
     return [repr(module), [(k, tuple(v.shape)) for k, v in module.state_dict().items()]]
 
 
 def source(value: Any) -> str | None:
-    """Source of a function or class of the user's, where it can be had.
+    """Source of a custom function or class, if it is available.
 
-    What the function calls is not seen: a change elsewhere in its module goes unnoticed.
+    Functions that it calls are not included: changes elsewhere in its module are not detected.
     """
     if not (inspect.isfunction(value) or inspect.isclass(value)):
         return None
@@ -53,7 +53,7 @@ def source(value: Any) -> str | None:
 
 
 def fingerprint(*parts: Any) -> str:
-    """Hash of everything that determines a run, stable over processes.
+    """Hash of everything that determines a run, equal in all processes.
 
     Raises
     ------
@@ -64,25 +64,25 @@ def fingerprint(*parts: Any) -> str:
         return joblib.hash((KIND, *parts))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ValueError(
-            "checkpoint_dir needs parameters that can be pickled, because a file is found by their "
+            "checkpoint_dir needs parameters that can be pickled, because a file is named by their "
             f"hash ({error}). Define functions at the top level of a module."
         ) from error
 
 
 def prepare_directory(directory: str | os.PathLike[str]) -> Path:
-    """Make the directory, see that it can be written, and clear up after killed processes.
+    """Create the directory, check that it is writable, and clean up after killed processes.
 
     Raises
     ------
     ValueError
         If ``directory`` is empty.
     OSError
-        If it cannot be made or written.
+        If it cannot be created or written.
     """
     if not os.fspath(directory):
         raise ValueError("checkpoint_dir='' names no directory. Use None for no checkpoints.")
     path = Path(directory).expanduser()
-    # Threads, and processes of other machines with the same number, may look at the same time.
+    # Threads, and processes on other machines with the same id, may check at the same time.
     probe = path / f".writable-{os.getpid()}-{threading.get_ident()}.skevae.0.tmp"
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def prepare_directory(directory: str | os.PathLike[str]) -> Path:
         probe.unlink(missing_ok=True)
     except OSError as error:
         raise OSError(
-            f"checkpoint_dir={str(directory)!r} is not a directory that can be written ({error}). "
+            f"checkpoint_dir={str(directory)!r} is not a writable directory ({error}). "
             "Name another, or use checkpoint_dir=None."
         ) from error
     for left in path.glob("*.skevae.*.tmp"):
@@ -98,7 +98,7 @@ def prepare_directory(directory: str | os.PathLike[str]) -> Path:
             if time.time() - left.stat().st_mtime > STALE_SECONDS:
                 left.unlink()
         except OSError:
-            continue  # another process was quicker
+            continue  # removed by another process
     return path
 
 
@@ -108,11 +108,11 @@ class TrainingFile:
     Parameters
     ----------
     directory : str or path
-        Made if it does not exist. Different runs, such as those of a grid search, can share it.
+        Created if it does not exist. Different runs, such as those of a search, can share it.
     name : str
-        The `fingerprint`.
+        The `fingerprint` of the run.
     ranks : Ranks, optional
-        That train together. The first reads and writes the file, with the states of all.
+        Ranks that train together. The first reads and writes the file, with the states of all.
 
     Raises
     ------
@@ -120,7 +120,7 @@ class TrainingFile:
         If ``directory`` is empty; an ArchiveError if the file in it is damaged or not a checkpoint
         of this run.
     OSError
-        If the directory cannot be made or written.
+        If the directory cannot be created or written.
     """
 
     def __init__(self, directory: str | os.PathLike[str], name: str, ranks: Ranks = ALONE) -> None:
@@ -145,36 +145,36 @@ class TrainingFile:
 
     def _refusal(self, error: Exception) -> str:
         return (
-            f"{self.path} is not a checkpoint of this fit ({error}). Delete it to start anew, or "
-            "name another checkpoint_dir."
+            f"{self.path} is not a checkpoint of this fit ({error}). Delete it to start again, or "
+            "use another checkpoint_dir."
         )
 
     def seed(self, fresh: int) -> int:
-        """Seed of the run: that of the saved one, else ``fresh``."""
+        """Seed of the run: the saved one if there is one, else ``fresh``."""
         self._seed = fresh if self.saved is None else self.saved["seed"]
         return self._seed
 
     def attach(self, partition: PartitionEstimate, generators: dict[str, torch.Generator]) -> None:
-        """Name what else has a state: the estimate of ln Z, and the generators of the run."""
+        """Register other objects with a state: the estimate of ln Z, and the generators."""
         self.partition, self.generators = partition, generators
 
     def load(self, resume: Callable[[dict[str, Any]], None]) -> bool:
-        """Resume from the state saved last, if there is one, and put back what was attached.
+        """Resume from the last saved state, if there is one, and restore the attached objects.
 
         Parameters
         ----------
         resume : callable (state) -> None
-            Goes on from what `save` was given.
+            Continues from the state that was passed to `save`.
 
         Returns
         -------
         bool
-            Whether there was a state.
+            Whether there was a saved state.
 
         Raises
         ------
         ArchiveError
-            If the state does not fit what was attached, or what resumes.
+            If the state does not match the attached objects or the run.
         """
         if self.saved is None:
             return False
@@ -190,11 +190,11 @@ class TrainingFile:
         return True
 
     def _own(self, states: list[dict[str, Any]]) -> dict[str, Any]:
-        """State of this rank; a new one, if there were more or fewer ranks before."""
+        """State of this rank; a new one if the number of ranks has changed."""
         assert self.saved is not None
         if len(states) == self.ranks.size:
             return states[self.ranks.rank]
-        # Other random numbers than those of the epochs that are over, and than each other's.
+        # Use other random numbers than in the completed epochs, and different ones on each rank.
         seed = spawn(self._seed, FIRST_FREE_SEED + self.saved["loop"]["past"]["epoch"])[-1]
         order, *seeds = spawn(self.ranks.seed(seed), 1 + len(self.generators))
         named = zip(self.generators.items(), seeds, strict=True)
@@ -205,9 +205,9 @@ class TrainingFile:
         }
 
     def save(self, state: Callable[[], dict[str, Any]], *, last: bool) -> None:
-        """Replace the file, unless that was done a moment ago.
+        """Replace the file, unless it was written very recently.
 
-        A disk that is full must not end the training: the first failure is reported by a warning.
+        A full disk must not end training: the first failure only issues a warning.
         """
         due = last or time.monotonic() >= self._last_save + SECONDS_BETWEEN_SAVES
         if not self.ranks.gather(due)[0]:
@@ -230,7 +230,7 @@ class TrainingFile:
             if not self._failed:
                 warnings.warn(
                     f"The state of the training could not be saved to {self.path} ({error}). "
-                    "Training goes on; if it is cut off, it has to start again.",
+                    "Training continues, but cannot be resumed if it is interrupted.",
                     RuntimeWarning,
                     stacklevel=2,
                 )

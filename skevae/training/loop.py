@@ -1,7 +1,7 @@
-"""The training loop: parameters and a loss, nothing about autoencoders.
+"""The training loop, which only depends on parameters and a loss, not on autoencoders.
 
-The order of a step: rate, forward, backward, clip, step, log. No step waits for the device; what
-is logged is summed there and read once an epoch.
+The order of a step is: rate, forward, backward, clip, step, log. No step waits for the device:
+logged terms are summed on the device and read once per epoch.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ Status = Literal[
     "running", "finished", "converged", "stopped", "out of time", "diverged", "interrupted"
 ]
 
-# A run that ends this many nats below its start, and more than twice as low, has diverged.
+# A run has diverged if it ends this many nats below its start, and more than twice as low.
 DIVERGENCE_NATS = 100.0
 
 
 class Checkpoint(Protocol):
-    """Where the state of a run is saved, and found again."""
+    """Storage for the state of a run."""
 
     def load(self, resume: Callable[[dict[str, Any]], None]) -> bool:
-        """Resume from the state saved last, if there is one; say whether there was."""
+        """Resume from the last saved state; return whether there is one."""
 
     def save(self, state: Callable[[], dict[str, Any]], *, last: bool) -> None:
-        """Save the state; the ``last`` one must be saved, others may be skipped."""
+        """Save the state; the ``last`` state must be saved, others may be skipped."""
 
 
 class Rows(Protocol):
-    """Rows that are not held in one tensor."""
+    """Rows that are not stored in one tensor."""
 
     device: torch.device
     shape: tuple[int, int]
 
     def minibatches(self, order: Tensor, sizes: list[int]) -> Iterator[Tensor]:
-        """Rows in the given order, as tensors of so many on the device."""
+        """Rows in the given order, as tensors of the given sizes on the device."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,17 @@ class Schedule:
     ----------
     batch_size, max_epochs : int
     warmup : float in [0, 1]
-        Part of the epochs before any is a candidate, because the loss is still being warmed up.
+        Fraction of the epochs during which the loss is warmed up, so that no state can be kept.
     patience : int
-        Epochs in a row without a rise of more than ``tol`` after which training stops.
+        Number of consecutive epochs without an improvement of more than ``tol`` before training
+        stops.
     tol : float
     max_drops : int
-        How often training goes on from the best state, with a lower learning rate, instead of
+        How often training continues from the best state, with a lower learning rate, instead of
         stopping.
     max_seconds : float
         Seconds after which training stops: at the next step, or with a checkpoint at the end of the
-        epoch, because only whole epochs can be gone on from.
+        epoch, because only complete epochs can be resumed.
     """
 
     batch_size: int
@@ -80,17 +81,17 @@ class Schedule:
 
 @dataclass
 class Run:
-    """What a training did.
+    """The record of a training run.
 
     Attributes
     ----------
     history : dict of str to list of float
-        Mean of every named term, one entry an epoch; "validation" too where there is one.
+        Mean of every named term, one entry per epoch; also "validation" if there is one.
     status : str
-        "finished" all epochs, "converged" by early stopping, "stopped" by `on_epoch_end`,
-        "out of time", "diverged", or "interrupted" by the keyboard; "running" until then.
+        "finished" after all epochs, "converged" by early stopping, "stopped" by `on_epoch_end`,
+        "out of time", "diverged", or "interrupted" by the keyboard; "running" before.
     best_epoch : int
-        The epoch, from 1, whose state was kept; 0 if the state at the start was.
+        The epoch, counted from 1, whose state was kept; 0 if the initial state was kept.
     """
 
     history: dict[str, list[float]] = field(default_factory=dict)
@@ -103,31 +104,32 @@ class Run:
 
 
 class Loop:
-    """Minimise a loss over minibatches of X; the parameters end at the best state seen.
+    """Minimise a loss over minibatches of X; the final parameters are those of the best state.
 
     Parameters
     ----------
     step : Step
-        With the loss, the parameters, their optimizer and their average.
+        Contains the loss, the parameters, their optimizer and their average.
     X : Tensor of shape (n, ...) or Rows
         On the device; batches are taken by index.
     schedule : Schedule
     generator : torch.Generator
-        Of the order of the rows, on the device of X.
+        Generator of the order of the rows, on the device of X.
     validate : callable () -> float, optional
-        Score of the current parameters, greater is better. With it, the epoch of the best score
-        is kept and training stops when the score does not rise; without it, the last is kept.
+        Score of the current parameters; greater is better. If given, the epoch with the best score
+        is kept, and training stops when the score no longer improves. Otherwise, the last epoch is
+        kept.
     check : callable () -> float, optional
-        Score by which divergence is judged: if the state that would be kept is far below the one at
-        the start, even if it is finite, the start is put back.
+        Score to detect divergence: if the score of the state to be kept is far below the initial
+        score, even if it is finite, the initial state is restored.
     on_epoch_begin : callable ()
     on_epoch_end : callable (epoch, record) -> bool
-        Called with the average in the parameters; True stops.
+        Called with the average in the parameters; returns True to stop.
     checkpoint : Checkpoint, optional
-        Where the state is saved after each epoch, and resumed from: a run that was cut off goes
-        on as if it had not been.
+        Storage for the state after each epoch: an interrupted run resumes from it with the same
+        result.
     recorded : RecordedStep, optional
-        Takes the steps in the place of ``step``, which it holds.
+        Contains ``step`` and makes the steps instead of it.
     """
 
     def __init__(
@@ -161,7 +163,7 @@ class Loop:
         self.past = Progress(start=at_start, best=at_start)
 
     def __call__(self) -> Run:
-        """Train until the schedule, an early stop, divergence or the keyboard ends it."""
+        """Train until the end of the schedule, early stopping, divergence or an interrupt."""
         self._deadline = time.monotonic() + self.schedule.max_seconds
         try:
             with self.ranks.interruptible():
@@ -172,7 +174,7 @@ class Loop:
                     out_of_time = late and self.run.status == "running"
                     self._save(last=out_of_time)
                     if out_of_time:
-                        # Only now: the state that was saved is one to go on from.
+                        # Set after saving, so that the saved state can be resumed.
                         self.run.status = "out of time"
         except KeyboardInterrupt:
             self.run.status = "interrupted"
@@ -181,11 +183,11 @@ class Loop:
         if self.check is not None:
             end_score, start_score = self.check(), self.past.start_score
             floor = start_score - DIVERGENCE_NATS - abs(start_score)
-            # A score that is nan has fallen too, unless it was nan from the start.
+            # A nan score counts as a decrease, unless it was nan from the start.
             if end_score < floor or math.isnan(end_score) > math.isnan(start_score):
                 run.status, run.best_epoch = "diverged", 0
                 self.step.weights.restore(self.past.start)
-            # A check can move running statistics, by what each rank is shown.
+            # A check can change running statistics, which depend on the rows of each rank.
             self.ranks.equalise(self.step.weights.buffers, average=True)
         return run
 
@@ -199,13 +201,13 @@ class Loop:
         past.epoch += 1
         self.on_epoch_begin()
         share = self._take_steps()
-        # Some statistics, such as those of batch normalisation, are each rank's own so far.
+        # Some statistics, such as those of batch normalisation, still differ between ranks.
         self.ranks.equalise(self.step.weights.buffers, average=True)
         logs = self.ranks.gather(self.step.take_log())
         names = max(logs, key=len)
         means = {name: sum(log.get(name, 0.0) for log in logs) / share for name in names}
         finite = all(math.isfinite(term) for term in means.values())
-        # A gradient can break the parameters after the last term of the epoch was computed.
+        # The last gradient can make parameters non-finite after the last term was computed.
         finite = finite and bool(self.step.weights.values.isfinite().all())
         with self.step.average.applied():
             if finite and self.validate is not None:
@@ -234,7 +236,7 @@ class Loop:
         return time.monotonic() >= self._deadline
 
     def _take_steps(self) -> float:
-        """Take the steps of an epoch; return the part of the rows seen, 1 unless time ran out."""
+        """Make the steps of an epoch; return the fraction of rows used, 1 unless out of time."""
         n_rows, n_total = self.X.shape[0], self.n_total
         sizes = minibatch_sizes(n_rows, n_total, self.schedule.batch_size)
         order = torch.randperm(n_rows, generator=self.generator, device=self.X.device)
@@ -243,24 +245,24 @@ class Loop:
             progress = (self.past.epoch - 1 + index / len(sizes)) / self.schedule.max_epochs
             self._take(x, progress, x.shape[0] / n_total)
             n_seen += x.shape[0]
-            # Read from the clock of the host, which does not wait for the device.
+            # Uses the clock of the host, without waiting for the device.
             if self.checkpoint is None and self.ranks.stops(self._is_out_of_time()):
                 break
         self.step.weights.check()
         return self.ranks.total(n_seen) / n_total
 
     def _keep(self, score: float, warm: bool) -> None:
-        """Take a snapshot if the present state is the one to keep."""
+        """Take a snapshot if the current state is the one to keep."""
         past = self.past
         if warm and (self.validate is None or score > past.best_score):
             past.best, past.best_score = self.step.weights.snapshot(), score
             self.run.best_epoch, past.validated = past.epoch, True
         elif not past.validated:
-            # No candidate yet: an interruption keeps the latest.
+            # No candidate yet: after an interruption, the latest state is kept.
             past.best, self.run.best_epoch = self.step.weights.snapshot(), past.epoch
 
     def _judge(self, stop: bool) -> None:
-        """Decide whether the run ends, or goes on with a lower learning rate."""
+        """Decide whether the run ends, or continues with a lower learning rate."""
         past, schedule = self.past, self.schedule
         if stop:
             self.run.status = "stopped"
@@ -275,7 +277,7 @@ class Loop:
             self.run.status = "converged"
 
     def state(self) -> dict[str, Any]:
-        """Everything that an uninterrupted continuation depends on, for a checkpoint."""
+        """Everything that is needed to continue the run, for a checkpoint."""
         average = self.step.average
         return {
             "run": dict(vars(self.run)),
@@ -288,12 +290,12 @@ class Loop:
         }
 
     def resume(self, saved: dict[str, Any]) -> None:
-        """Go on from a `state`.
+        """Continue from a `state`.
 
         Raises
         ------
         ArchiveError
-            If it is not the state of such a run.
+            If it is not a state of this kind of run.
         """
         present = self.state()
         check_form(saved, present, "the state")
@@ -317,10 +319,10 @@ class Loop:
 
 
 def minibatch_sizes(n_rows: int, n_total: int, batch_size: int) -> list[int]:
-    """Rows that a rank has in each minibatch: of ``n_total`` rows on all ranks, it has ``n_rows``.
+    """Rows per minibatch of a rank that has ``n_rows`` of the ``n_total`` rows of all ranks.
 
-    As many minibatches on all ranks, and in each as nearly as can be the same part of every rank's
-    rows.
+    All ranks have the same number of minibatches, and each minibatch contains about the same
+    fraction of the rows of every rank.
     """
     ends = [min(start + batch_size, n_total) for start in range(0, n_total, batch_size)]
     own = [0, *(end * n_rows // n_total for end in ends)]
@@ -328,7 +330,7 @@ def minibatch_sizes(n_rows: int, n_total: int, batch_size: int) -> list[int]:
 
 
 def minibatches(X: Tensor | Rows, order: Tensor, sizes: list[int]) -> Iterator[Tensor]:
-    """Rows in the given order, as tensors of so many."""
+    """Rows in the given order, as tensors of the given sizes."""
     if isinstance(X, Tensor):
         return (X.index_select(0, rows) for rows in order.split(sizes))
     return X.minibatches(order, sizes)

@@ -1,4 +1,4 @@
-"""The loss of a minibatch: minus its bound, with fresh draws."""
+"""The loss of a minibatch: minus its bound, with new draws."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from skevae.vae import VAE
 
 
 class TrainingLoss:
-    """Minus the bound of a minibatch, with fresh draws at each call.
+    """Minus the bound of a minibatch, with new draws in each call.
 
     Parameters
     ----------
@@ -22,22 +22,22 @@ class TrainingLoss:
     objective : Objective
         A value of `skevae.training.OBJECTIVES`.
     n_draws : int
-        Latent draws for each row.
+        Number of latent draws for each row.
     kl_warmup : float
-        Part of the training over which the weight of all terms but the reconstruction rises
-        linearly from 0 to 1.
+        Fraction of training during which the weight of all terms except the reconstruction
+        increases linearly from 0 to 1.
     mask_rate : float
-        Part of the entries that is hidden at random at each visit.
+        Fraction of the entries that are hidden at random in each step.
     weighted : bool
-        Whether rows have their weights in a last column.
+        Whether the last column of the rows holds weights.
     generator : torch.Generator
     precision : torch.dtype, optional
-        Of the matrix products of encoder and decoder; None is the dtype of the rows.
+        Precision of the matrix products of encoder and decoder; None is the dtype of the rows.
 
     Raises
     ------
     ValueError
-        If the objective cannot be trained with this posterior or this partition.
+        If the objective does not support this posterior or this partition.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class TrainingLoss:
         self.generator = generator
 
     def __call__(self, x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Evaluate the loss and its terms at rows ``x``, ``progress`` of the way (0 to 1)."""
+        """Evaluate the loss and its terms for rows ``x``, at ``progress`` (0 to 1) of training."""
         x, weight = unpacked(x, self.weighted)
         x = self.model.likelihood.training_rows(x, self.generator)
         if self.mask_rate:

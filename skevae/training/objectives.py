@@ -1,4 +1,4 @@
-r"""Training objectives: a bound for each row, with ln Z estimated as the user chose.
+r"""Training objectives: a bound for each row, with the chosen estimate of ln Z.
 
 With draws z_1..z_n ~ q(z | x) and log-ratios r_k = -E(z_k) - ln q(z_k | x), every objective is
 
@@ -22,14 +22,14 @@ from skevae.utils.weights import weighted_mean
 
 
 class Objective:
-    """What a row's log-weights are reduced to, and how its gradient is estimated."""
+    """The reduction of the log-weights of a row, and the estimate of its gradient."""
 
     def __call__(self, log_weights: Tensor) -> Tensor:
         """Reduce the draws: (n_draws, n) -> (n,)."""
         raise NotImplementedError
 
     def check(self, posterior: Posterior, partition: PartitionEstimate) -> None:
-        """Raise if it cannot be trained on with these."""
+        """Raise if it does not support this posterior or partition."""
 
     def draw_weights(self, draws: LatentDraws, kl_weight: float) -> Tensor | None:
         """Log-weights of the draws of each row in the gradient, (n_draws, n); None if equal."""
@@ -38,7 +38,7 @@ class Objective:
     def reparametrize(
         self, draws: LatentDraws, posterior: Posterior, kl_weight: float
     ) -> LatentDraws:
-        """Return draws of the same values, whose bound has the gradient to train on."""
+        """Return draws with the same values, whose bound has the gradient for training."""
         return draws
 
 
@@ -63,19 +63,20 @@ class ImportanceWeightedBound(Objective):
 class DoublyReparametrizedBound(ImportanceWeightedBound):
     r"""The importance-weighted bound, with the encoder's gradient reparametrised twice.
 
-    With v_k the weight of draw k and w_k its part of their sum, the gradient of the posterior's
-    parameters :math:`\phi` reaches them through the draws and, as the score of q, directly. The
-    direct part is noise of mean zero or can be led through the draws as well, which leaves
+    Let v_k be the weight of draw k and w_k its normalised value. The gradient with respect to the
+    parameters :math:`\phi` of the posterior has a part through the draws and a direct part, the
+    score function of q. The direct part is noise with mean zero or can be rewritten as a gradient
+    through the draws, which gives
 
     .. math::
         \nabla_\phi = \sum_k w_k \, (1 - \beta + \beta w_k) \,
             \frac{\partial \ln v_k}{\partial z_k} \frac{\partial z_k}{\partial \phi}
 
-    where :math:`\beta` is the power of prior and posterior in v_k: 1, which makes it :math:`w_k^2`
-    (Tucker et al. 2019, "Doubly reparameterized gradient estimators for Monte Carlo objectives",
-    eq. 8), or less while warming up. It has the same mean as the gradient of the bound, and its
-    variance vanishes as q becomes the true posterior. The value, and the gradients of decoder and
-    prior, are those of the bound.
+    where :math:`\beta` is the power of prior and posterior in v_k. It is less than 1 during
+    warm-up, and then 1, so that the factor is :math:`w_k^2` (Tucker et al. 2019, "Doubly
+    reparameterized gradient estimators for Monte Carlo objectives", eq. 8). The estimate has the
+    same mean as the gradient of the bound, and its variance vanishes when q is the true posterior.
+    The value, and the gradients of decoder and prior, are those of the bound.
     """
 
     def check(self, posterior: Posterior, partition: PartitionEstimate) -> None:
@@ -96,9 +97,9 @@ class DoublyReparametrizedBound(ImportanceWeightedBound):
         self, draws: LatentDraws, posterior: Posterior, kl_weight: float
     ) -> LatentDraws:
         share = self.draw_weights(draws, kl_weight).softmax(0).unsqueeze(-1)
-        if draws.z.requires_grad:  # not under an encoder that the user has frozen
+        if draws.z.requires_grad:  # False if the user has frozen the encoder
             draws.z.register_hook(lambda gradient: gradient * (1 - kl_weight + kl_weight * share))
-        # The parameters of q held, z not.
+        # With fixed parameters of q, but not fixed z.
         held = posterior.log_density(draws.z, draws.posterior_outputs.detach())
         return draws._replace(log_posterior=held)
 
@@ -119,7 +120,7 @@ def negative_bound(
         Estimate of ln Z.
     objective : Objective
     kl_weight : float
-        Weight of all terms but the reconstruction, below 1 while warming up.
+        Weight of all terms except the reconstruction, below 1 during warm-up.
     weight : Tensor of shape (n,), optional
         Weights of the rows.
 

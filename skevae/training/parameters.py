@@ -11,20 +11,20 @@ from torch import Tensor, nn
 
 from skevae.utils.ranks import N_NOTES
 
-# The factor of the learning rate when training no longer improves.
+# Factor for the learning rate when training no longer improves.
 RATE_DROP = 0.2
 
 
 class ParameterVector:
-    """Parameters as views of one vector, with the buffers of their module.
+    """Parameters as views of one vector, together with the buffers of their module.
 
-    What touches all parameters at every step (norm, optimizer, average) is then a pass over one
-    block of memory instead of a call for each.
+    Operations on all parameters in every step (norm, optimizer, average) are then a single pass
+    over one block of memory instead of a call for each parameter.
 
     Parameters
     ----------
     parameters : sequence of Tensor
-        Of one dtype, on one device. Their memory is replaced by a part of the vector's.
+        Parameters of one dtype, on one device. Their memory is replaced by a part of the vector.
     buffers : sequence of Tensor, optional
         Other tensors that belong to the state of the model, such as the running statistics of
         batch normalisation.
@@ -32,9 +32,9 @@ class ParameterVector:
     Attributes
     ----------
     values : Tensor of shape (n,)
-        Its ``grad`` is a buffer that `differentiate` writes.
+        The vector. Its ``grad`` is a buffer that `differentiate` writes.
     message : Tensor of shape (n + N_NOTES,)
-        The gradient, with room behind it for what ranks tell each other along with it.
+        The gradient, followed by space for messages between ranks.
     """
 
     def __init__(self, parameters: Sequence[Tensor], buffers: Sequence[Tensor] = ()) -> None:
@@ -49,31 +49,31 @@ class ParameterVector:
 
     @classmethod
     def of(cls, module: nn.Module) -> ParameterVector:
-        """Take the parameters of a module that learn, and all of its buffers."""
+        """Collect the trainable parameters of a module, and all of its buffers."""
         learning = [p for p in module.parameters() if p.requires_grad]
         return cls(learning, list(module.buffers()))
 
     def check(self) -> None:
-        """Raise if a parameter is no longer a view of the vector, and so would not learn."""
+        """Raise if a parameter is no longer a view of the vector, so that it is not trained."""
         memory = self.values.untyped_storage().data_ptr()
         if any(p.untyped_storage().data_ptr() != memory for p in self.parameters):
             raise ValueError(
-                "A network has replaced the memory of a parameter while training (by assigning to "
-                "its .data, say), so that it cannot be trained. Change it in place, or compute "
-                "with the changed tensor: F.linear(x, mask * self.weight)."
+                "A network has replaced the memory of a parameter during training (for example by "
+                "assigning to its .data), so it cannot be trained. Change the parameter in place, "
+                "or compute with the changed tensor: F.linear(x, mask * self.weight)."
             )
 
     def differentiate(self, loss: Tensor) -> Tensor:
-        """Write the gradient of a scalar, zero where it does not reach, and return it."""
+        """Compute, store and return the gradient of a scalar; 0 for unused parameters."""
         parts = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
         return torch.cat([part.flatten() for part in parts], out=self.values.grad)
 
     def snapshot(self) -> list[Tensor]:
-        """Copy the whole state: the vector, then each buffer."""
+        """Copy the state: the vector, then each buffer."""
         return [tensor.clone() for tensor in (self.values, *self.buffers)]
 
     def restore(self, snapshot: Sequence[Tensor]) -> None:
-        """Put back what `snapshot` copied."""
+        """Restore the state copied by `snapshot`."""
         for tensor, saved in zip((self.values, *self.buffers), snapshot, strict=True):
             tensor.copy_(saved)
 
@@ -85,8 +85,8 @@ class WeightAverage:
     ----------
     weights : ParameterVector
     decay : float in [0, 1)
-        0 keeps no average. Early on the decay is smaller, so that the average is not held back by
-        the initial values.
+        0 means no average. The decay is smaller at the beginning, so that the initial values do not
+        dominate the average.
     """
 
     def __init__(self, weights: ParameterVector, decay: float) -> None:
@@ -97,7 +97,7 @@ class WeightAverage:
         self._share = self.current.new_empty(())
 
     def advance(self) -> None:
-        """Count an update, which sets the weight of the current values."""
+        """Count an update, which determines the weight of the current values."""
         self.n_updates += 1
         self._share.fill_(1 - min(self.decay, self.n_updates / (self.n_updates + 10)))
 
@@ -107,7 +107,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Hold the averages in the parameters while the context lasts."""
+        """Replace the parameters by their averages within the context."""
         current = self.current.clone()
         self.current.copy_(self.average)
         try:
@@ -118,7 +118,7 @@ class WeightAverage:
 
 def make_optimizer(weights: ParameterVector, learning_rate: float) -> torch.optim.Optimizer:
     """Adam, fused into one kernel."""
-    # A tensor, which steps that are replayed read anew.
+    # A tensor, whose current value is read by replayed steps.
     rate = torch.tensor(learning_rate, dtype=torch.float32, device=weights.values.device)
     return torch.optim.Adam([weights.values], lr=rate, fused=True)
 
@@ -130,21 +130,21 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def resume_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load an `optimizer_state`; the learning rate stays that of ``optimizer``."""
+    """Load an `optimizer_state`; the learning rate of ``optimizer`` is not changed."""
     groups = optimizer.state_dict()["param_groups"]
     entries = {0: state} if state else {}
     optimizer.load_state_dict({"state": entries, "param_groups": groups})
 
 
 def lower_rate(optimizer: torch.optim.Optimizer) -> None:
-    """Multiply the learning rate by `RATE_DROP`, in place where it is a tensor."""
+    """Multiply the learning rate by `RATE_DROP`, in place if it is a tensor."""
     for group in optimizer.param_groups:
         group["lr"] *= RATE_DROP
 
 
 @contextmanager
 def recordable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Tell torch, which asks for it, that the optimizer's steps are being recorded."""
+    """Tell torch that the steps of the optimizer are being recorded, as it requires."""
     for group in optimizer.param_groups:
         group["capturable"] = True
     try:

@@ -1,4 +1,4 @@
-"""What a run of the training loop knows between epochs."""
+"""The state of a training run between epochs."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 
 @dataclass
 class Progress:
-    """What a run knows between epochs, besides parameters, optimizer and average.
+    """The state of a run between epochs, except for parameters, optimizer and average.
 
     Attributes
     ----------
     start, best : list of Tensor
-        Snapshots of the state at the start, and of the one that would be kept if the run ended now.
+        Snapshots of the initial state, and of the state that would be kept if the run ended now.
     start_score : float
-        The score of ``start``, by `check`.
+        The score of ``start`` according to `check`.
     epoch : int
-        Epochs done.
+        Number of completed epochs.
     best_score, reference_score : float
-        The score of ``best``, and the score that has to be exceeded by ``tol``.
+        The score of ``best``, and the score that must be exceeded by ``tol``.
     stale : int
-        Epochs in a row that did not exceed it.
+        Number of consecutive epochs that did not exceed it.
     n_drops : int
         How often the learning rate has been lowered.
     validated : bool

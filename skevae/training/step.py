@@ -17,24 +17,24 @@ Loss = Callable[[Tensor, float], tuple[Tensor, dict[str, Tensor]]]
 Record = Callable[[Callable[[], None]], Callable[[], None] | None]
 
 
-# Libraries lay out their workspaces, optimizers and chains their state, in the first steps.
+# In the first steps, libraries allocate workspaces, and optimizers and chains their states.
 STEPS_BEFORE_RECORDING = 10
 
 
 class Step:
-    """One step by a minibatch: forward, backward, clip, step, average, log.
+    """One step with a minibatch: forward, backward, clip, step, average, log.
 
-    Nothing in it waits for the device.
+    It never waits for the device.
 
     Parameters
     ----------
     loss, weights, optimizer, max_norm
-        What is minimised, its parameters, their optimizer, and the largest norm of a gradient:
-        longer ones are scaled down to it.
+        The loss to minimise, its parameters, their optimizer, and the maximum norm of a gradient:
+        larger gradients are scaled down to it.
     average : WeightAverage
     ranks : Ranks, optional
-        Among which the rows of each minibatch are divided. Several wait for each other, and for
-        their devices.
+        Ranks among which the rows of each minibatch are divided. Several ranks wait for each other,
+        and for their devices.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class Step:
         self._sums = weights.values.new_empty(0)
 
     def __call__(self, x: Tensor, progress: float, share: float) -> None:
-        """Step by rows ``x``, a ``share`` of all, ``progress`` of the way."""
+        """Step with rows ``x``, a ``share`` of all rows, at ``progress`` of training."""
         self.average.advance()
         self.update(x, progress, share)
 
     def update(self, x: Tensor, progress: float, share: float) -> None:
-        """Do all of a step that depends on no number but ``progress`` and ``share``."""
+        """Make the part of a step that depends on no numbers except ``progress`` and ``share``."""
         gradient, terms = self._differentiate(x, progress)
         self.ranks.combine(self.weights.message, x.shape[0])
         if self.max_norm < math.inf:
@@ -80,7 +80,7 @@ class Step:
         if x.shape[0]:
             value, terms = self.loss(x, progress)
             return self.weights.differentiate(value), terms
-        # No row of this minibatch is this rank's.
+        # This rank has no rows in this minibatch.
         return self.weights.message[:-N_NOTES].zero_(), {}
 
     def take_log(self) -> dict[str, float]:
@@ -91,21 +91,21 @@ class Step:
 
 
 class RecordedStep:
-    """A step whose kernels are recorded once, and launched together from then on.
+    """A step whose kernels are recorded once, and then launched together.
 
-    A recording does the same to the same memory each time. So it serves minibatches of one size,
-    once the loss no longer depends on ``progress``. The step itself takes all others, and the first
-    few, in which memory is laid out.
+    A recording always makes the same operations on the same memory. It can therefore be used for
+    minibatches of one size, when the loss no longer depends on ``progress``. The ordinary step is
+    used for all other minibatches, and for the first few, in which memory is allocated.
 
     Parameters
     ----------
     step : Step
     record : callable (function) -> (callable () or None)
-        Records what a function does without doing it, and returns what does it; or None if it
-        cannot be recorded.
+        Records a function without executing it, and returns a callable that executes it; or None if
+        it cannot be recorded.
     batch_size : int
     settled : float
-        The ``progress`` from which the loss no longer depends on it.
+        The value of ``progress`` after which the loss no longer depends on it.
     """
 
     def __init__(self, step: Step, record: Record, batch_size: int, settled: float) -> None:
@@ -115,7 +115,7 @@ class RecordedStep:
         self.settled = settled
         self.n_before = STEPS_BEFORE_RECORDING
         self._replay: Callable[[], None] | None = None
-        self._x: Tensor  # the minibatch that a replay reads
+        self._x: Tensor  # the minibatch read by a replay
 
     def __call__(self, x: Tensor, progress: float, share: float) -> None:
         if self.record is None or x.shape[0] != self.batch_size or progress < self.settled:

@@ -1,1 +1,1 @@
-"""Randomness, devices and other tools that know nothing of densities."""
+"""Randomness, devices and other tools that do not depend on densities."""

@@ -1,8 +1,8 @@
-"""Files of tensors and plain values, read back without executing anything.
+"""Files with tensors and plain values, which are read without executing code.
 
-An archive is a safetensors file: its header lists the tensors, and its metadata hold the plain
-values as JSON, a format name and a checksum of everything else. Nothing in it is code, so a damaged
-or hostile file can only be refused.
+An archive is a safetensors file. Its header lists the tensors, and its metadata contain the plain
+values as JSON, a format name and a checksum of everything else. It contains no code, so a damaged
+or malicious file can only cause an error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-# Marks a tensor, or a number that JSON cannot write, among the plain values.
+# Marks a tensor, or a number that JSON cannot represent, among the plain values.
 TENSOR, NUMBER = "__tensor__", "__number__"
 
 NUMBERS = {repr(number): number for number in (math.nan, math.inf, -math.inf)}
@@ -34,7 +34,7 @@ class ArchiveError(ValueError):
 
 
 def _flatten(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Replace tensors by references into ``tensors``, in what is then JSON."""
+    """Replace tensors by references into ``tensors``; the result is valid JSON."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
         tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -63,16 +63,16 @@ def _restore(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _parsed(document: str) -> Any:
-    """Parse JSON, and nothing that Python's parser accepts beyond it."""
+    """Parse strict JSON, without the extensions of Python's parser."""
 
     def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON")
+        raise ValueError(f"{constant} is not valid JSON")
 
     return json.loads(document, parse_constant=refuse)
 
 
 def _wrong_kind(path: Path, found: str, wanted: str) -> ArchiveError:
-    """Error for a file of another kind, or of another version of the same."""
+    """Error for a file of another kind or version."""
     (name, version), (found_name, found_version) = (
         text.rsplit(" ", 1) if " " in text else (text, "") for text in (wanted, found)
     )
@@ -95,14 +95,14 @@ def _checksum(kind: str, document: str, tensors: dict[str, Tensor]) -> str:
 
 
 def check_form(value: Any, example: Any, name: str = "it") -> None:
-    """Raise if a value that was read has not the form of another: keys, types, shapes.
+    """Raise if a value that was read has another form than the example: keys, types, shapes.
 
-    Where the example is None or empty, anything will do.
+    If the example is None or empty, any value is accepted.
 
     Raises
     ------
     ArchiveError
-        Says what is of another form.
+        If so; the message names the part.
     """
     if example is None or (isinstance(example, dict | list) and not example):
         return
@@ -116,7 +116,7 @@ def check_form(value: Any, example: Any, name: str = "it") -> None:
     else:
         same = type(value) is type(example)
     if not same:
-        raise ArchiveError(f"{name} is not what it should be")
+        raise ArchiveError(f"{name} has an unexpected type or value")
     if isinstance(example, dict):
         for key, part in example.items():
             check_form(value[key], part, f"{key!r} of {name}")
@@ -129,14 +129,15 @@ def check_form(value: Any, example: Any, name: str = "it") -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path to write at, and put the file in the place of ``path`` once it is whole.
+    """Yield a temporary path to write to, and move the complete file to ``path``.
 
     Raises
     ------
     OSError
-        If a folder or a device has the name, or the file cannot be written. Nothing is left behind.
+        If ``path`` is a folder or a device, or the file cannot be written. No temporary file
+        remains.
     """
-    # What the new file takes the name of is gone: a device must not be, nor a link that others use.
+    # The new file replaces what has its name: this must not be a device, nor a link used by others.
     path = path.resolve()
     _check_kind(path)
     # Processes and threads may write the same file at the same time.
@@ -155,32 +156,33 @@ def _check_kind(path: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Wait until what was written to a file is on the disk, and its name may be given away.
+    """Wait until the content of a file is on disk, so that it can be renamed.
 
-    After a power cut the name would else stand for an empty file. The new name itself is left to
-    the system: until it is on the disk, which takes some seconds, the name stands for the old file.
+    Otherwise, the file could be empty after a power failure. The system writes the new name to disk
+    some seconds later; until then, the name refers to the old file.
     """
     with path.open("r+b") as file:
         os.fsync(file.fileno())
 
 
 def write_archive(path: Path, kind: str, value: Any) -> None:
-    """Write a value in one step: a reader sees the old file or the new one, never a part.
+    """Write a value atomically: a reader sees the old file or the new one, never a part.
 
-    The same holds after a power cut, at the price of some milliseconds.
+    This also holds after a power failure, and costs some milliseconds.
 
     Parameters
     ----------
     path : Path
     kind : str
-        What the file is, with its version, such as ``"skevae checkpoint 3"``.
+        Kind and version of the file, such as ``"skevae checkpoint 3"``.
     value : nested dicts and lists of tensors, numbers, strings and None
         Keys become strings and tuples become lists.
 
     Raises
     ------
     OSError
-        If the file cannot be written, or a folder or device has its name. Nothing is left behind.
+        If the file cannot be written, or ``path`` is a folder or a device. No temporary file
+        remains.
     """
     tensors: dict[str, Tensor] = {}
     document = json.dumps(_flatten(value, tensors))
@@ -194,24 +196,24 @@ def write_archive(path: Path, kind: str, value: Any) -> None:
 
 
 def read_archive(path: Path, kind: str) -> Any:
-    """Read what `write_archive` wrote; tensors are on the CPU.
+    """Read a file written by `write_archive`; tensors are on the CPU.
 
     Raises
     ------
     ArchiveError
-        If the file is not a whole, undamaged archive of this kind.
+        If the file is not a complete, undamaged archive of this kind.
     OSError
         If the file cannot be opened.
     """
-    # The library's error names no file, and it would wait at a pipe for ever.
+    # The library's error does not name the file, and it would wait forever at a pipe.
     _check_kind(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
             if metadata.get("kind") != kind:
                 raise _wrong_kind(path, metadata.get("kind", "another format"), kind)
-            # Copies: what the library returns are views of the file, in which another process may
-            # write, or which it may cut short.
+            # Copies, because the library returns views of the file, which another process may
+            # overwrite or truncate.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         document = metadata["document"]
         if _checksum(kind, document, tensors) != metadata.get("sha256"):

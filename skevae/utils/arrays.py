@@ -1,4 +1,4 @@
-"""Torch tensors as input: they become arrays at the door."""
+"""Conversion of torch tensors in the input to arrays."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 
 
 def from_torch(value: Any, name: str) -> Any:
-    """Turn a torch tensor into an array; return anything else as it is.
+    """Turn a torch tensor into an array; return anything else unchanged.
 
-    What is computed of it has no gradient, wherever the tensor came from, and floats that NumPy has
-    no dtype for become float32.
+    The array has no gradient, on any device, and floating-point types that NumPy does not support
+    become float32.
 
     Raises
     ------
@@ -23,8 +23,8 @@ def from_torch(value: Any, name: str) -> Any:
     if value.layout != torch.strided or value.is_quantized or value.device.type == "meta":
         raise TypeError(
             f"{name} is a torch tensor of layout {value.layout} and dtype {value.dtype} on device "
-            f"{value.device}, of which no array can be made. Pass a dense one that holds numbers, "
-            "for example by to_dense() or dequantize()."
+            f"{value.device}, which cannot be converted to an array. Pass a dense one with "
+            "numbers, for example by to_dense() or dequantize()."
         )
     value = value.detach()
     if value.is_floating_point() and value.dtype not in (torch.float16, torch.float64):

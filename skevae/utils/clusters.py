@@ -1,4 +1,4 @@
-"""Where the components of a mixture may start."""
+"""Initial centres for the components of a mixture."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from sklearn.cluster import kmeans_plusplus
 from torch import Tensor
 
-# More rows than this tell k-means++ nothing new.
+# More rows than this do not improve k-means++.
 MAX_ROWS = 10_000
 
 
@@ -18,20 +18,20 @@ JITTER = 0.05
 def spread_centres(
     rows: Tensor, n_centres: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Choose rows far from each other (k-means++; Arthur & Vassilvitskii 2007).
+    """Choose rows that are far from each other (k-means++; Arthur & Vassilvitskii 2007).
 
     Parameters
     ----------
     rows : Tensor of shape (n, D)
     n_centres : int
-        May exceed n: rows are then taken more than once.
+        May exceed n: rows are then used more than once.
     generator : torch.Generator
 
     Returns
     -------
     centres : Tensor of shape (n_centres, D)
     variance : Tensor of shape (D,)
-        Of the rows around the nearest centre.
+        Variance of the rows around the nearest centre.
     """
     order = torch.randperm(rows.shape[0], generator=generator, device=rows.device)
     rows = rows[order[:MAX_ROWS]]

@@ -1,4 +1,4 @@
-"""Constraints of parameters that scikit-learn does not have."""
+"""Parameter constraints that scikit-learn does not have."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sklearn.utils._param_validation import HasMethods, StrOptions
 
 
 class InstanceWith(HasMethods):
-    """An instance, not a class, that has all of some methods."""
+    """An instance, not a class, that has all of the given methods."""
 
     def __init__(self, kind: str, methods: Sequence[str]) -> None:
         super().__init__(list(methods))
@@ -26,13 +26,13 @@ class InstanceWith(HasMethods):
 
 
 class KeyOf(StrOptions):
-    """A key of a registry, as it is when it is asked: members can be added from outside.
+    """A current key of a registry: entries can be added from outside the package.
 
     Parameters
     ----------
     registry : mapping of str to anything
     others : str
-        Allowed besides.
+        Other valid values.
     """
 
     def __init__(self, registry: Mapping[str, Any], *others: str) -> None:

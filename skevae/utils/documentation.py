@@ -10,12 +10,12 @@ DOCUMENTATION = "https://skevae.readthedocs.io/en/latest"
 
 
 class DocumentedEstimator(BaseEstimator):
-    """Base of everything that has parameters and a page.
+    """Base class of all objects with parameters and a documentation page.
 
     Attributes
     ----------
     _documented_in : str
-        The module under whose name the page is.
+        The module under which the page is listed.
     """
 
     _documented_in: ClassVar[str] = "skevae"

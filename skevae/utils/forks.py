@@ -1,9 +1,9 @@
-"""Forked processes, in which torch's threads are missing.
+"""Forked processes, in which threads of torch are missing.
 
-A forked child has a copy of its parent's memory, but of its threads only the one that forked. If
-torch has computed in several threads before, the child waits for ever for the others at its first
-parallel loop. That cannot be mended from here, but it can be said. A lock that another thread held
-at that moment would never be released either; those of this package are new in a child.
+A forked child has a copy of its parent's memory, but only the thread that forked. If torch has
+computed with several threads before, the child waits forever for the others in its first parallel
+loop. This package cannot fix this, but raises an error. A lock that another thread held at that
+moment would also never be released; the locks of this package are created again in a child.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import torch
 
 
 class _Threads:
-    """What is known of torch's threads in this process."""
+    """State of torch's threads in this process."""
 
-    used = False  # computed here in more than one
-    lost = False  # used by a parent, and so missing here
+    used = False  # this process has computed with several threads
+    lost = False  # used by a parent, and therefore missing here
 
     def forked(self) -> None:
         self.used, self.lost = False, self.used or self.lost
 
 
 class ProcessLock:
-    """A lock that a thread can take several times, and that a forked child does not find taken.
+    """A reentrant lock that is not locked in a forked child.
 
-    Unless the thread that forked had taken it itself.
+    It only remains locked if the thread that forked holds it.
     """
 
     def __init__(self) -> None:
@@ -61,21 +61,21 @@ if hasattr(os, "register_at_fork"):
 
 
 def check_threads() -> None:
-    """Refuse to compute where torch would wait for threads that did not survive a fork.
+    """Raise if torch would wait for threads that did not survive a fork.
 
-    Called before each computation: it also notes that there is one.
+    Called before each computation, which it also records.
 
     Raises
     ------
     RuntimeError
-        If this process was forked after a computation in several threads, and would use several.
+        If this process was forked after a computation with several threads, and would use several.
     """
     if torch.get_num_threads() == 1:
         return
     if _threads.lost:
         raise RuntimeError(
-            "This process was forked from one in which torch had computed in several threads, and "
-            "would wait for ever for these. Start workers another way: by joblib's 'loky', or by "
+            "This process was forked after torch had computed with several threads in the parent, "
+            "and would wait forever for these threads. Start workers with joblib's 'loky', or with "
             "multiprocessing.get_context('spawn') or 'forkserver'; or call torch.set_num_threads(1)"
             " in the worker before anything else."
         )

@@ -1,4 +1,4 @@
-"""How much memory may be taken, and passes over rows that take little of it."""
+"""The memory budget, and passes over rows in chunks."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 import numpy as np
 from sklearn import get_config
 
-# Temporaries of about this size stay in a processor's outer cache; larger ones are slower.
+# Temporaries of about this size fit into the outer cache of a processor; larger ones are slower.
 CACHE_BYTES = 2**23
 
 
 def memory_budget() -> int:
-    """Bytes that scikit-learn's ``working_memory`` setting grants to temporaries."""
+    """Bytes that scikit-learn's ``working_memory`` setting allows for temporaries."""
     return max(1, math.floor(get_config()["working_memory"] * 2**20))
 
 
 def row_slices(n_rows: int, n_at_once: int) -> Iterator[slice]:
-    """Cut ``n_rows`` into slices."""
+    """Split ``n_rows`` into slices."""
     for start in range(0, n_rows, n_at_once):
         yield slice(start, min(start + n_at_once, n_rows))
 
 
 def piece_slices(n_rows: int, n_columns: int) -> Iterator[slice]:
-    """Cut rows into pieces whose temporaries, in float64, fit into the memory granted."""
+    """Split rows into pieces whose temporaries, in float64, fit into the memory budget."""
     n_at_once = min(CACHE_BYTES, memory_budget()) // (8 * max(1, n_columns))
     return row_slices(n_rows, max(1, n_at_once))
 
@@ -37,7 +37,7 @@ def pieces(X: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def by_row(function: Callable[[np.ndarray], np.ndarray], X: np.ndarray) -> np.ndarray:
-    """Concatenate what a function returns for pieces of rows, an entry for each row."""
+    """Concatenate the results of a function for pieces of rows, one entry per row."""
     return np.concatenate([function(piece) for piece in pieces(X)])
 
 
@@ -55,12 +55,12 @@ def n_present(X: np.ndarray) -> np.ndarray:
 
 
 def is_mapped(X: Any) -> bool:
-    """Whether an array is a view of a file that is mapped into memory, and not a copy of one."""
+    """Whether an array is a view of a memory-mapped file, and not a copy."""
     while isinstance(X, np.ndarray):
         X = X.base
     return isinstance(X, mmap.mmap)
 
 
 def stays_in_file(X: np.ndarray) -> bool:
-    """Whether rows are read where they are mapped: copies of them would not fit into the memory."""
+    """Whether rows are read from their file, because copies would exceed the memory budget."""
     return 4 * X.size > memory_budget() and is_mapped(X)

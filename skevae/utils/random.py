@@ -1,8 +1,8 @@
 """Randomness as an argument: RandomState -> seed -> torch.Generator, and nothing global.
 
-The global generators of NumPy and torch are never read and never advanced, so a call into this
-package cannot change what another library draws next. The one exception is `lent_globals`, for
-networks that can only draw from torch's.
+The global generators of NumPy and torch are never used, so a call of this package cannot change the
+random numbers of another library. The only exception is `lent_globals`, for networks that can only
+draw from torch's global generator.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from skevae.utils.forks import ProcessLock
 
 SEED_BOUND = 2**31 - 1
 
-# The most dimensions that Sobol points are known for.
+# Maximum dimension of Sobol points.
 MAX_DIMENSIONS = 21201
 
 
 def draw_seed(random_state: int | np.random.RandomState | None) -> int:
     """Turn scikit-learn's ``random_state`` into one integer seed.
 
-    ``None`` takes fresh entropy from the operating system. It does not draw from NumPy's global
-    generator, as `sklearn.utils.check_random_state` would: that would change its state.
+    ``None`` uses entropy from the operating system. Unlike `sklearn.utils.check_random_state`, it
+    does not draw from NumPy's global generator, which would change its state.
     """
     if random_state is None:
         random_state = np.random.RandomState(np.random.MT19937())
@@ -39,8 +39,8 @@ def draw_seed(random_state: int | np.random.RandomState | None) -> int:
 def seed_of_pass(seed: int, n_passes: int) -> int:
     """Derive the seed of one of several passes from that of the estimator.
 
-    An integer ``random_state`` is the same at each call; without this every pass of `partial_fit`
-    would see the rows in the same order, under the same noise.
+    An integer ``random_state`` is the same in each call; without this, every pass of `partial_fit`
+    would use the same order of rows and the same noise.
     """
     if n_passes == 0:
         return seed
@@ -49,38 +49,38 @@ def seed_of_pass(seed: int, n_passes: int) -> int:
 
 
 def spawn(seed: int, n_streams: int) -> list[int]:
-    """Split one seed into independent seeds, one for each use that must not disturb the others."""
+    """Derive independent seeds from one seed, one for each separate use."""
     state = np.random.SeedSequence(seed).generate_state(n_streams, dtype=np.uint32)
     return [int(word) % SEED_BOUND for word in state]
 
 
 def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a torch generator on ``device``, started from ``seed``."""
+    """Return a torch generator on ``device`` with the given ``seed``."""
     return torch.Generator(device=device).manual_seed(seed)
 
 
-# Held while torch's global generators are lent out, so that threads take turns.
+# Held while torch's global generators are in use, so that threads run one after the other.
 _GLOBAL_GENERATORS = ProcessLock()
 
 
 @contextmanager
 def lent_globals(generator: torch.Generator) -> Iterator[torch.Generator]:
-    """Let code that can only draw from torch's global generator draw from ``generator``.
+    """Let code that draws from torch's global generator draw from ``generator``.
 
-    Layers of a user's network, and zuko's, are initialised from the global generator, and dropout
-    draws from it. While the context lasts it holds the state of ``generator``, which advances with
-    it; then the former state is put back. Threads that use this context take turns. Draws from the
-    global generator that another thread makes meanwhile are not protected.
+    Layers of custom networks and of zuko are initialised from the global generator, and dropout
+    draws from it. Within the context, the global generator has the state of ``generator``, which is
+    then advanced accordingly, and the former state is restored. Threads use this context one after
+    the other. Draws from the global generator by other threads at the same time are not protected.
 
     Parameters
     ----------
     generator : torch.Generator
-        On the CPU or a CUDA device; it is lent to the global generator of that device.
+        On the CPU or a CUDA device; it replaces the global generator of that device.
 
     Yields
     ------
     torch.Generator
-        The global generator, whose state is the present one while the context lasts.
+        The global generator, which has the current state within the context.
     """
     borrower = torch.default_generator
     if generator.device.type == "cuda":
@@ -103,23 +103,23 @@ def standard_normal(
 
 
 def binary(probability: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Draw ones with these probabilities, zeros else, in their shape and dtype."""
+    """Draw ones with these probabilities, else zeros, in their shape and dtype."""
     uniform = torch.rand(
         probability.shape,
         generator=generator,
         dtype=probability.dtype,
         device=probability.device,
     )
-    # Not torch.bernoulli, which is slower on a CPU, and raises where a diverging run has made a
-    # probability nan.
+    # Not torch.bernoulli, which is slower on a CPU, and raises if a probability is nan in a
+    # diverging run.
     return (uniform < probability).to(probability.dtype)
 
 
 def quasi_normal(n_draws: int, n_dimensions: int, seed: int) -> torch.Tensor:
-    """Draw scrambled Sobol points, mapped to N(0, I): a block of noise that is spread evenly.
+    """Draw scrambled Sobol points, mapped to N(0, I): a block of evenly distributed noise.
 
-    Each point is distributed as N(0, I), so averages over the block are unbiased; together they
-    fill the space, so averages vary less than over independent points (Owen 1997).
+    Each point has the distribution N(0, I), so averages over the block are unbiased. Together the
+    points are spread evenly, so averages vary less than over independent points (Owen 1997).
 
     Parameters
     ----------
@@ -132,15 +132,15 @@ def quasi_normal(n_draws: int, n_dimensions: int, seed: int) -> torch.Tensor:
     torch.Tensor of shape (n_draws, n_dimensions)
         float64, on the CPU.
     """
-    # The sequence is balanced at powers of two; the first points of a balanced set serve best.
+    # The sequence is balanced for powers of two; use the first points of a balanced set.
     bits = 30
     sobol = qmc.Sobol(n_dimensions, bits=bits, rng=np.random.default_rng(seed))
     uniform = sobol.random_base2(math.ceil(math.log2(max(n_draws, 1))))[:n_draws]
-    # Points lie on a grid of cells of width 2^-bits; its centres never touch 0 or 1.
+    # Points are at the centres of cells of width 2^-bits, which are never 0 or 1.
     return torch.from_numpy(ndtri(uniform + 0.5 ** (bits + 1)))
 
 
 def independent_normal(n_draws: int, n_dimensions: int, seed: int) -> torch.Tensor:
-    """Draw independent N(0, I) points, as `quasi_normal` draws even ones."""
+    """Draw independent N(0, I) points, in the format of `quasi_normal`."""
     generator = make_generator(seed)
     return torch.randn((n_draws, n_dimensions), generator=generator, dtype=torch.float64)

@@ -1,7 +1,7 @@
-"""The processes that train one model together, as the fit in each of them sees them.
+"""The processes that train one model together, from the view of the fit in each process.
 
-Everything that is a sum over rows, or a decision, is taken over ranks. A process by itself is the
-only one of its kind, and all of that is then what it was.
+Sums over rows and decisions are made over all ranks. For a single process, these operations do
+nothing.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from skevae.utils.random import spawn
 
 T = TypeVar("T")
 
-# Entries behind a gradient that travel with it: rows, wishes to stop, interruptions.
+# Entries that are sent after the gradient: numbers of rows, requests to stop, interruptions.
 N_NOTES = 3
 
-# Errors of one rank that are raised as the same on the others.
+# Errors of one rank that are raised with the same type on the others.
 SHARED_ERRORS: dict[str, type[Exception]] = {
     kind.__name__: kind for kind in (ValueError, TypeError, ImportError, OSError)
 }
@@ -37,7 +37,7 @@ class LostRanksError(RuntimeError):
 
 
 class Shard(NamedTuple):
-    """The rows of this rank, among those of all ranks in the order of ranks."""
+    """The position of the rows of this rank among those of all ranks, in the order of ranks."""
 
     start: int
     stop: int
@@ -45,57 +45,57 @@ class Shard(NamedTuple):
 
 
 class Ranks:
-    """A process by itself.
+    """A single process.
 
     Attributes
     ----------
     rank, size : int
-        Which process this is, from 0, and of how many.
+        The number of this process, from 0, and the number of processes.
     """
 
     rank: int = 0
     size: int = 1
 
-    # --- what several processes do otherwise ----------------------------------------------------
+    # --- overridden for several processes -------------------------------------------------------
 
     def gather(self, value: T) -> list[T]:
-        """Values of all ranks, in their order."""
+        """Values of all ranks, in the order of ranks."""
         return [value]
 
     def first(self, make: Callable[[], T]) -> T:
-        """Return what rank 0 makes, which alone makes it."""
+        """Return the result of ``make``, which is only called on rank 0."""
         return make()
 
     def combine(self, message: Tensor, n_rows: int) -> None:
-        """Turn a gradient of ``n_rows`` rows into that of the rows of all ranks, in place.
+        """Turn the gradient for ``n_rows`` rows into that for the rows of all ranks, in place.
 
         Parameters
         ----------
         message : Tensor of shape (n + `N_NOTES`,)
-            The gradient of a mean over rows, and room for what travels with it.
+            The gradient of a mean over rows, and space for the entries that are sent with it.
         n_rows : int
         """
 
     def stops(self, wish: bool) -> bool:
-        """Whether a rank wished to stop when gradients were last combined, or wishes it alone."""
+        """Whether any rank requested a stop when gradients were last combined."""
         return wish
 
     def equalise(self, tensors: Sequence[Tensor], *, average: bool = False) -> None:
-        """Give all ranks the tensors of rank 0, or the average of floats, in place."""
+        """Set tensors on all ranks to those of rank 0, or floats to their average, in place."""
 
     def seed(self, seed: int) -> int:
-        """Derive a seed of this rank's own."""
+        """Derive a separate seed for this rank."""
         return seed
 
     def working(self) -> AbstractContextManager[None]:
-        """Tell the other ranks if the context ends in an error, so that none waits for ever."""
+        """Notify the other ranks if the context ends with an error, so that none waits forever."""
         return nullcontext()
 
     def interruptible(self) -> AbstractContextManager[None]:
-        """Raise KeyboardInterrupt only where all ranks do, while the context lasts."""
+        """Within the context, raise KeyboardInterrupt only at points where all ranks raise it."""
         return nullcontext()
 
-    # --- what follows from it -------------------------------------------------------------------
+    # --- derived from these ---------------------------------------------------------------------
 
     def any(self, flag: bool) -> bool:
         """Whether a flag is set on any rank."""
@@ -107,7 +107,7 @@ class Ranks:
         return sum(values[1:], start=values[0])
 
     def average(self, value: float, weight: float) -> float:
-        """Average of numbers by weights that are not all 0."""
+        """Weighted average of numbers; not all weights may be 0."""
         parts = self.gather((value, weight))
         if len(parts) == 1:
             return value
@@ -123,7 +123,7 @@ class Ranks:
             return parts[0]
         means, variances = (np.array([part[k] for part in parts]) for k in (0, 1))
         counts = np.array([np.broadcast_to(part[2], mean.shape) for part in parts], dtype=float)
-        # A column without values on a rank has moments that are nan there.
+        # If a column has no values on a rank, its moments there are nan.
         means, variances = np.where(counts > 0, (means, variances), 0.0)
         whole = np.maximum(counts.sum(0), np.finfo(float).tiny)
         centre = (counts * means).sum(0) / whole
@@ -131,17 +131,17 @@ class Ranks:
         return centre, spread, counts.sum(0)
 
     def shard(self, n_rows: int) -> Shard:
-        """Place this rank's rows among those of all."""
+        """Return the position of the rows of this rank among those of all ranks."""
         counts = self.gather(n_rows)
         start = sum(counts[: self.rank])
         return Shard(start, start + n_rows, sum(counts))
 
     def share(self, n: int) -> int:
-        """So many of ``n`` things for each rank, at least 1."""
+        """Number of items per rank out of ``n``, at least 1."""
         return -(-n // self.size)
 
     def agree(self, what: str, value: Any) -> None:
-        """Raise on all ranks if they do not have the same.
+        """Raise on all ranks if their values differ.
 
         Raises
         ------
@@ -162,13 +162,13 @@ _PRESENT: ContextVar[Ranks] = ContextVar("ranks", default=ALONE)
 
 
 def current_ranks() -> Ranks:
-    """Ranks that a fit begun here has to be shared by."""
+    """Ranks that share a fit started in this context."""
     return _PRESENT.get()
 
 
 @contextmanager
 def among(ranks: Ranks) -> Iterator[None]:
-    """Share the fits that begin in the context."""
+    """Share the fits started in the context among ``ranks``."""
     token = _PRESENT.set(ranks)
     try:
         yield
@@ -177,14 +177,14 @@ def among(ranks: Ranks) -> Iterator[None]:
 
 
 class ProcessRanks(Ranks):
-    """Several processes, joined by a group of torch.distributed.
+    """Several processes, connected by a group of torch.distributed.
 
     Parameters
     ----------
     objects : ProcessGroup
-        By gloo, for what lives in the memory of the host.
+        Group with gloo, for objects in the memory of the host.
     on_device : ProcessGroup, optional
-        By nccl, for what lives on a GPU.
+        Group with nccl, for tensors on a GPU.
     """
 
     def __init__(self, objects: dist.ProcessGroup, on_device: dist.ProcessGroup | None) -> None:
@@ -202,7 +202,7 @@ class ProcessRanks(Ranks):
     def _together(self, doing: str) -> Iterator[None]:
         if self._left:
             raise LostRanksError(
-                f"Rank {self.rank} has lost the others before. Leave the `data_parallel` context "
+                f"Rank {self.rank} lost the others before. Leave the `data_parallel` context "
                 "on all ranks, and enter a new one."
             )
         try:
@@ -222,8 +222,8 @@ class ProcessRanks(Ranks):
         return LostRanksError(
             f"Rank {self.rank} of {self.size} lost the others while {doing} ({error}). One of them "
             "has ended or did not answer in time: look at its output, then start all ranks again. "
-            "With checkpoint_dir, `fit` goes on from the epoch that was saved last, with any "
-            "number of ranks."
+            "With checkpoint_dir, `fit` resumes from the last saved epoch, with any number of "
+            "ranks."
         )
 
     def gather(self, value: T) -> list[T]:
@@ -265,7 +265,7 @@ class ProcessRanks(Ranks):
             with self._together("sharing parameters"):
                 dist.broadcast(common, src=self._source, group=group)
                 if average and dtype.is_floating_point:
-                    # Of what differs, so that what is equal stays as it is, to the bit.
+                    # Average the differences, so that equal values remain bitwise equal.
                     difference = own - common
                     dist.all_reduce(difference, group=group)
                     common += difference / self.size
@@ -279,7 +279,7 @@ class ProcessRanks(Ranks):
     def working(self) -> Iterator[None]:
         self._wish = self._granted = False
         try:
-            # What a fit calls in its turn, such as callbacks, is this rank's own business.
+            # Fits that are started within this fit, for example by callbacks, are not shared.
             with among(ALONE):
                 yield
         except BaseException as error:
@@ -287,7 +287,7 @@ class ProcessRanks(Ranks):
             raise
 
     def leave(self, error: BaseException | None = None) -> None:
-        """Give up the group, and tell the others why if there is an error."""
+        """Leave the group, and notify the others of an error if there is one."""
         if self._left:
             return
         self._left = True
@@ -297,7 +297,7 @@ class ProcessRanks(Ranks):
             with suppress(RuntimeError, ValueError):
                 _store().set(self._key, json.dumps([self.rank, kind, str(error)]))
         for group in self.groups[::-1]:
-            # Their sockets close, at which all others wake up.
+            # Closing the sockets wakes up all other ranks.
             with suppress(RuntimeError, ValueError, AssertionError):
                 dist.destroy_process_group(group)
         self.groups = []
@@ -310,7 +310,7 @@ class ProcessRanks(Ranks):
 
         def note(number: int, frame: Any) -> None:
             if self._interrupted:
-                # The others do not answer: go without them.
+                # The others do not answer: continue without them.
                 self._interrupted = False
                 self.leave(KeyboardInterrupt())
                 raise KeyboardInterrupt
@@ -321,7 +321,7 @@ class ProcessRanks(Ranks):
             yield
         finally:
             signal.signal(signal.SIGINT, before)
-            if self._interrupted:  # since the ranks last heard of each other
+            if self._interrupted:  # since the last communication between ranks
                 self._interrupted = False
                 signal.raise_signal(signal.SIGINT)
 

@@ -1,4 +1,4 @@
-"""Weights of rows, which travel beside them in a last column while a model is trained."""
+"""Weights of rows, which are stored in the last column of the rows during training."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from skevae.utils.ranks import ALONE, Ranks
 
 
 def checked_weights(sample_weight: Any, X: np.ndarray, ranks: Ranks = ALONE) -> np.ndarray | None:
-    """Validate the weights of rows: (n,) float64 of mean 1 over those above 0, or None.
+    """Validate the weights of rows: (n,) float64 with mean 1 over positive weights, or None.
 
-    The mean is over all ranks, of whose rows X is a part.
+    The mean is over the rows of all ranks; X is a part of them.
 
     Raises
     ------
     ValueError
-        If weights are negative or not finite, all are 0, or there is not one for each row.
+        If weights are negative or not finite, all are 0, or their number is not that of the rows.
     """
     if sample_weight is None:
         return None
@@ -31,7 +31,7 @@ def checked_weights(sample_weight: Any, X: np.ndarray, ranks: Ranks = ALONE) -> 
     )
     # In two steps, so that the sum of large weights does not overflow.
     weights /= max(ranks.gather(weights.max()))
-    # Training computes in float32, in which smaller ones are 0.
+    # Training uses float32, in which smaller weights are 0.
     weights[weights < np.finfo(np.float32).tiny] = 0.0
     present = weights[weights > 0]
     return weights / (ranks.total(present.sum()) / ranks.total(len(present)))
@@ -40,7 +40,7 @@ def checked_weights(sample_weight: Any, X: np.ndarray, ranks: Ranks = ALONE) -> 
 def rows_with_weight(
     X: np.ndarray, weights: np.ndarray, min_samples: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Leave out rows of weight 0.
+    """Drop rows with weight 0.
 
     Raises
     ------
@@ -54,30 +54,30 @@ def rows_with_weight(
 
 
 def packed(rows: Tensor, weights: np.ndarray | None) -> Tensor:
-    """Rows with their weights, if there are any, in a last column: (n, d) -> (n, d + 1)."""
+    """Rows with their weights, if there are any, in the last column: (n, d) -> (n, d + 1)."""
     if weights is None:
         return rows
     return torch.cat([rows, torch.from_numpy(weights).to(rows)[:, None]], 1)
 
 
 def unpacked(rows: Tensor, weighted: bool) -> tuple[Tensor, Tensor | None]:
-    """Take rows and weights apart."""
+    """Separate rows and weights."""
     return (rows[:, :-1], rows[:, -1]) if weighted else (rows, None)
 
 
 def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
-    """Mean of values, (..., n), whose weights, (n,), have mean 1 over all rows: scalar."""
+    """Mean of values, (..., n), with weights, (n,), that have mean 1 over all rows: scalar."""
     return values.mean() if weight is None else (values * weight).mean()
 
 
 def mean_score(scores: np.ndarray, sample_weight: Any) -> float:
-    """Mean of the scores of rows, (n,), by the user's weights if there are any."""
+    """Mean of the scores of rows, (n,), weighted by the user's weights if there are any."""
     weights = checked_weights(sample_weight, scores[:, None])
     return float(np.average(scores, weights=weights))
 
 
 def weighted_average(values: Tensor, weight: Tensor | None) -> float:
-    """Average of values, (n,), by weights that need not have mean 1."""
+    """Weighted average of values, (n,); the weights need not have mean 1."""
     if weight is None:
         return values.mean().item()
     return ((values * weight).sum() / weight.sum()).item()
