@@ -86,10 +86,11 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
     integer_features : "from_dtype", array-like or None, default="from_dtype"
         Integer columns, in the same format. "from_dtype" selects the columns of a DataFrame with an
         integer dtype, and float columns that contain only integers and missing values, since pandas
-        reads integers with missing values as floats. The score contains the log-probability of the
-        unit interval around the value under a mixture of three normals, so the score of nearly
-        discrete columns is bounded. With ``likelihood="bernoulli"``, integer columns are Bernoulli
-        features.
+        reads integers with missing values as floats. The score contains the log-probability of
+        the value, so the score of nearly discrete columns is bounded. It is the probability of the
+        unit interval around the value under a mixture of three normals. Columns of at most 50
+        values, with ten rows per value on average, also have a probability for each value. With
+        ``likelihood="bernoulli"``, integer columns are Bernoulli features.
     handle_unknown : {"error", "missing"}, default="error"
         Whether a category that was not seen in `fit` raises an error or is treated as missing.
     bounds : dict of column to (low, high), default=None

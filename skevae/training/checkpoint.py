@@ -230,7 +230,8 @@ class TrainingFile:
             if not self._failed:
                 warnings.warn(
                     f"The state of the training could not be saved to {self.path} ({error}). "
-                    "Training continues, but cannot be resumed if it is interrupted.",
+                    "Training continues. If it is interrupted, it can only be resumed from an "
+                    "earlier checkpoint, if there is one.",
                     RuntimeWarning,
                     stacklevel=2,
                 )
