@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from skevae.networks.linear import linear
+from skevae.utils.linear import linear
 
 LOG_2PI = math.log(2 * math.pi)
 

@@ -13,21 +13,19 @@ import skevae
 
 FLOORS = [
     {"utils"},
-    {"networks", "distributed"},
-    {"energies"},
+    {"networks", "energies", "distributed"},
     {"log_partition", "posteriors", "likelihoods"},
     {"samplers"},
     {"densities"},
-    {"partitions", "interpolation"},
-    {"vae"},
+    {"partitions", "vae", "interpolation"},
     {"training", "evaluation"},
     {"estimators", "datasets", "displays"},
     {"priors", "scoring"},
     {"vae_fit", "fitted"},
     {"energy_vae"},
-    {"meta"},
-    {"persistence"},
+    {"meta", "persistence"},
 ]
+MAX_FLOORS_OF_FOLDERS = 9
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 PACKAGE = Path(skevae.__file__).resolve().parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -65,6 +63,19 @@ def test_a_room_imports_only_from_lower_floors(path):
     assert room_of(path) in FLOOR, f"give {identity(path)} a floor"
     package = ".".join(["skevae", *path.relative_to(PACKAGE).parts[:-1]])
     assert violations(room_of(path), path.read_text(encoding="utf-8"), package) == []
+
+
+def test_folders_stand_on_few_floors():
+    imported = {room: set() for room in FLOOR}
+    for path in FILES:
+        if (room := room_of(path)) in FLOOR:
+            names = targets(path.read_text(encoding="utf-8"), "skevae")
+            imported[room] |= {name.split(".")[1] for name in names if name.startswith("skevae.")}
+    height = {}
+    for room in sorted(FLOOR, key=FLOOR.get):
+        below = [height[other] for other in imported[room] - {room}]
+        height[room] = max(below, default=0) + (PACKAGE / room).is_dir()
+    assert max(height.values()) <= MAX_FLOORS_OF_FOLDERS
 
 
 @pytest.mark.parametrize("path", FILES, ids=identity)

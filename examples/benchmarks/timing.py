@@ -6,7 +6,7 @@ from time import perf_counter, process_time
 
 import torch
 
-from skevae.networks.linear import linear
+from skevae.utils.linear import linear
 
 Product = tuple[int, int, int]  # (m, k, n): an (m, k) matrix times a (k, n) matrix
 

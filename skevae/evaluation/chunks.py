@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from skevae.networks.linear import ROWS_MULTIPLE
+from skevae.utils.linear import ROWS_MULTIPLE
 from skevae.utils.memory import CACHE_BYTES
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skevae.networks.linear import linear
+from skevae.utils.linear import linear
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
@@ -22,7 +22,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class Linear(nn.Linear):
-    """Linear layer whose products are computed by `skevae.networks.linear.linear`.
+    """Linear layer whose products are computed by `skevae.utils.linear.linear`.
 
     Its weights are undefined until `initialise` is called: torch's layer would draw them from the
     global generator.

@@ -10,21 +10,16 @@ from typing import Any
 from sklearn.base import BaseEstimator
 from torch import nn
 
-from skevae.energy_vae import EnergyVAE
 from skevae.estimators.bounds import Bounds
 from skevae.estimators.columns import Columns
 from skevae.estimators.standardizer import Standardizer
 from skevae.log_partition.annealing import EstimatedInterval, LogPartitionInterval
-from skevae.meta.ensemble import EnergyEnsemble
-from skevae.meta.imputer import EnergyImputer
-from skevae.meta.outliers import EnergyOutlierDetector
 from skevae.networks.flows import import_zuko
 from skevae.persistence.graph import USE_JOBLIB
 from skevae.utils.archive import ArchiveError
 from skevae.vae_fit import Decided
 
-# Importing the public estimators loads all modules, so their classes are found as subclasses.
-PUBLIC = (EnergyVAE, EnergyEnsemble, EnergyImputer, EnergyOutlierDetector)
+# The estimators are found as subclasses: `skevae/__init__` has imported them all.
 VALUES = (Bounds, Columns, Standardizer)
 TUPLES = (Decided, EstimatedInterval, LogPartitionInterval)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from skevae.evaluation.chunks import CACHE_BYTES, chunk_sizes, widest_output
-from skevae.networks.linear import ROWS_MULTIPLE
+from skevae.utils.linear import ROWS_MULTIPLE
 from skevae.utils.random import lent_globals, make_generator
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")

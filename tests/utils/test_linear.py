@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from skevae.networks import linear as products
 from skevae.networks.layers import Linear, WeightNormLinear
+from skevae.utils import linear as products
 from skevae.utils.random import make_generator
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")

@@ -16,19 +16,13 @@ from torch import Tensor
 
 # Below this many multiply-adds, rows or columns, calling oneDNN costs more than it saves.
 MIN_MULTIPLY_ADDS = 2**21
-
-
 MIN_SIDE = 32
-
 
 # oneDNN caches half a megabyte for every number of rows. Minibatches and chunks are mostly
 # multiples of 16; incomplete ones are not, and their sizes vary between data sets.
 ROWS_MULTIPLE = 16
 
-
 _ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-
-
 _IS_FASTER = (
     _ONEDNN is not None
     and torch.backends.mkldnn.is_available()
