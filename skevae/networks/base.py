@@ -9,7 +9,7 @@ import torch
 from sklearn.utils._param_validation import StrOptions
 from torch import nn
 
-from skevae.networks.layers import ACTIVATIONS, Linear, WeightNormLinear
+from skevae.networks.layers import ACTIVATIONS, Conv, Linear, WeightNormLinear
 from skevae.utils.documentation import DocumentedEstimator
 
 # Signature of `EnergyVAE(network=...)`: (n_inputs, n_outputs, hidden_layer_sizes) -> module.
@@ -64,7 +64,7 @@ class Network(DocumentedEstimator):
         self._validate_params()
         module = self._build(n_inputs, n_outputs, hidden_layer_sizes)
         for layer in module.modules():
-            if isinstance(layer, Linear):
+            if isinstance(layer, Linear | Conv):
                 layer.initialise(generator)
         return module
 

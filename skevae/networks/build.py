@@ -15,7 +15,14 @@ from skevae.networks.layers import ACTIVATIONS
 from skevae.utils.random import lent_globals
 
 # Modules with a deterministic forward pass, in addition to those of this package and of zuko.
-DETERMINISTIC = (nn.Sequential, nn.ModuleList, nn.Linear, *ACTIVATIONS.values())
+DETERMINISTIC = (
+    nn.Sequential,
+    nn.ModuleList,
+    nn.Linear,
+    nn.Flatten,
+    nn.Unflatten,
+    *ACTIVATIONS.values(),
+)
 
 
 def build_network(

@@ -1,4 +1,4 @@
-"""Building blocks of the networks: activations and linear layers."""
+"""Building blocks of the networks: activations, linear layers and convolutions."""
 
 from __future__ import annotations
 
@@ -34,12 +34,9 @@ class Linear(nn.Linear):
     def reset_parameters(self) -> None:
         """Do nothing; `initialise` draws the values."""
 
-    @torch.no_grad()
     def initialise(self, generator: torch.Generator | None) -> None:
         """Draw weight and bias uniformly within 1 / sqrt(n_inputs), as `torch.nn.Linear` does."""
-        bound = 1 / math.sqrt(self.in_features)
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5), generator=generator)
-        nn.init.uniform_(self.bias, -bound, bound, generator=generator)
+        _draw_uniform(self, self.in_features, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
@@ -62,3 +59,32 @@ class WeightNormLinear(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.gain * F.normalize(self.weight, dim=1), self.bias)
+
+
+class Conv(nn.Module):
+    """Convolution of images that keeps their size, divided by its stride.
+
+    Like those of `Linear`, its weights are undefined until `initialise` is called.
+    """
+
+    def __init__(self, n_inputs: int, n_outputs: int, kernel_size: int, stride: int = 1) -> None:
+        super().__init__()
+        self.stride = stride
+        shape = (n_outputs, n_inputs, kernel_size, kernel_size)
+        self.weight = nn.Parameter(torch.empty(shape, dtype=torch.float32))
+        self.bias = nn.Parameter(torch.empty(n_outputs, dtype=torch.float32))
+
+    def initialise(self, generator: torch.Generator | None) -> None:
+        """Draw weight and bias as `torch.nn.Conv2d` does."""
+        _draw_uniform(self, self.weight[0].numel(), generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.weight.shape[-1] // 2)
+
+
+@torch.no_grad()
+def _draw_uniform(layer: Linear | Conv, n_inputs: int, generator: torch.Generator | None) -> None:
+    """Draw weight and bias uniformly within 1 / sqrt(n_inputs)."""
+    bound = 1 / math.sqrt(n_inputs)
+    nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+    nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
