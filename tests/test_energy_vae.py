@@ -101,7 +101,7 @@ COMBINATIONS = [
 )
 def test_options_can_be_combined(prior, partition, objective, posterior, likelihood):
     model = vae(
-        prior=small_prior(prior),
+        prior=small_prior(prior, n_annealing_steps=20),
         partition=partition,
         objective=objective,
         posterior=posterior,
