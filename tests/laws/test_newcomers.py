@@ -127,8 +127,8 @@ NEWCOMERS = [
 @pytest.fixture(scope="module")
 def plane():
     rng = np.random.RandomState(0)
-    angle = rng.uniform(0, 2 * np.pi, 400)
-    return np.c_[np.cos(angle), np.sin(angle)] + 0.3 * rng.randn(400, 2)
+    angle = rng.uniform(0, 2 * np.pi, 200)
+    return np.c_[np.cos(angle), np.sin(angle)] + 0.3 * rng.randn(200, 2)
 
 
 def vae(**params):
