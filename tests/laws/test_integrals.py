@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from pairs import all_pairs, quick_and_slow
+from pairs import all_pairs, cover, quick_and_slow
 from scipy.special import expit
 from score_models import FLOWS, GAUSSIANS, prior_of, quick, two_groups
 
@@ -73,7 +73,7 @@ QUICK = [
 ]
 
 
-@quick_and_slow("partition, prior, posterior, likelihood", QUICK, SETTINGS)
+@quick_and_slow("partition, prior, posterior, likelihood", QUICK, cover(SETTINGS, 3))
 def test_density_integrates_to_one(partition, prior, posterior, likelihood):
     n_draws = N_DRAWS_SPIKY if partition == "posterior" else N_DRAWS
     n_draws = 1000 if posterior in FLOWS or prior == "flow" else n_draws
