@@ -27,7 +27,7 @@ demo: $(ENV) ## run examples/quickstart.py
 test: $(ENV) ## run the tests, in JOBS processes: every law, in all pairs of options
 	$(PYTEST) -m "not slow and not torture" $(PYTEST_ARGS)
 
-test-all: $(ENV) ## run the slow tests too: all combinations, the paper's scripts, memory
+test-all: $(ENV) ## run the slow tests too: more combinations, the paper's scripts, memory
 	$(PYTEST) -m "not torture" $(PYTEST_ARGS)
 
 # One process: what it prints says how to run a failure again.

@@ -1,4 +1,4 @@
-"""Few combinations of options in which every pair of values meets, instead of all combinations.
+"""Few combinations of options in which all pairs or triples of values meet, instead of all of them.
 
 Faults of an option alone and of two options together are what nearly all faults are; those show in
 every set of cases that holds each pair once, which is as small as the product of the two longest
@@ -10,24 +10,24 @@ from itertools import combinations, product
 import pytest
 
 
-def pairs_of(case):
-    """Each two values of a case, with their columns."""
-    return set(combinations(enumerate(case), 2))
+def cover(cases, size=2):
+    """Cases out of those given that hold each `size` values, with their columns, which any holds.
 
-
-def all_pairs(*columns, allowed=lambda *case: True):
-    """Cases, one value from each column, that hold every pair which an allowed case can hold.
-
-    Greedy: of all allowed cases the one with the most pairs that are still missing comes next, the
-    first of them where several have as many.
+    Greedy: of all cases the one with the most of what is still missing comes next, the first of
+    them where several have as many.
     """
-    rest = {case: pairs_of(case) for case in product(*columns) if allowed(*case)}
+    rest = {case: set(combinations(enumerate(case), size)) for case in cases}
     missing, chosen = set().union(*rest.values()), []
     while missing:
         best = max(rest, key=lambda case: len(rest[case] & missing))
         missing -= rest.pop(best)
         chosen.append(best)
     return chosen
+
+
+def all_pairs(*columns, allowed=lambda *case: True):
+    """Cases, one value from each column, that hold every pair which an allowed case can hold."""
+    return cover([case for case in product(*columns) if allowed(*case)])
 
 
 def quick_and_slow(names, quick, everything, **options):

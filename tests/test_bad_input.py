@@ -38,6 +38,7 @@ def vae(**params):
         "max_iter": 3,
         "n_draws": 2,
         "n_score_draws": 20,
+        "batch_size": 64,
         "random_state": 0,
     }
     return EnergyVAE(**{**defaults, **params})
@@ -49,7 +50,8 @@ def rbm(**params):
 
 def maker(name):
     def make(**params):
-        return small_prior(name).set_params(**{"max_iter": 3, "random_state": 0, **params})
+        brief = {"max_iter": 3, "random_state": 0, **params}
+        return small_prior(name, n_annealing_steps=20).set_params(**brief)
 
     return make
 

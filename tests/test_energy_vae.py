@@ -11,7 +11,7 @@ import pytest
 import torch
 from building import CONTINUOUS
 from numpy.testing import assert_allclose, assert_array_equal
-from pairs import all_pairs, pairwise, quick_and_slow
+from pairs import all_pairs, cover, pairwise, quick_and_slow
 from scipy.special import expit
 from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris
@@ -45,6 +45,7 @@ def vae(**params):
         "max_iter": 3,
         "n_draws": 2,
         "n_score_draws": 50,
+        "batch_size": 64,  # three steps an epoch of iris
         "random_state": 0,
     }
     return EnergyVAE(**{**defaults, **params})
@@ -80,8 +81,8 @@ def may_be_combined(prior, partition, objective, posterior, likelihood):
 
 
 OPTIONS = [PRIORS, [*PARTITIONS, "auto"], OBJECTIVES, POSTERIORS, LIKELIHOODS]
-# All combinations with two priors; of the other priors those with the default training, and those
-# with the default networks.
+# Each three options that meet in all combinations with two priors, and of the other priors in those
+# with the default training and those with the default networks.
 COMBINATIONS = [
     case
     for case in [
@@ -96,11 +97,11 @@ COMBINATIONS = [
 @quick_and_slow(
     "prior, partition, objective, posterior, likelihood",
     all_pairs(*OPTIONS, allowed=may_be_combined),
-    COMBINATIONS,
+    cover(COMBINATIONS, 3),
 )
 def test_options_can_be_combined(prior, partition, objective, posterior, likelihood):
     model = vae(
-        prior=small_prior(prior),
+        prior=small_prior(prior, n_annealing_steps=20),
         partition=partition,
         objective=objective,
         posterior=posterior,
@@ -312,7 +313,7 @@ def test_constructor_sets_nothing_but_parameters():
 
 @pytest.fixture(scope="module")
 def fitted():
-    return vae(max_iter=20).fit(X_IRIS)
+    return vae(max_iter=8).fit(X_IRIS)
 
 
 def test_prior_is_a_fitted_estimator(fitted):
@@ -363,7 +364,7 @@ def test_reconstruction_by_affine_networks_is_affine():
         return nn.Linear(n_inputs, n_outputs)
 
     model = vae(network=affine, likelihood="gaussian", n_components=4)
-    model.set_params(max_iter=60, learning_rate=2e-2).fit(X_IRIS)
+    model.set_params(max_iter=30, learning_rate=5e-2).fit(X_IRIS)
     centre, (first, second) = X_IRIS.mean(axis=0), (X_IRIS[:75], X_IRIS[75:])
     halfway = model.reconstruct((first + second) / 2)
     by_half = (model.reconstruct(first) + model.reconstruct(second)) / 2
@@ -386,7 +387,7 @@ def test_log_likelihood_is_a_bunch_of_rows(fitted):
 
 def test_samples_are_on_the_scale_of_x():
     X = X_IRIS * [1e-3, 1.0, 50.0, 1e4] + [0, 100, -3e3, 1e6]
-    model = vae(max_iter=150, early_stopping=False, learning_rate=1e-2).fit(X)
+    model = vae(max_iter=60, early_stopping=False, learning_rate=3e-2).fit(X)
     S = model.sample(2000)
     spread = X.std(axis=0)
     assert (np.abs(S.mean(axis=0) - X.mean(axis=0)) < 0.5 * spread).all()
@@ -398,7 +399,7 @@ def test_samples_are_on_the_scale_of_x():
 
 
 def test_samples_score_as_the_model_says():
-    model = vae(max_iter=60, n_score_draws=500).fit(X_IRIS)
+    model = vae(max_iter=40, learning_rate=2e-2, n_score_draws=500).fit(X_IRIS)
     drawn, trained = model.score_samples(model.sample(500)), model.score_samples(X_IRIS)
     # The mean log-density of draws is minus the model's entropy; rows it was fitted to come near.
     assert abs(drawn.mean() - trained.mean()) < 1.0
@@ -414,9 +415,9 @@ def test_binary_samples_and_means():
 
 
 def test_standardize_off_leaves_units_alone():
-    model = vae(standardize=False, max_iter=80, learning_rate=2e-2).fit(X_IRIS)
+    model = vae(standardize=False, max_iter=40, learning_rate=4e-2).fit(X_IRIS)
     assert_allclose(model.sample(2000).mean(axis=0), X_IRIS.mean(axis=0), atol=0.5)
-    with_it = vae(max_iter=80, learning_rate=2e-2).fit(X_IRIS)
+    with_it = vae(max_iter=40, learning_rate=4e-2).fit(X_IRIS)
     assert abs(model.score(X_IRIS) - with_it.score(X_IRIS)) < 1.5
 
 
@@ -446,16 +447,16 @@ def test_history_is_one_entry_an_epoch_on_the_scale_of_x():
 
 def test_history_says_what_score_says(monkeypatch):
     monkeypatch.setattr(VAEFit, "averaging", 0.0)
-    model = vae(max_iter=100, early_stopping=False, n_draws=32, learning_rate=1e-3).fit(X_IRIS)
+    model = vae(max_iter=30, early_stopping=False, n_draws=32, learning_rate=1e-3).fit(X_IRIS)
     score = model.set_params(n_score_draws=32).score(X_IRIS)
     assert model.history_["objective"][-1] == pytest.approx(score, abs=0.3)
 
 
 def test_rows_are_given_as_many_draws_as_tol_asks_for():
-    model = vae(max_iter=60, n_score_draws=1000).fit(X_IRIS)
+    model = vae(max_iter=25, learning_rate=1e-2, n_score_draws=1000).fit(X_IRIS)
     everything = model.log_likelihood(X_IRIS)
     assert (everything.n_draws == 1000).all()
-    tol = min(0.99, np.quantile(everything.standard_error, 0.5) * 2.5)
+    tol = min(0.99, np.quantile(everything.standard_error, 0.5) * 4)
     found = model.log_likelihood(X_IRIS, tol=tol)
     assert set(found.n_draws) == {62, 250, 1000}
     given_all = found.n_draws == 1000
@@ -491,8 +492,8 @@ def test_early_stopping_restores_the_best_state(monkeypatch):
     monkeypatch.setattr(VAEFit, "max_drops", 0)
     model = vae(
         max_iter=400,
-        learning_rate=2e-2,
-        n_iter_no_change=8,
+        learning_rate=3e-2,
+        n_iter_no_change=5,
         kl_warmup=0.0,
         hidden_layer_sizes=64,
     ).fit(X_IRIS)
@@ -544,7 +545,12 @@ def test_kl_warmup_starts_from_the_reconstruction(monkeypatch):
 
 def test_paper_s_partition_reports_what_score_does_not():
     model = vae(
-        partition="posterior", objective="elbo", max_iter=150, early_stopping=False, n_draws=4
+        partition="posterior",
+        objective="elbo",
+        max_iter=50,
+        early_stopping=False,
+        learning_rate=1e-2,
+        n_draws=4,
     ).fit(X_IRIS)
     assert model.history_["objective"][-1] > model.score(X_IRIS) + 0.5
 
@@ -576,7 +582,7 @@ def test_learning_rate_zero_like_changes_nothing():
 def test_dynamic_binarisation():
     rng = np.random.RandomState(0)
     p = expit(rng.normal(size=(200, 5)) + 2 * rng.choice([-1, 1], size=(200, 1)))
-    common = {"likelihood": "bernoulli", "max_iter": 60, "learning_rate": 1e-2}
+    common = {"likelihood": "bernoulli", "max_iter": 40, "learning_rate": 2e-2}
     on_probabilities = vae(**common).fit(p)
     on_one_draw = vae(**common).fit((rng.uniform(size=p.shape) < p).astype(float))
     fresh = (rng.uniform(size=(4000, 5)) < np.tile(p, (20, 1))).astype(float)
@@ -587,7 +593,7 @@ def test_dynamic_binarisation():
 
 def test_rounding_probabilities_is_not_what_happens():
     # Grey rows of 0.2 everywhere: rounding would make them zeros.
-    model = vae(likelihood="bernoulli", max_iter=60, learning_rate=1e-2)
+    model = vae(likelihood="bernoulli", max_iter=20, learning_rate=3e-2)
     model.fit(np.full((300, 6), 0.2) + 1e-3 * np.random.RandomState(0).normal(size=(300, 6)))
     assert model.sample(4000).mean() == pytest.approx(0.2, abs=0.06)
 
@@ -600,7 +606,7 @@ def test_refit_starts_again(fitted):
     first = model.fit(X_IRIS).score_samples(X_IRIS)
     model.fit(X_IRIS[:50])
     assert_array_equal(model.fit(X_IRIS).score_samples(X_IRIS), first)
-    assert model.n_iter_ == len(model.history_["objective"]) <= 20
+    assert model.n_iter_ == len(model.history_["objective"]) <= 8
 
 
 def test_refit_on_another_number_of_columns():
@@ -652,19 +658,19 @@ def test_warm_start_of_a_converged_model_is_no_loss():
 
 
 def test_partial_fit_learns():
-    model = vae(n_score_draws=200)
+    model = vae(n_score_draws=200, learning_rate=1e-2)
     first = model.partial_fit(X_IRIS).score(X_IRIS)
-    for _ in range(60):
+    for _ in range(20):
         model.partial_fit(X_IRIS)
     assert model.score(X_IRIS) > first + 0.5
-    assert model.n_iter_ == 61
-    assert all(values.shape == (61,) for values in model.history_.values())
+    assert model.n_iter_ == 21
+    assert all(values.shape == (21,) for values in model.history_.values())
 
 
 def test_partial_fit_of_chunks_sees_all_of_them():
-    model = vae(learning_rate=1e-2)
+    model = vae(learning_rate=3e-2)
     chunks = np.array_split(np.random.RandomState(0).permutation(X_IRIS), 3)
-    for _, chunk in product(range(30), chunks):
+    for _, chunk in product(range(15), chunks):
         model.partial_fit(chunk)
     assert model.score(X_IRIS) > GaussianMixture(1, covariance_type="diag").fit(X_IRIS).score(
         X_IRIS

@@ -27,6 +27,7 @@ def vae(**params):
         "prior": GaussianBernoulliRBMPrior(4),
         "max_iter": 3,
         "n_draws": 2,
+        "batch_size": 64,
         "random_state": 0,
     }
     return EnergyVAE(**{**defaults, **params})

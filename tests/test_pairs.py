@@ -3,7 +3,7 @@
 from itertools import combinations, product
 
 import pytest
-from pairs import all_pairs
+from pairs import all_pairs, cover
 
 COLUMNS = ["abc", range(4), (True, False), "xyz", "pq"]
 
@@ -29,6 +29,17 @@ def test_what_is_not_allowed_does_not_come_and_takes_no_other_pair_along():
     assert set(all_pairs("abc", range(4), allowed=allowed)) == {
         case for case in product("abc", range(4)) if allowed(*case)
     }
+
+
+def test_every_three_values_meet_where_three_are_asked_for():
+    def triples(cases):
+        return {triple for case in cases for triple in combinations(enumerate(case), 3)}
+
+    everything = [case for case in product(*COLUMNS) if case[:2] != ("a", 0)]
+    cases = cover(everything, 3)
+    assert triples(cases) == triples(everything)
+    # At least 4 x 3 x 3 are needed, less those that are left out.
+    assert len(cases) < len(everything) / 2 and set(cases) <= set(everything)
 
 
 def test_the_cases_are_the_same_each_time():

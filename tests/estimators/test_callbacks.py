@@ -29,6 +29,7 @@ def vae(**params):
         "max_iter": N_EPOCHS,
         "n_draws": 2,
         "n_score_draws": 20,
+        "batch_size": 64,
         "random_state": 0,
     }
     return EnergyVAE(**{**defaults, **params})

@@ -49,8 +49,8 @@ def little_memory():
 
 def vae(**params):
     defaults = {"n_components": 2, "hidden_layer_sizes": 8, "n_draws": 2, "n_score_draws": 20}
-    prior = GaussianBernoulliRBMPrior(4)
-    return EnergyVAE(**{**defaults, "prior": prior, "max_iter": 3, "random_state": 0, **params})
+    defaults |= {"prior": GaussianBernoulliRBMPrior(4), "max_iter": 3, "batch_size": 64}
+    return EnergyVAE(**{**defaults, "random_state": 0, **params})
 
 
 def rbm(**params):
@@ -109,9 +109,11 @@ def test_without_standardisation_a_fit_is_the_same_to_the_bit(
     in_file = make(standardize=False, **options).fit(mapped(X), sample_weight=weights)
     for name, values in in_memory.history_.items():
         assert_array_equal(in_file.history_[name], values, err_msg=name)
+    # With so little memory, rows are scored one by one.
+    scores = [model.score_samples(X[::5]) for model in (in_file, in_memory)]
     if options.get("ex_post") is None:
-        assert_array_equal(in_file.score_samples(X), in_memory.score_samples(X))
-    assert_allclose(in_file.score_samples(X), in_memory.score_samples(X), rtol=1e-5)
+        assert_array_equal(*scores)
+    assert_allclose(*scores, rtol=1e-5)
 
 
 @quick_and_slow(
@@ -126,7 +128,9 @@ def test_standardised_in_passes_it_is_the_same_to_rounding(layout, holes, mapped
     in_memory, in_file = vae().fit(X), vae().fit(mapped(X))
     for name, values in in_memory.history_.items():
         assert_allclose(in_file.history_[name], values, rtol=1e-4, atol=1e-4, err_msg=name)
-    assert_allclose(in_file.score_samples(mapped(X)), in_memory.score_samples(X), atol=1e-3)
+    few = X[:80]
+    assert stays_in_file(mapped(few))
+    assert_allclose(in_file.score_samples(mapped(few)), in_memory.score_samples(few), atol=1e-3)
 
 
 @pytest.mark.slow

@@ -114,7 +114,7 @@ def test_linear_decoder_matches_the_closed_form(linear):
 
 def test_score_errs_low_and_its_weights_are_unbiased(linear):
     model, X, exact = linear
-    n_seeds = 400
+    n_seeds = 200
     seeds = range(n_seeds)
     few = np.array(
         [model.log_likelihood(X, n_draws=2, random_state=s).log_likelihood for s in seeds]
@@ -124,7 +124,7 @@ def test_score_errs_low_and_its_weights_are_unbiased(linear):
     ratio = np.exp(few - exact)
     one = ratio.mean(axis=0)
     error = ratio.std(axis=0) / np.sqrt(n_seeds)
-    light = error < 0.1  # rows whose weights have a mean that 800 draws can see
+    light = error < 0.1  # rows whose weights have a mean that 400 draws can see
     assert light.mean() > 0.5
     assert (np.abs(one - 1) < 5 * error)[light].all()
 
@@ -132,6 +132,7 @@ def test_score_errs_low_and_its_weights_are_unbiased(linear):
 def test_scores_err_low_whatever_error_is_asked_for(linear):
     """Draws that decided by themselves when they are enough would end on luck."""
     model, X, exact = linear
+    X, exact = X[:30], exact[:30]
     tol = np.median(model.log_likelihood(X, n_draws=62).standard_error)
     n_seeds = 20
     found = [model.log_likelihood(X, n_draws=1000, tol=tol, random_state=s) for s in range(n_seeds)]
@@ -146,7 +147,7 @@ def test_scores_err_low_whatever_error_is_asked_for(linear):
 def test_more_draws_err_less(linear):
     model, X, exact = linear
     means, errors = [], []
-    for n_draws, n_seeds in ((1, 400), (4, 400), (64, 50)):
+    for n_draws, n_seeds in ((1, 150), (4, 150), (64, 50)):
         gaps = [
             (model.log_likelihood(X, n_draws=n_draws, random_state=s).log_likelihood - exact).mean()
             for s in range(n_seeds)

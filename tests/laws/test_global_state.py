@@ -17,7 +17,7 @@ from skevae.datasets import TOY_DENSITIES, toy_density
 from skevae.partitions import PARTITIONS
 from skevae.posteriors import POSTERIORS
 
-X_GLOBAL = rows()
+X_GLOBAL = rows(80)
 X_UNIT = expit(X_GLOBAL - 3)
 
 
@@ -35,7 +35,7 @@ TRAININGS = {
 
 def public_calls(kind, trainings):
     seed = SEEDS[kind]
-    vae = quick(prior=prior_of("grbm"), max_iter=2, random_state=seed, n_score_draws=20)
+    vae = quick(prior=prior_of("grbm"), max_iter=1, random_state=seed, n_score_draws=20)
     for other, partition, posterior in trainings:
         if other == kind:
             vae.set_params(partition=partition, posterior=posterior, early_stopping=True)
@@ -48,7 +48,7 @@ def public_calls(kind, trainings):
     yield vae.sample, (3,), {}
     yield vae.sample, (3,), {"random_state": seed}
     yield vae.prior_.sample, (3,), {}
-    images = quick(likelihood="bernoulli", prior="normal", max_iter=2, random_state=seed)
+    images = quick(likelihood="bernoulli", prior="normal", max_iter=1, random_state=seed)
     for name in ("fit", "partial_fit", "score", "transform"):
         yield getattr(images, name), (X_UNIT,), {}
     yield images.sample, (3,), {}
@@ -59,12 +59,12 @@ def public_calls(kind, trainings):
             yield getattr(rbm, name), (X_GLOBAL,), {}
         yield rbm.sample, (3,), {"random_state": seed}
     for prior in LATER:
-        own = small_prior(prior, max_iter=2, n_annealing_steps=20, random_state=seed)
+        own = small_prior(prior, max_iter=1, n_annealing_steps=20, random_state=seed)
         for name in ("fit", "partial_fit", "energy", "score_samples", "score"):
             yield getattr(own, name), (X_GLOBAL,), {}
         yield own.sample, (3,), {}
         yield repr, (own.density_,), {}
-        yield quick(prior=own, max_iter=2, random_state=seed).fit, (X_GLOBAL,), {}
+        yield quick(prior=own, max_iter=1, random_state=seed).fit, (X_GLOBAL,), {}
     normal = NormalPrior(random_state=seed)
     yield normal.fit, (X_GLOBAL,), {}
     yield normal.score_samples, (X_GLOBAL,), {}

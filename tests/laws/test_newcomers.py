@@ -127,14 +127,13 @@ NEWCOMERS = [
 @pytest.fixture(scope="module")
 def plane():
     rng = np.random.RandomState(0)
-    angle = rng.uniform(0, 2 * np.pi, 400)
-    return np.c_[np.cos(angle), np.sin(angle)] + 0.3 * rng.randn(400, 2)
+    angle = rng.uniform(0, 2 * np.pi, 200)
+    return np.c_[np.cos(angle), np.sin(angle)] + 0.3 * rng.randn(200, 2)
 
 
 def vae(**params):
-    return EnergyVAE(
-        2, hidden_layer_sizes=(16,), max_iter=5, n_score_draws=100, random_state=0, **params
-    )
+    common = {"hidden_layer_sizes": (16,), "max_iter": 5, "batch_size": 64, "random_state": 0}
+    return EnergyVAE(2, n_score_draws=100, **{**common, **params})
 
 
 @pytest.mark.parametrize("registry, parameter, member", NEWCOMERS, ids=lambda v: str(v)[:20])
@@ -145,7 +144,7 @@ def test_a_newcomer_keeps_the_laws(registry, parameter, member, plane, plane_gri
     monkeypatch.setitem(registry, name, member)
     model = vae(**{parameter: name}).fit(plane)
     # Law 1: normalised.
-    nodes, area = plane_grid(9.0, 61)
+    nodes, area = plane_grid(6.6, 45)
     total = np.exp(model.score_samples(nodes.numpy())).sum() * area
     assert abs(total - 1) < 0.03
     # Law 10: on the scale of X.

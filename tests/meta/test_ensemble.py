@@ -26,6 +26,7 @@ def small(**params):
         "max_iter": 3,
         "n_draws": 2,
         "n_score_draws": 20,
+        "batch_size": 64,
     }
     return EnergyVAE(**{**defaults, **params})
 

@@ -22,6 +22,7 @@ from model_files import (
     vae,
 )
 from numpy.testing import assert_array_equal
+from pairs import all_pairs
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
@@ -134,11 +135,10 @@ def test_round_trip_of_polars_tables(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("prior", PRIORS)
-@pytest.mark.parametrize("posterior", POSTERIORS)
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_round_trip_of_every_combination(prior, posterior, likelihood, tmp_path):
-    model = vae(prior=small_prior(prior), posterior=posterior, likelihood=likelihood, max_iter=2)
+@pytest.mark.parametrize("prior, posterior, likelihood", all_pairs(PRIORS, POSTERIORS, LIKELIHOODS))
+def test_round_trip_of_every_pair_of_options(prior, posterior, likelihood, tmp_path):
+    options = {"prior": small_prior(prior), "posterior": posterior, "likelihood": likelihood}
+    model = vae(**options, max_iter=2)
     if likelihood == "bernoulli":
         rows = BINARY
     else:

@@ -30,6 +30,7 @@ def vae(**params):
         "max_iter": 3,
         "n_draws": 2,
         "n_score_draws": 50,
+        "batch_size": 64,
         "random_state": 0,
     }
     return EnergyVAE(**{**defaults, **params})

@@ -30,7 +30,9 @@ X_DIGITS = load_digits().data[:, [10, 18, 20, 27, 34, 36, 43, 53]]
 
 
 def rbm(n_components=4, **params):
-    return GaussianBernoulliRBMPrior(n_components, **{"random_state": 0, **params})
+    return GaussianBernoulliRBMPrior(
+        n_components, **{"batch_size": 64, "random_state": 0, **params}
+    )
 
 
 def nothing_is_exact(monkeypatch):
@@ -41,7 +43,9 @@ def nothing_is_exact(monkeypatch):
 
 @pytest.fixture(scope="module", params=[True, False], ids=["standardized", "raw"])
 def fitted(request):
-    return rbm(standardize=request.param, max_iter=60, initial_scale=0.5).fit(X_IRIS)
+    return rbm(standardize=request.param, max_iter=40, learning_rate=0.03, initial_scale=0.5).fit(
+        X_IRIS
+    )
 
 
 def mixture_of(model):
@@ -131,7 +135,8 @@ def test_scale_is_not_learned_on_request():
 @pytest.mark.parametrize("partition", DENSITY_PARTITIONS)
 def test_density_integrates_to_one(partition, standardize):
     X = X_IRIS[:, 2:]
-    model = rbm(partition=partition, standardize=standardize, max_iter=30).fit(X)
+    model = rbm(partition=partition, standardize=standardize, max_iter=15, learning_rate=0.03)
+    model.fit(X)
     parts = mixture_of(model)
     low = parts.means.min(axis=0) - 10 * model.scale_
     high = parts.means.max(axis=0) + 10 * model.scale_
@@ -151,7 +156,7 @@ def test_density_integrates_to_one(partition, standardize):
 def test_fit_improves_the_likelihood_of_unseen_rows(data, partition):
     X = {"iris": X_IRIS, "digits": X_DIGITS}[data]
     train, test = train_test_split(X, test_size=0.3, random_state=0)
-    model = rbm(6, partition=partition, max_iter=100).fit(train)
+    model = rbm(6, partition=partition, max_iter=40, learning_rate=0.03).fit(train)
     start = rbm(6, partition=partition, max_iter=1, learning_rate=1e-12).fit(train).score(test)
     gaussian = GaussianMixture(1, covariance_type="diag", reg_covar=1e-3).fit(train).score(test)
     assert model.score(test) > start + 0.5
@@ -168,7 +173,7 @@ def test_exact_training_reaches_what_a_mixture_reaches():
 
 
 def test_score_by_the_upper_end_where_ln_z_is_annealed(monkeypatch):
-    exact = rbm(max_iter=20).fit(X_IRIS)
+    exact = rbm(max_iter=8, learning_rate=0.03).fit(X_IRIS)
     nothing_is_exact(monkeypatch)
     model = clone(exact).fit(X_IRIS)
     low, high = model.log_partition_interval_
@@ -310,13 +315,13 @@ def test_every_unbiased_sampler_leaves_the_moments_alone(fitted, sampler):
 
 
 def test_partial_fit_goes_on():
-    model = rbm(max_iter=5)
+    model = rbm(max_iter=5, learning_rate=0.03)
     first = model.partial_fit(X_IRIS).score(X_IRIS)
-    for _ in range(100):
+    for _ in range(30):
         model.partial_fit(X_IRIS)
     assert model.score(X_IRIS) > first + 0.3
-    assert model.n_iter_ == 101
-    assert {len(values) for values in model.history_.values()} == {101}
+    assert model.n_iter_ == 31
+    assert {len(values) for values in model.history_.values()} == {31}
 
 
 def test_partial_fit_keeps_the_units_of_the_first_call():
@@ -327,12 +332,13 @@ def test_partial_fit_keeps_the_units_of_the_first_call():
 
 
 def test_warm_start_goes_on():
-    cold = rbm(max_iter=30, early_stopping=False).fit(X_IRIS)
-    warm = rbm(max_iter=30, early_stopping=False, warm_start=True).fit(X_IRIS).fit(X_IRIS)
-    assert warm.n_iter_ == 60
+    params = {"max_iter": 15, "early_stopping": False, "learning_rate": 0.03}
+    cold = rbm(**params).fit(X_IRIS)
+    warm = rbm(**params, warm_start=True).fit(X_IRIS).fit(X_IRIS)
+    assert warm.n_iter_ == 30
     assert warm.score(X_IRIS) > cold.score(X_IRIS)
     refit = cold.fit(X_IRIS)
-    assert refit.n_iter_ == 30
+    assert refit.n_iter_ == 15
 
 
 def test_early_stopping_restores_the_best_state():

@@ -34,7 +34,8 @@ def nested_rbm(sampler):
 
 
 def rbm(sampler="gibbs", **params):
-    return nested_rbm(sampler).set_params(max_iter=3, random_state=0, **params)
+    brief = {"max_iter": 3, "batch_size": 64, "random_state": 0}
+    return nested_rbm(sampler).set_params(**{**brief, **params})
 
 
 @each_sampler

@@ -71,7 +71,7 @@ VAES = {
 @pytest.mark.parametrize("options", VAES.values(), ids=VAES)
 def test_vae_goes_on(options, tmp_path, monkeypatch):
     kwargs = {"n_components": 2, "hidden_layer_sizes": 8, "max_iter": 6, "early_stopping": False}
-    vae = EnergyVAE(**{**kwargs, **options}, n_score_draws=20, random_state=0)
+    vae = EnergyVAE(**{**kwargs, **options}, n_score_draws=20, batch_size=64, random_state=0)
     whole = clone(vae).fit(X)
     vae.set_params(checkpoint_dir=tmp_path)
     cut_off(vae, 4, monkeypatch)
