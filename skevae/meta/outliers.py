@@ -21,7 +21,10 @@ class EnergyOutlierDetector(OutlierMixin, DensityMeta):
     Parameters
     ----------
     estimator : density estimator, default=None
-        An estimator with ``fit`` and ``score_samples``. None is ``EnergyVAE()``.
+        An estimator with ``fit`` and ``score_samples``. None is
+        ``EnergyVAE(likelihood="gaussian")``. The default likelihood of `EnergyVAE` has a higher
+        density on most tables, but it has narrow peaks at values that occur often. Outliers with
+        such values are then missed.
     contamination : float in (0, 0.5], default=0.1
         Fraction of the training rows that are labelled as outliers.
     random_state : int, RandomState instance or None, default=None
@@ -79,7 +82,7 @@ class EnergyOutlierDetector(OutlierMixin, DensityMeta):
         -------
         self
         """
-        self._fit_density(EnergyVAE(), X, sample_weight)
+        self._fit_density(EnergyVAE(likelihood="gaussian"), X, sample_weight)
         scores = self.estimator_.score_samples(X)
         self.offset_ = float(np.percentile(scores, 100.0 * self.contamination))
         return self

@@ -48,10 +48,10 @@ class ConvResNet(Network):
 
     Parameters
     ----------
-    image_shape : tuple of (height, width) or (channels, height, width)
+    image_shape : tuple of (height, width) or (channels, height, width), default=(28, 28)
         Shape of a row. Channels come first in a row, as in torch.
     kernel_size : int, default=3
-        Odd.
+        Height and width of the kernels; an odd number.
     activation : {"silu", "relu", "gelu", "elu", "tanh", "logistic", "identity"}, default="silu"
         Activation function of the hidden layers.
 
@@ -74,7 +74,7 @@ class ConvResNet(Network):
     }
     weight_norm = False
 
-    def __init__(self, image_shape, *, kernel_size=3, activation="silu"):
+    def __init__(self, image_shape=(28, 28), *, kernel_size=3, activation="silu"):
         self.image_shape = image_shape
         self.kernel_size = kernel_size
         self.activation = activation
