@@ -102,6 +102,11 @@ def energy_ensemble(effort, seed, n_rows):
     return EnergyEnsemble(EnergyVAE(**effort.energy_vae), random_state=seed)
 
 
+def energy_stack(effort, seed, n_rows):
+    kinds = [EnergyVAE(network=network, **effort.energy_vae) for network in ("mlp", "densenet")]
+    return EnergyEnsemble(kinds, stacking=True, random_state=seed)
+
+
 def rbm(effort, seed, n_rows):
     return GaussianBernoulliRBMPrior(random_state=seed, **effort.rbm)
 
@@ -122,6 +127,7 @@ def pythae(effort, seed, n_rows, model):
 ESTIMATORS = {
     "EnergyVAE": energy_vae,
     "EnergyEnsemble": energy_ensemble,
+    "EnergyEnsemble (stacked)": energy_stack,
     "EnergyVAE (gaussian)": partial(energy_vae, likelihood="gaussian"),
     "EnergyVAE (normal)": partial(energy_vae, prior="normal"),
     "GB-RBM": rbm,
@@ -144,6 +150,7 @@ ESTIMATORS = {
 STYLES = {
     "EnergyVAE": ("#0072B2", "o"),
     "EnergyEnsemble": ("#0072B2", "*"),
+    "EnergyEnsemble (stacked)": ("#56B4E9", "*"),
     "EnergyVAE (gaussian)": ("#56B4E9", "o"),
     "EnergyVAE (normal)": ("#E69F00", "o"),
     "GB-RBM": ("#CC79A7", "o"),
@@ -162,7 +169,14 @@ STYLES = {
     "IsolationForest": ("black", "*"),
     "LocalOutlierFactor": ("black", "h"),
 }
-OURS = ("EnergyVAE", "EnergyEnsemble", "EnergyVAE (gaussian)", "EnergyVAE (normal)", "GB-RBM")
+OURS = (
+    "EnergyVAE",
+    "EnergyEnsemble",
+    "EnergyEnsemble (stacked)",
+    "EnergyVAE (gaussian)",
+    "EnergyVAE (normal)",
+    "GB-RBM",
+)
 NO_DENSITY = ("IsolationForest", "LocalOutlierFactor")
 REQUIRES = {
     "NSF": "zuko",
