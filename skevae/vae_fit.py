@@ -276,9 +276,8 @@ class VAEFit(Fit):
     def conclude(self, rows: Rows) -> None:
         rows_at_once, _ = self._chunk_sizes(self.estimator.n_draws)
         own_mean, own_variance = aggregated_moments(self.module, rows, rows_at_once)
-        mean, variance, _ = self.ranks.moments(
-            own_mean.cpu().numpy(), own_variance.cpu().numpy(), len(rows)
-        )
+        of_rank = own_mean.cpu().numpy(), own_variance.cpu().numpy(), len(rows)
+        mean, variance, _ = self.ranks.moments(of_rank)
         self.module.density.set_base(torch.as_tensor(mean), torch.as_tensor(variance))
 
     def attributes(self) -> dict[str, Any]:

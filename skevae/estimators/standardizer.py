@@ -11,6 +11,7 @@ from sklearn.preprocessing._data import _handle_zeros_in_scale, _is_constant_fea
 from torch import Tensor
 
 from skevae.utils.memory import by_row, has_holes, n_present, piece_slices, pieces
+from skevae.utils.moments import Moments, pooled_moments
 from skevae.utils.ranks import ALONE, Ranks
 
 
@@ -84,9 +85,9 @@ class Standardizer:
         deviation = np.full(n_features, np.nan)
         if scaled.any():
             with np.errstate(over="ignore", invalid="ignore"):
-                mean, variance, scale = moments_and_scale(scaler_of(X, sample_weight), ranks)
-            # In several pieces, the variance of a constant column can be negative by rounding.
-            deviation[scaled] = np.sqrt(np.maximum(variance, 0.0))[scaled]
+                moments = ranks.moments(moments_of(X, sample_weight))
+                mean, variance, scale = *moments[:2], scale_of(moments)
+            deviation[scaled] = np.sqrt(variance)[scaled]
             self.centre = np.where(scaled, mean, 0.0)
             self.spread = np.where(scaled, scale, 1.0)
         if not scaled.all():
@@ -182,31 +183,26 @@ class Standardizer:
         return X, beyond
 
 
-def scaler_of(X: np.ndarray, sample_weight: np.ndarray | None) -> StandardScaler:
-    """Fit a scaler in float64, piece by piece."""
-    scaler = StandardScaler()
+def moments_of(X: np.ndarray, sample_weight: np.ndarray | None) -> Moments:
+    """Mean, variance and count of each column, in float64, piece by piece.
+
+    Weighted rows are counted by their weights.
+    """
+    parts = []
     for rows in piece_slices(*X.shape):
         weights = None if sample_weight is None else sample_weight[rows]
-        scaler.partial_fit(X[rows].astype(np.float64, copy=False), sample_weight=weights)
-    return scaler
+        if weights is None or weights.any():
+            part = X[rows].astype(np.float64, copy=False)
+            scaler = StandardScaler().fit(part, sample_weight=weights)
+            parts.append((scaler.mean_, scaler.var_, np.float64(scaler.n_samples_seen_)))
+    return pooled_moments(parts)
 
 
-def moments_and_scale(
-    scaler: StandardScaler, ranks: Ranks
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means, variances and scales of columns over all ranks.
-
-    The scale is the standard deviation, 1 for constant columns.
-    """
-    if ranks.size == 1:
-        return scaler.mean_, scaler.var_, scaler.scale_
-    # Counts are float64, because weighted rows are counted by their weights.
-    mean, variance, count = ranks.moments(
-        scaler.mean_, scaler.var_, np.asarray(scaler.n_samples_seen_, dtype=np.float64)
-    )
+def scale_of(moments: Moments) -> np.ndarray:
+    """Standard deviation of each column, 1 for constant columns."""
+    mean, variance, count = moments
     constant = _is_constant_feature(variance, mean, count)
-    scale = _handle_zeros_in_scale(np.sqrt(variance), copy=True, constant_mask=constant)
-    return mean, variance, scale
+    return _handle_zeros_in_scale(np.sqrt(variance), copy=True, constant_mask=constant)
 
 
 def column_means(X: np.ndarray, columns: np.ndarray, ranks: Ranks) -> np.ndarray:

@@ -14,11 +14,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from skevae.utils.moments import Moments, pooled_moments
 from skevae.utils.random import spawn
 
 T = TypeVar("T")
@@ -114,21 +114,9 @@ class Ranks:
         whole = sum(weight for _, weight in parts)
         return sum(value * weight for value, weight in parts if weight) / whole
 
-    def moments(
-        self, mean: np.ndarray, variance: np.ndarray, count: np.ndarray | float
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | float]:
-        """Mean, variance and count of columns, from those of each rank (Chan et al. 1979)."""
-        parts = self.gather((mean, variance, count))
-        if len(parts) == 1:
-            return parts[0]
-        means, variances = (np.array([part[k] for part in parts]) for k in (0, 1))
-        counts = np.array([np.broadcast_to(part[2], mean.shape) for part in parts], dtype=float)
-        # If a column has no values on a rank, its moments there are nan.
-        means, variances = np.where(counts > 0, (means, variances), 0.0)
-        whole = np.maximum(counts.sum(0), np.finfo(float).tiny)
-        centre = (counts * means).sum(0) / whole
-        spread = (counts * (variances + (means - centre) ** 2)).sum(0) / whole
-        return centre, spread, counts.sum(0)
+    def moments(self, of_rank: Moments) -> Moments:
+        """Mean, variance and count of columns, from those of each rank."""
+        return pooled_moments(self.gather(of_rank))
 
     def shard(self, n_rows: int) -> Shard:
         """Return the position of the rows of this rank among those of all ranks."""

@@ -51,7 +51,7 @@ def test_moments_of_parts_are_those_of_the_whole(empty):
     found = [(part.mean(0), part.var(0), float(len(part))) for part in parts]
     if empty:
         found.append((np.full(4, np.nan), np.full(4, np.nan), 0.0))
-    mean, variance, count = Parts(*found).moments(*found[0])
+    mean, variance, count = Parts(*found).moments(found[0])
     np.testing.assert_allclose(mean, X.mean(0), rtol=1e-13)
     np.testing.assert_allclose(variance, X.var(0), rtol=1e-10)
     assert (count == 60).all()

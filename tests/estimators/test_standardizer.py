@@ -4,6 +4,8 @@ import warnings
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
+from sklearn import config_context
 
 from skevae.estimators.standardizer import Standardizer
 
@@ -60,3 +62,19 @@ def test_columns_that_are_left_as_they_are_are_not_judged():
     assert told(X, enabled=False) == []
     assert told(X, enabled=np.array([True, False])) == []
     assert len(told(X)) == 1
+
+
+@pytest.mark.parametrize("missing", [slice(0, 300), slice(400, 800), slice(700, 1000)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_column_that_is_missing_or_weightless_in_a_whole_piece(missing, weighted):
+    X = STANDARD * [1.0, 3.0] + [0.0, 5.0]
+    X[missing, 1] = np.nan
+    weights = np.linspace(1, 2, 1000) if weighted else None
+    if weighted:
+        weights[300:600] = 0.0
+    expected = Standardizer(X, True, sample_weight=weights)
+    with config_context(working_memory=1e-3):  # pieces of 65 rows
+        found = Standardizer(X, True, sample_weight=weights)
+    assert np.isfinite(expected.spread).all() and expected.spread[1] > 2
+    for name in ("centre", "spread", "log_spread", "log_jacobian"):
+        assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-12, atol=1e-12)
