@@ -194,7 +194,9 @@ def moments_of(X: np.ndarray, sample_weight: np.ndarray | None) -> Moments:
         if weights is None or weights.any():
             part = X[rows].astype(np.float64, copy=False)
             scaler = StandardScaler().fit(part, sample_weight=weights)
-            parts.append((scaler.mean_, scaler.var_, np.float64(scaler.n_samples_seen_)))
+            # The weighted variance of a constant column can be negative by rounding.
+            variance = np.maximum(scaler.var_, 0.0)
+            parts.append((scaler.mean_, variance, np.float64(scaler.n_samples_seen_)))
     return pooled_moments(parts)
 
 

@@ -11,7 +11,7 @@ from sklearn.base import DensityMixin, _fit_context, clone
 from sklearn.utils import get_tags
 from sklearn.utils._param_validation import Interval, validate_parameter_constraints
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
 from skevae.densities.ex_post import DensityEstimatorInstance, seeded_sample
 from skevae.energy_vae import EnergyVAE
@@ -39,7 +39,8 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
     ----------
     estimator : density estimator or list of density estimators, default=None
         Estimators with ``fit``, ``score_samples``, ``sample`` and a ``random_state``, which is set
-        for each member. None means ``EnergyVAE()``.
+        for each member. With ``stacking=True``, estimators without ``random_state`` can be used as
+        well. None means ``EnergyVAE()``.
     n_estimators : int, default=5
         Number of members of each estimator. Fitting and scoring take as long as for all members
         one after the other.
@@ -47,7 +48,9 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         If False, all members have the same weight and are fitted to all rows. If True, the rows
         are split into ``n_estimators`` folds, and member k of each estimator is fitted to the rows
         outside of fold k. The weights of the estimators maximise the log-likelihood of the
-        held-out rows.
+        held-out rows. All members must know all categories: declare them by the ``category`` dtype
+        of pandas or ``pl.Enum`` of polars. With ``handle_unknown="missing"``, unknown categories
+        are scored as missing values, so the scores are too high.
     n_jobs : int, default=None
         Number of members that are fitted in parallel, each in its own process. None means 1, and -1
         means one per processor.
@@ -62,8 +65,9 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         Weights of the members. They sum to one.
     held_out_scores_ : ndarray of shape (n_samples,)
         Log-likelihood of each row of the fit under the members that were not fitted to it, in
-        nats. Its mean estimates the score of new rows; it is slightly too high, as the weights
-        were chosen on these rows. Defined only with ``stacking=True``.
+        nats. Its mean estimates the score of new rows. It can be too low, because each row is
+        scored by one member of each kind instead of the average of all, and slightly too high,
+        because the weights were chosen on these rows. Defined only with ``stacking=True``.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Defined only when `X` has feature names that are all strings.
@@ -147,29 +151,54 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         Raises
         ------
         ValueError
-            If an estimator is not a density estimator, or has no ``random_state``, because all its
-            members would be the same. With ``stacking=True``, also if ``n_estimators`` is 1 or
-            greater than the number of rows, or if an estimator scores held-out rows with NaN.
+            If an estimator is not a density estimator or, with ``sample_weight``, does not take
+            weights. With ``stacking=False``, if an estimator has no ``random_state``, because its
+            members would be the same. With ``stacking=True``, if ``n_estimators`` is 1 or greater
+            than the number of rows, or if an estimator cannot score held-out rows.
         """
-        kinds = _checked(self._kinds)
+        if not self._kinds:
+            raise ValueError("estimator=[] has no density estimator. Give at least one, or None.")
+        for kind in self._kinds:
+            self._check_kind(kind, sample_weight is not None)
         seed = draw_seed(self.random_state)
         members = [
             _with_seed(kind, member_seed)
-            for kind in kinds
+            for kind in self._kinds
             for member_seed in spawn(seed, self.n_estimators)
         ]
         run = Parallel(n_jobs=self.n_jobs)
         if self.stacking:
-            stack = Stack.fit(run, members, X, sample_weight, folds=self.n_estimators, seed=seed)
-            self.estimators_, self.weights_, self.held_out_scores_ = stack
+            fitted, weights, held_out_scores = Stack.fit(
+                run, members, X, sample_weight, n_folds=self.n_estimators, seed=seed
+            )
         else:
-            weights = {} if sample_weight is None else {"sample_weight": sample_weight}
-            self.estimators_ = run(delayed(member.fit)(X, **weights) for member in members)
-            self.weights_ = np.full(len(members), 1 / len(members))
-            if hasattr(self, "held_out_scores_"):
-                del self.held_out_scores_
-        self._take_features(self.estimators_[0])
+            of_rows = {} if sample_weight is None else {"sample_weight": sample_weight}
+            fitted = run(delayed(member.fit)(X, **of_rows) for member in members)
+            weights, held_out_scores = np.full(len(members), 1 / len(members)), None
+        self._take_features(fitted[0])
+        self.estimators_, self.weights_ = fitted, weights
+        if held_out_scores is not None:
+            self.held_out_scores_ = held_out_scores
+        elif hasattr(self, "held_out_scores_"):
+            del self.held_out_scores_
         return self
+
+    def _check_kind(self, kind: Any, weighted: bool) -> None:
+        validate_parameter_constraints(
+            {"estimator": [DensityEstimatorInstance()]},
+            {"estimator": kind},
+            caller_name=type(self).__name__,
+        )
+        if not (self.stacking or "random_state" in kind.get_params()):
+            raise ValueError(
+                f"estimator={kind!r} has no random_state, so all members would be the same. Use it "
+                "without an ensemble, or with stacking=True."
+            )
+        if weighted and not has_fit_parameter(kind, "sample_weight"):
+            raise ValueError(
+                f"sample_weight was given, but fit of estimator={kind!r} does not take it. Remove "
+                "this estimator, or leave out sample_weight."
+            )
 
     def score_samples(self, X):
         """Log-likelihood of each row.
@@ -237,27 +266,10 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         return _joined(parts, rng.permutation(n_samples))
 
 
-def _checked(kinds: list[Any]) -> list[Any]:
-    if not kinds:
-        raise ValueError("estimator=[] names no density estimator. Give at least one, or None.")
-    for kind in kinds:
-        validate_parameter_constraints(
-            {"estimator": [DensityEstimatorInstance()]},
-            {"estimator": kind},
-            caller_name="EnergyEnsemble",
-        )
-    return kinds
-
-
 def _with_seed(template: Any, seed: int) -> Any:
-    """Clone an estimator with another ``random_state``."""
+    """Clone an estimator with another ``random_state``, if it has one."""
     member = clone(template)
-    if "random_state" not in member.get_params():
-        raise ValueError(
-            f"estimator={template!r} has no random_state, so all members would be the same. Use it "
-            "without an ensemble, or use an estimator with a random_state."
-        )
-    return member.set_params(random_state=seed)
+    return member.set_params(random_state=seed) if "random_state" in member.get_params() else member
 
 
 def _joined(parts: list[Any], order: np.ndarray) -> Any:

@@ -1,4 +1,4 @@
-"""Stacking of densities: fits outside of each fold, weighted by the rows inside."""
+"""Stacking of densities: members fitted outside of each fold, weighted by the rows inside."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_sample_weight, _num_samples
 
+from skevae.utils.arrays import from_torch
+
+# Rows outside of a fold, to which a member is fitted, and those inside, which it scores.
 Fold = tuple[np.ndarray, np.ndarray]
 
 
@@ -30,7 +33,7 @@ class Stack(NamedTuple):
         X: Any,
         sample_weight: Any,
         *,
-        folds: int,
+        n_folds: int,
         seed: int,
     ) -> Stack:
         """Fit members of one or several kinds and weight the kinds.
@@ -43,8 +46,8 @@ class Stack(NamedTuple):
             As many of each kind as there are folds, those of the first kind first.
         X : array-like or DataFrame of shape (n_samples, n_features)
         sample_weight : array-like of shape (n_samples,) or None
-        folds : int
-            Number of folds.
+            Rows of weight 0 are in no fit and do not change the weights; they are only scored.
+        n_folds : int
         seed : int
             Determines which rows are in which fold.
 
@@ -55,32 +58,38 @@ class Stack(NamedTuple):
         Raises
         ------
         ValueError
-            If there is only one fold, or are more folds than rows, and if an estimator scores
-            held-out rows with NaN.
+            If there is only one fold, or are more folds than rows of positive weight, or if an
+            estimator cannot score held-out rows.
         """
         n_rows = _num_samples(X)
-        parts = _folds(n_rows, folds, seed)
         if sample_weight is not None:
+            sample_weight = from_torch(sample_weight, "sample_weight")
             sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
+        folds = _folds(n_rows, sample_weight, n_folds, seed)
         fitted, scores = zip(
             *run(
-                delayed(_fit_outside)(member, X, sample_weight, *part)
-                for member, part in zip(members, cycle(parts), strict=False)
+                delayed(_fit_outside)(member, X, sample_weight, *fold)
+                for member, fold in zip(members, cycle(folds), strict=False)
             ),
             strict=True,
         )
-        order = np.argsort(np.concatenate([held_out for _, held_out in parts]))
+        order = np.argsort(np.concatenate([inside for _, inside in folds]))
         by_kind = np.concatenate(scores).reshape(-1, n_rows)[:, order]
         weights = stacking_weights(by_kind, sample_weight)
-        return cls(list(fitted), np.repeat(weights / folds, folds), mean_density(by_kind, weights))
+        of_members = np.repeat(weights / n_folds, n_folds)
+        return cls(list(fitted), of_members, mean_density(by_kind, weights))
 
 
 def stacking_weights(
-    scores: np.ndarray, sample_weight: np.ndarray | None = None, *, n_steps: int = 10_000
+    scores: np.ndarray,
+    sample_weight: np.ndarray | None = None,
+    *,
+    tol: float = 1e-8,
+    n_steps: int = 3000,
 ) -> np.ndarray:
     r"""Weights of a mixture of given densities that maximise the likelihood of held-out rows.
 
-    By expectation maximisation: with the responsibilities
+    They are found by expectation maximisation: with the responsibilities
     :math:`r_{ij} = w_j p_j(x_i) / \sum_k w_k p_k(x_i)`, the new :math:`w_j` is the mean of
     :math:`r_{ij}` over rows. The log-likelihood is concave in w, so the maximum is global.
 
@@ -89,8 +98,10 @@ def stacking_weights(
     scores : ndarray of shape (n_densities, n_rows)
         ln p_j of each row, in nats. Rows that no density allows are ignored.
     sample_weight : ndarray of shape (n_rows,), default=None
-    n_steps : int, default=10_000
-        Most steps. They end earlier once no weight moves by more than 1e-9.
+    tol : float, default=1e-8
+        Steps end once the mean log-likelihood is at most this far below its maximum, in nats.
+    n_steps : int, default=3000
+        Maximum number of steps.
 
     Returns
     -------
@@ -101,18 +112,21 @@ def stacking_weights(
     ----------
     .. [1] Smyth & Wolpert (1999). "Linearly combining density estimators via stacking".
     """
-    allowed = np.isfinite(scores.max(axis=0))
-    density = np.exp(scores[:, allowed] - scores[:, allowed].max(axis=0))
-    by_row = np.ones(density.shape[1]) if sample_weight is None else sample_weight[allowed]
+    by_row = np.ones(scores.shape[1])
+    if sample_weight is not None:
+        by_row = sample_weight / max(sample_weight.max(), np.finfo(float).tiny)
+    used = np.isfinite(scores.max(axis=0)) & (by_row > 0)
     weights = np.full(len(scores), 1 / len(scores))
-    if by_row.sum() == 0:
+    if not used.any():
         return weights
-    by_row = by_row / by_row.sum()
+    scores, by_row = scores[:, used], by_row[used] / by_row[used].sum()
+    density = np.exp(scores - scores.max(axis=0))
     for _ in range(n_steps):
-        before = weights
-        weights = weights * (density @ (by_row / (weights @ density)))
-        if np.abs(weights - before).max() < 1e-9:
+        gain = density @ (by_row / (weights @ density))
+        # By concavity, the maximum is at most max(gain) - 1 higher.
+        if gain.max() - 1 < tol:
             break
+        weights = weights * gain
     return weights / weights.sum()
 
 
@@ -121,28 +135,51 @@ def mean_density(scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return logsumexp(scores, axis=0, b=weights[:, None])
 
 
-def _folds(n_rows: int, n_folds: int, seed: int) -> list[Fold]:
-    """Split the rows at random: for each fold those outside of it, and its own."""
-    if not 2 <= n_folds <= n_rows:
+def _folds(n_rows: int, sample_weight: np.ndarray | None, n_folds: int, seed: int) -> list[Fold]:
+    """Split the rows at random; those of weight 0 by themselves, and only to be scored."""
+    weighted = np.ones(n_rows, bool) if sample_weight is None else sample_weight > 0
+    present, absent = np.flatnonzero(weighted), np.flatnonzero(~weighted)
+    n_present = len(present)
+    if not 2 <= n_folds <= n_present:
         raise ValueError(
-            f"With stacking=True n_estimators is the number of folds. n_estimators={n_folds} "
-            f"cannot split {n_rows} row{'s' * (n_rows != 1)}. Use 2 or more, at most one a row."
+            "With stacking=True, n_estimators is the number of folds. "
+            f"n_estimators={n_folds} cannot split {n_present} row{'s' * (n_present != 1)}"
+            f"{'' if sample_weight is None else ' of positive weight'}. Use at least 2, and at "
+            "most the number of rows."
         )
-    order = np.random.default_rng([seed, n_rows]).permutation(n_rows)
-    folds = [np.sort(fold) for fold in np.array_split(order, n_folds)]
-    return [(np.setdiff1d(order, fold, assume_unique=True), fold) for fold in folds]
+    order = np.random.default_rng([seed, n_present]).permutation(present)
+    inside = np.array_split(order, n_folds)
+    others = np.array_split(absent, n_folds)
+    return [
+        (np.setdiff1d(present, fold), np.sort(np.concatenate([fold, other])))
+        for fold, other in zip(inside, others, strict=True)
+    ]
 
 
 def _fit_outside(
-    member: Any, X: Any, sample_weight: Any, inside: np.ndarray, outside: np.ndarray
+    member: Any, X: Any, sample_weight: Any, outside: np.ndarray, inside: np.ndarray
 ) -> tuple[Any, np.ndarray]:
-    """Fit a member to the rows inside, and score those outside."""
-    weights = {} if sample_weight is None else {"sample_weight": sample_weight[inside]}
-    member.fit(_safe_indexing(X, inside), **weights)
-    scores = np.asarray(member.score_samples(_safe_indexing(X, outside)), dtype=np.float64)
-    if np.isnan(scores).any():
+    """Fit a member to the rows outside of a fold, and score those inside."""
+    weights = {} if sample_weight is None else {"sample_weight": sample_weight[outside]}
+    member.fit(_safe_indexing(X, outside), **weights)
+    try:
+        scores = member.score_samples(_safe_indexing(X, inside))
+    except ValueError as error:
         raise ValueError(
-            f"estimator={member!r} scores {np.isnan(scores).sum()} held-out rows with NaN, so it "
-            "cannot be weighted. Leave it out, or use stacking=False."
+            f"estimator={member!r} was fitted outside of a fold and cannot score the rows inside: "
+            f"{error} If a category is unknown, declare all categories: in pandas, by "
+            "X.astype({column: 'category'}); in polars, by pl.Enum."
+        ) from error
+    scores = np.asarray(scores, dtype=np.float64)
+    if scores.shape != (len(inside),):
+        raise ValueError(
+            f"estimator={member!r} must return a score for each row, but returned an array of "
+            f"shape {scores.shape} for {len(inside)} rows."
+        )
+    n_bad = int((np.isnan(scores) | np.isposinf(scores)).sum())
+    if n_bad:
+        raise ValueError(
+            f"estimator={member!r} scores {n_bad} held-out rows with NaN or infinity, so it cannot "
+            "be weighted. Remove it, or use stacking=False."
         )
     return member, scores

@@ -25,11 +25,16 @@ def small(**params):
     return EnergyVAE(2, hidden_layer_sizes=(8,), **settings, **params)
 
 
-class NoDensity(GaussianMixture):
-    """Scores every row with NaN."""
+class Broken(GaussianMixture):
+    """Scores rows with a value that is no log-density, or fewer rows than there are."""
+
+    def __init__(self, value=np.nan, n_fewer=0, random_state=None):
+        super().__init__(random_state=random_state)
+        self.value = value
+        self.n_fewer = n_fewer
 
     def score_samples(self, X):
-        return np.full(len(X), np.nan)
+        return np.full(len(X) - self.n_fewer, self.value)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +57,10 @@ def test_weights_maximise_the_likelihood(scores):
 
     expected = minimize_scalar(loss, bounds=(0, 1), method="bounded", options={"xatol": 1e-10}).x
     assert 0.1 < expected < 0.9
-    assert_allclose(stacking_weights(scores), [expected, 1 - expected], atol=1e-6)
+    weights = stacking_weights(scores, tol=1e-13, n_steps=10_000)
+    assert_allclose(weights, [expected, 1 - expected], atol=1e-6)
+    # By default the likelihood is at its maximum, up to the tolerance.
+    assert loss(stacking_weights(scores)[0]) - loss(expected) <= 50 * 1e-8
 
 
 def test_a_weight_of_two_is_the_row_twice(scores):
@@ -65,6 +73,19 @@ def test_equal_densities_share_and_hopeless_ones_get_nothing(scores):
     assert_allclose(stacking_weights(scores[[0, 0]]), [0.5, 0.5])
     weights = stacking_weights(np.stack([scores[0], scores[0] - 20]))
     assert_allclose(weights, [1, 0], atol=1e-6)
+
+
+def test_weights_of_any_size():
+    scores = np.array([[0.0, -1000.0, -2.0], [-1000.0, 0.0, -1.0]])
+    expected = stacking_weights(scores, np.array([1.0, 2.0, 3.0]))
+    for scale in (1e-300, 1e300):
+        found = stacking_weights(scores, scale * np.array([1.0, 2.0, 3.0]))
+        assert_allclose(found, expected)
+    # A row of weight 0 that only a hopeless density allows.
+    assert_array_equal(stacking_weights(scores[:, :2], np.array([1.0, 0.0])).round(6), [1, 0])
+    scores[0, 1] = scores[1, 0] = -np.inf
+    assert_array_equal(stacking_weights(scores[:, :2], np.array([1.0, 0.0])).round(6), [1, 0])
+    assert_array_equal(stacking_weights(scores, np.zeros(3)), [0.5, 0.5])
 
 
 def test_rows_that_a_density_excludes(scores):
@@ -85,8 +106,8 @@ def test_score_is_the_logarithm_of_the_weighted_mean_density(stack):
     assert stack.weights_.sum() == pytest.approx(1)
     # Members of one kind have one weight.
     assert np.ptp(stack.weights_.reshape(3, 4), axis=1).max() == 0
-    # Iris is three correlated groups: one group without correlations predicts it worst.
-    assert stack.weights_.reshape(3, 4).sum(axis=1).argmin() == 1
+    # Iris is three correlated groups.
+    assert stack.weights_.reshape(3, 4).sum(axis=1).argmax() == 0
 
 
 def test_each_row_is_held_out_once(stack):
@@ -164,6 +185,40 @@ def test_tables():
     assert list(model.sample(5).dtypes) == list(X.dtypes)
 
 
+def test_a_weight_of_zero_is_the_absence_of_the_row():
+    weights = np.repeat([0.0, 1.0], [30, 120])
+    model = EnergyEnsemble([small(), small(network="densenet")], n_estimators=3, stacking=True)
+    model.set_params(random_state=0).fit(X_IRIS, sample_weight=weights)
+    fewer = clone(model).fit(X_IRIS[30:], sample_weight=weights[30:])
+    assert_array_equal(model.weights_, fewer.weights_)
+    assert_allclose(model.held_out_scores_[30:], fewer.held_out_scores_, rtol=1e-12)
+    assert np.isfinite(model.held_out_scores_[:30]).all()
+
+
+def test_without_seeds_members_differ_by_their_fold():
+    model = EnergyEnsemble([KernelDensity(), GaussianMixture()], n_estimators=2, stacking=True)
+    model.fit(X_IRIS)
+    assert np.ptp([m.score_samples(X_IRIS) for m in model.estimators_[:2]], axis=0).min() > 0
+    assert model.sample(20, random_state=0).shape == (20, 4)
+
+
+def test_a_category_in_one_fold_only():
+    X = pd.DataFrame({"x": np.arange(20.0), "kind": ["rare", *["a", "b"] * 9, "a"]})
+    model = EnergyEnsemble(small(), n_estimators=2, stacking=True, random_state=0)
+    with pytest.raises(ValueError, match="'rare'.* declare all categories: in pandas, by"):
+        model.fit(X)
+    model.fit(X.astype({"kind": "category"}))
+    assert np.isfinite(model.held_out_scores_).all()
+
+
+def test_a_failed_fit_changes_nothing(stack):
+    model = clone(stack).fit(X_IRIS)
+    before = dict(vars(model))
+    with pytest.raises(ValueError, match="held-out rows with NaN"):
+        model.set_params(estimator=Broken()).fit(X_IRIS[:, :2])
+    assert {**vars(model), "estimator": before["estimator"]} == before
+
+
 def test_files(stack, tmp_path):
     save_model(stack, tmp_path / "stack")
     loaded = load_model(tmp_path / "stack")
@@ -175,10 +230,12 @@ def test_files(stack, tmp_path):
 @pytest.mark.parametrize(
     "params, message",
     [
-        ({"estimator": []}, r"estimator=\[\] names no density estimator"),
+        ({"estimator": []}, r"estimator=\[\] has no density estimator"),
         ({"estimator": [small(), KernelDensity]}, "'estimator' parameter .* an instance"),
-        ({"estimator": [small(), KernelDensity()]}, "KernelDensity.* has no random_state"),
-        ({"estimator": NoDensity()}, "NoDensity.* 38 held-out rows with NaN"),
+        ({"estimator": [KernelDensity()], "stacking": False}, "KernelDensity.* no random_state"),
+        ({"estimator": Broken()}, "Broken.* 38 held-out rows with NaN or infinity"),
+        ({"estimator": Broken(np.inf)}, "Broken.* 38 held-out rows with NaN or infinity"),
+        ({"estimator": Broken(0.0, 1)}, r"Broken.* shape \(37,\) for 38 rows"),
         ({"n_estimators": 1}, "n_estimators=1 cannot split 150 rows"),
         ({"n_estimators": 151}, "n_estimators=151 cannot split 150 rows"),
         ({"stacking": 2}, "'stacking' parameter"),
@@ -188,3 +245,12 @@ def test_bad_parameters(params, message):
     settings = {"n_estimators": 4, "stacking": True, **params}
     with pytest.raises(ValueError, match=message):
         EnergyEnsemble(**settings).fit(X_IRIS)
+
+
+def test_bad_weights(stack):
+    weights = np.eye(150)[3]
+    model = clone(stack).set_params(estimator=small())
+    with pytest.raises(ValueError, match="n_estimators=4 cannot split 1 row of positive weight"):
+        model.fit(X_IRIS, sample_weight=weights)
+    with pytest.raises(ValueError, match="fit of estimator=GaussianMixture.* does not take it"):
+        clone(stack).fit(X_IRIS, sample_weight=np.ones(150))
