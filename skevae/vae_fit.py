@@ -181,8 +181,11 @@ class VAEFit(Fit):
         sizes = layer_sizes(estimator.hidden_layer_sizes)
         generator = make_generator(construction)
 
-        def build(n_inputs: int, n_outputs: int, widths: list[int]) -> torch.nn.Module:
-            return build_network(estimator.network, n_inputs, n_outputs, widths, generator)
+        def build(
+            n_inputs: int, n_outputs: int, widths: list[int], decodes: bool = False
+        ) -> torch.nn.Module:
+            network = estimator.network
+            return build_network(network, n_inputs, n_outputs, widths, generator, decodes=decodes)
 
         n_categories = estimator._columns.n_categories
         holes = estimator.mask_rate > 0 or self._has_holes()
@@ -193,7 +196,7 @@ class VAEFit(Fit):
             encoder = TableEncoder(inputs, encoder)
         return VAE(
             encoder=encoder,
-            decoder=build(n_latent, likelihood.n_outputs, sizes[::-1]),
+            decoder=build(n_latent, likelihood.n_outputs, sizes[::-1], decodes=True),
             posterior=kind(n_latent, generator),
             likelihood=Observed(likelihood) if holes else likelihood,
             density=self.decided.prior.make_density(n_latent, make_generator(density)),

@@ -46,6 +46,8 @@ class Network(DocumentedEstimator):
         n_outputs: int,
         hidden_layer_sizes: Sequence[int],
         generator: torch.Generator | None = None,
+        *,
+        decodes: bool = False,
     ) -> nn.Module:
         """Build a module that maps (..., n_inputs) to (..., n_outputs).
 
@@ -56,13 +58,16 @@ class Network(DocumentedEstimator):
             Widths of the hidden layers.
         generator : torch.Generator, optional
             Generator of the initial weights, on the CPU; None uses torch's global generator.
+        decodes : bool, default=False
+            Whether the outputs are the parameters of a row, instead of the inputs being a row.
 
         Returns
         -------
         torch.nn.Module
         """
         self._validate_params()
-        module = self._build(n_inputs, n_outputs, hidden_layer_sizes)
+        build = self._build_decoder if decodes else self._build
+        module = build(n_inputs, n_outputs, hidden_layer_sizes)
         for layer in module.modules():
             if isinstance(layer, Linear | Conv):
                 layer.initialise(generator)
@@ -70,6 +75,11 @@ class Network(DocumentedEstimator):
 
     def _build(self, n_inputs: int, n_outputs: int, hidden_layer_sizes: Sequence[int]) -> nn.Module:
         raise NotImplementedError
+
+    def _build_decoder(
+        self, n_inputs: int, n_outputs: int, hidden_layer_sizes: Sequence[int]
+    ) -> nn.Module:
+        return self._build(n_inputs, n_outputs, hidden_layer_sizes)
 
     def _linear(self, n_inputs: int, n_outputs: int) -> Linear:
         """Linear layer, with weight normalisation if enabled."""

@@ -32,6 +32,8 @@ def build_network(
     hidden_layer_sizes: Sequence[int],
     generator: torch.Generator,
     parameter: str = "network",
+    *,
+    decodes: bool = False,
 ) -> nn.Module:
     """Build a network and check its shape.
 
@@ -49,6 +51,8 @@ def build_network(
         while a custom function builds its module.
     parameter : str, default="network"
         Name of the estimator's parameter, for error messages.
+    decodes : bool, default=False
+        Whether the network is a decoder; only `Network` objects are told.
 
     Returns
     -------
@@ -68,7 +72,7 @@ def build_network(
     _check_signature(builder, given)
     module: Any
     if isinstance(builder, Network):
-        module = builder(n_inputs, n_outputs, hidden_layer_sizes, generator)
+        module = builder(n_inputs, n_outputs, hidden_layer_sizes, generator, decodes=decodes)
     else:
         with lent_globals(generator):
             module = builder(n_inputs, n_outputs, hidden_layer_sizes)

@@ -80,32 +80,42 @@ class ConvResNet(Network):
         self.activation = activation
 
     def _build(self, n_inputs: int, n_outputs: int, hidden_layer_sizes: Sequence[int]) -> nn.Module:
-        channels, *size = self._checked_shape()
-        n_pixels, widths = math.prod(size), list(hidden_layer_sizes)
-        if n_inputs % (channels * n_pixels) == 0:
-            n_channels = n_inputs // n_pixels
-            layers = self._encoder((size[0], size[1]), n_channels, n_outputs, widths)
-        elif n_outputs % (channels * n_pixels) == 0:
-            layers = self._decoder((size[0], size[1]), n_inputs, n_outputs // n_pixels, widths)
-        else:
-            raise ValueError(
-                f"image_shape={self.image_shape!r} has {channels * n_pixels} values, but the "
-                f"network is for {n_inputs} inputs and {n_outputs} outputs, neither of which is a "
-                "multiple of that. Set image_shape to the shape of a row of X."
-            )
-        return OnImages(layers)
+        n_values, size = self._n_values_and_size()
+        # A row, or a row and the mask of its observed entries.
+        if n_inputs not in (n_values, 2 * n_values):
+            raise self._mismatch(n_values, f"the encoder has {n_inputs} inputs")
+        n_channels = n_inputs // math.prod(size)
+        return OnImages(self._encoder(size, n_channels, n_outputs, list(hidden_layer_sizes)))
 
-    def _checked_shape(self) -> tuple[int, ...]:
-        shape = tuple(self.image_shape)
-        whole = all(isinstance(n, Integral) and int(n) > 0 for n in shape)
-        if len(shape) not in (2, 3) or not whole:
+    def _build_decoder(
+        self, n_inputs: int, n_outputs: int, hidden_layer_sizes: Sequence[int]
+    ) -> nn.Module:
+        n_values, size = self._n_values_and_size()
+        if n_outputs % n_values:
+            raise self._mismatch(n_values, f"the decoder has {n_outputs} outputs")
+        n_channels = n_outputs // math.prod(size)
+        return OnImages(self._decoder(size, n_inputs, n_channels, list(hidden_layer_sizes)))
+
+    def _n_values_and_size(self) -> tuple[int, tuple[int, int]]:
+        """Number of values of a row, and height and width of its image."""
+        given = tuple(self.image_shape)
+        positive = all(isinstance(n, Integral) and int(n) > 0 for n in given)
+        if len(given) not in (2, 3) or not positive:
             raise ValueError(
                 f"image_shape={self.image_shape!r} must be (height, width) or (channels, height, "
                 "width), all positive integers."
             )
         if self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size={self.kernel_size} must be odd.")
-        return (1, *shape)[-3:]
+        shape = [int(n) for n in given]
+        return math.prod(shape), (shape[-2], shape[-1])
+
+    def _mismatch(self, n_values: int, found: str) -> ValueError:
+        return ValueError(
+            f"image_shape={self.image_shape!r} is the shape of rows with {n_values} values, but "
+            f"{found}. Set image_shape to the shape of a row of X. Columns must not be integers or "
+            'categories: use integer_features=None, or likelihood="bernoulli".'
+        )
 
     def _encoder(
         self, size: tuple[int, int], n_channels: int, n_outputs: int, widths: list[int]

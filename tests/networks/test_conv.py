@@ -4,6 +4,7 @@ import math
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
@@ -16,11 +17,14 @@ from skevae.utils.random import make_generator
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 X_DIGITS = load_digits().data[:60] / 16
+N_LATENT = 23
 
 
 def build(shape, n_inputs, n_outputs, sizes=(4, 6), seed=0, **params):
+    decodes = n_inputs == N_LATENT
     network = ConvResNet(shape, **params)
-    return build_network(network, n_inputs, n_outputs, sizes, make_generator(seed)).double()
+    generator = make_generator(seed)
+    return build_network(network, n_inputs, n_outputs, sizes, generator, decodes=decodes).double()
 
 
 def inputs(*shape):
@@ -37,7 +41,7 @@ def test_it_maps_the_last_axis_and_no_other(shape, sizes):
     for network, width in [
         (build(shape, n, 5, sizes), n),
         (build(shape, 2 * n, 5, sizes), 2 * n),  # an image and the mask of its observed pixels
-        (build(shape, 23, 3 * n, sizes), 23),
+        (build(shape, N_LATENT, 3 * n, sizes), N_LATENT),
     ]:
         for leading in [(), (6,), (2, 6)]:
             x = inputs(*leading, width)
@@ -48,7 +52,7 @@ def test_it_maps_the_last_axis_and_no_other(shape, sizes):
 @SHAPES
 def test_every_parameter_has_a_say(shape):
     n = math.prod(shape)
-    for network, width in [(build(shape, n, 5), n), (build(shape, 23, 3 * n), 23)]:
+    for network, width in [(build(shape, n, 5), n), (build(shape, N_LATENT, 3 * n), N_LATENT)]:
         network(inputs(20, width)).square().sum().backward()
         # Of kernels, at least the centre; the rest can fall outside of the smallest images.
         assert all(parameter.grad.abs().max() > 0 for parameter in network.parameters())
@@ -69,7 +73,7 @@ def test_the_encoder_moves_with_the_image():
 
 def test_the_decoder_is_local():
     # One pixel of the smallest image reaches only its neighbourhood, in each channel and output.
-    network = build((2, 32, 32), 5, 3 * 2 * 32 * 32)
+    network = build((2, 32, 32), N_LATENT, 3 * 2 * 32 * 32)
     layers = network.layers[1:]
     small = torch.zeros(1, 4 * 8 * 8, dtype=torch.float64)
     touched = small.clone()
@@ -111,7 +115,14 @@ def test_in_an_estimator(likelihood, tmp_path):
 @pytest.mark.parametrize(
     "params, message",
     [
-        ({"image_shape": (7, 8)}, r"image_shape=\(7, 8\) has 56 values"),
+        (
+            {"image_shape": (7, 8)},
+            r"image_shape=\(7, 8\) .* 56 values, but the encoder has 64 inputs",
+        ),
+        (
+            {"image_shape": (4, 4)},
+            r"image_shape=\(4, 4\) .* 16 values, but the encoder has 64 inputs",
+        ),
         ({"image_shape": (8,)}, r"image_shape=\(8,\) must be \(height, width\)"),
         ({"image_shape": (8, 0)}, r"image_shape=\(8, 0\) must be .* positive integers"),
         ({"image_shape": (8.0, 8)}, r"image_shape=\(8.0, 8\) must be"),
@@ -124,3 +135,23 @@ def test_in_an_estimator(likelihood, tmp_path):
 def test_bad_parameters(params, message):
     with pytest.raises(ValueError, match=message):
         EnergyVAE(network=ConvResNet(**params)).fit(X_DIGITS)
+
+
+@pytest.mark.parametrize("n_components", [64, 128])
+def test_as_many_latents_as_pixels(n_components):
+    vae = EnergyVAE(n_components, network=ConvResNet((8, 8)), hidden_layer_sizes=(3,), max_iter=1)
+    decoder = vae.fit(X_DIGITS).module_.decoder
+    assert decoder.layers[0].in_features == n_components
+
+
+def test_columns_of_integers_are_no_pixels():
+    table = pd.DataFrame((16 * X_DIGITS).astype(np.uint8))
+    vae = EnergyVAE(network=ConvResNet((8, 8)), hidden_layer_sizes=(3,), max_iter=1)
+    with pytest.raises(ValueError, match="use integer_features=None"):
+        vae.fit(table)
+    assert vae.set_params(integer_features=None).fit(table).sample(2).shape == (2, 64)
+
+
+def test_shapes_of_numpy():
+    network = ConvResNet(tuple(np.array([8, 8])))
+    assert network(64, 3, (4,), make_generator(0)).layers(torch.zeros(2, 64)).shape == (2, 3)
