@@ -23,13 +23,15 @@ SCALE_FLOOR = 0.02
 class ContinuousDensity(BaseEstimator):
     """One of the densities below on an array of continuous columns, as an estimator.
 
-    Both stages run when rows are scored.
+    It is fitted when rows are scored.
 
     Parameters
     ----------
     density : callable (columns, train, test, seed) -> log-densities of the test rows
     random_state : int
     """
+
+    fits_when_scored = True
 
     def __init__(self, density, random_state=0):
         self.density = density
