@@ -378,7 +378,9 @@ class Summary:
     def median_seconds(self, name):
         """To fit an estimator, over the sets on which every estimator has been tried."""
         sets = [self.sets[row] for row in np.flatnonzero(self.complete)]
-        return np.median([row["fit_seconds"] for where in sets for row in self.cells[where, name]])
+        rows = [row for where in sets for row in self.cells[where, name]]
+        seconds = [row["fit_seconds"] for row in rows if "fit_seconds" in row]
+        return f"{np.median(seconds):.1f}" if len(seconds) == len(rows) else ""
 
     def difference_error(self, set_name, name, other):
         """Standard error of the difference of two estimators, which share their test rows."""
@@ -425,8 +427,7 @@ class Summary:
             firsts = [str(count) for count in (ranks < 1.5).sum(axis=0)]
             lines.append([f"mean rank (of {len(ranks)})", *means, *blank])
             lines.append([f"first (of {len(ranks)})", *firsts, *blank])
-            medians = [f"{self.median_seconds(name):.1f}" for name in self.names]
-            lines.append(["median seconds to fit", *medians, *blank])
+            lines.append(["median seconds to fit", *map(self.median_seconds, self.names), *blank])
         return header, lines
 
     def failures(self):
