@@ -25,7 +25,7 @@ from skevae.likelihoods import LIKELIHOODS
 from skevae.likelihoods.base import Likelihood, LikelihoodFamily
 from skevae.likelihoods.mixed import make_table_likelihood
 from skevae.likelihoods.observed import Observed
-from skevae.likelihoods.seen import few_values, values_seen
+from skevae.likelihoods.seen import SeenValues, few_values, values_seen
 from skevae.networks.build import build_network
 from skevae.networks.inputs import Inputs, TableEncoder
 from skevae.networks.precision import PRECISIONS
@@ -125,15 +125,15 @@ class VAEFit(Fit):
 
     def _few_values(
         self, integer: np.ndarray, standardizer: Standardizer
-    ) -> list[np.ndarray | None]:
+    ) -> list[SeenValues | None]:
         """Values of integer columns with few values, in standardised coordinates."""
         chosen = np.flatnonzero(integer)
         of_ranks = self.ranks.gather([values_seen(self.X[:, j]) for j in chosen])
-        found: list[np.ndarray | None] = [None] * len(integer)
+        found: list[SeenValues | None] = [None] * len(integer)
         for j, parts in zip(chosen, zip(*of_ranks, strict=True), strict=True):
-            values = few_values(parts)
-            if values is not None:
-                found[j] = (values - standardizer.centre[j]) / standardizer.spread[j]
+            if (seen := few_values(parts)) is not None:
+                values = (seen.values - standardizer.centre[j]) / standardizer.spread[j]
+                found[j] = seen._replace(values=values)
         return found
 
     def resume(self) -> Model:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from skevae.likelihoods.base import Likelihood, LikelihoodFamily
 from skevae.likelihoods.categorical import Categorical
 from skevae.likelihoods.integer import BinnedMixture
-from skevae.likelihoods.seen import SeenIntegers, are_told_apart
+from skevae.likelihoods.seen import SeenIntegers, SeenValues, are_told_apart
 
 # Number of Gaussians in the mixture of an integer column.
 N_INTEGER_COMPONENTS = 3
@@ -92,7 +92,7 @@ def make_table_likelihood(
     family: LikelihoodFamily,
     n_categories: np.ndarray,
     half_units: np.ndarray,
-    values: Sequence[np.ndarray | None],
+    values: Sequence[SeenValues | None],
 ) -> Likelihood:
     """Make the likelihood of a table.
 
@@ -104,12 +104,15 @@ def make_table_likelihood(
         0 for columns of numbers.
     half_units : ndarray of shape (n_features,)
         Half a unit of integer columns, in standardised coordinates; nan for other columns.
-    values : sequence of ndarray or None
+    values : sequence of SeenValues or None
         For integer columns with few values, these values in standardised coordinates.
     """
     categorical = np.flatnonzero(n_categories)
     is_seen = np.array(
-        [v is not None and are_told_apart(v, w) for v, w in zip(values, half_units, strict=True)]
+        [
+            v is not None and are_told_apart(v.values, w)
+            for v, w in zip(values, half_units, strict=True)
+        ]
     )
     integer = np.flatnonzero(~np.isnan(half_units) & ~is_seen)
     seen = np.flatnonzero(is_seen).tolist()
@@ -124,9 +127,10 @@ def make_table_likelihood(
         parts.append((integer.tolist(), BinnedMixture(half_widths, N_INTEGER_COMPONENTS)))
     if len(seen):
         half_widths = torch.from_numpy(half_units[seen])
-        of_columns = [torch.from_numpy(np.asarray(values[j])) for j in seen]
-        likelihood = SeenIntegers(half_widths, of_columns, N_INTEGER_COMPONENTS)
-        parts.append((seen, likelihood))
+        known = [found for found in values if found is not None]
+        of_columns = [torch.from_numpy(found.values) for found in known]
+        n_present = [int(found.counts.sum()) for found in known]
+        parts.append((seen, SeenIntegers(half_widths, of_columns, n_present)))
     if len(categorical):
         counts = n_categories[categorical].tolist()
         parts.append((categorical.tolist(), Categorical(counts)))

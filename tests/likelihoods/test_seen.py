@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.stats import laplace
 
 from skevae import EnergyVAE
-from skevae.likelihoods.integer import BinnedMixture
 from skevae.likelihoods.seen import SeenIntegers, are_told_apart, few_values, values_seen
 
 VALUES = [[0.0, 4.0, 40.0], [1.0, 2.0], [-3.0, 5.0, 6.0]]
@@ -20,7 +20,7 @@ def likelihood():
         (torch.tensor(v, dtype=torch.float64) - c) / s
         for v, c, s in zip(VALUES, CENTRE, SPREAD, strict=True)
     ]
-    return SeenIntegers(0.5 / SPREAD, values, 2).double()
+    return SeenIntegers(0.5 / SPREAD, values, [9, 30, 100]).double()
 
 
 @pytest.fixture
@@ -44,17 +44,28 @@ def test_all_integers_have_probability_one(likelihood, outputs):
     assert_allclose(found.sum(0), 1, rtol=1e-6)
 
 
-def test_values_never_seen_have_the_probability_of_the_mixture_times_its_weight(
-    likelihood, outputs
-):
-    mixture = BinnedMixture(0.5 / SPREAD, 2).double()
-    x = standardised(torch.tensor([20.0], dtype=torch.float64)).expand(5, -1)
-    binned, shares = outputs.split([mixture.n_outputs, likelihood.seen.n_outputs], -1)
-    weights = [
-        logits.log_softmax(-1)[..., -1] for _, logits in likelihood.seen.grouped_logits(shares)
-    ]
-    expected = mixture.feature_log_density(x, binned) + likelihood.seen.in_order(weights)
-    assert_allclose(likelihood.feature_log_density(x, outputs), expected)
+def test_values_never_seen_have_the_mass_of_a_laplace_distribution(likelihood, outputs):
+    # Median 4 and mean absolute deviation 40 / 3; one row more than nine.
+    law = laplace(4, 40 / 3)
+    for k in (-300, 3, 5, 17, 39, 41, 2000):
+        found = probabilities(likelihood, outputs, torch.tensor([k]))[0, :, 0]
+        below, above = sorted([-abs(k - 4) - 0.5, -abs(k - 4) + 0.5])
+        assert_allclose(found, (law.cdf(4 + above) - law.cdf(4 + below)) / 10, rtol=1e-6)
+    # A column of two neighbours has half a unit as its deviation, and a mode inside an interval.
+    found = probabilities(likelihood, outputs, torch.tensor([1, 2, 3]))[:, :, 1]
+    assert (found > 0).all() and (found.sum(0) < 1).all()
+
+
+def test_the_weight_of_values_that_were_seen(likelihood, outputs):
+    logits = dict(enumerate(likelihood.seen.grouped_logits(outputs)))
+    columns, of_three = logits[0] if len(logits[0][0]) == 2 else logits[1]
+    assert columns == [0, 2]
+    x = torch.tensor([0, 4, 40])
+    own = of_three.softmax(-1)[:, 0].T * 9 / 10
+    law = laplace(4, 40 / 3)
+    rest = [law.cdf(k + 0.5) - law.cdf(k - 0.5) for k in x.tolist()]
+    found = probabilities(likelihood, outputs, x)[:, :, 0]
+    assert_allclose(found, own + torch.tensor(rest)[:, None] / 10, rtol=1e-6)
 
 
 def test_mean_and_samples_are_those_of_the_probabilities(likelihood, outputs, assert_mean):
@@ -78,14 +89,22 @@ def test_gradients_are_finite_and_right(likelihood, outputs, assert_gradient):
 @pytest.mark.parametrize(
     "column, values",
     [
-        (np.repeat([3.0, 1.0, np.nan], 10), [1, 3]),
-        (np.repeat([3.0, 1.0], 9), None),
-        (np.repeat(np.arange(51.0), 10), None),
+        (np.repeat([7.0, 1.0, np.nan], 10), [1, 7]),
+        (np.repeat([7.0, 1.0], 9), None),  # not often enough
+        (np.repeat(9.0 * np.arange(51), 10), None),  # too many
+        (np.repeat(9.0 * np.arange(50), 10), 9 * np.arange(50)),
+        (np.repeat([1.0, 2.0, 3.0, 5.0], 10), None),  # no gaps
+        (np.repeat([0.0, 1.0, 2.0, 3.0, 50.0, 90.0], [99, 99, 99, 99, 1, 1]), None),  # a long tail
+        (np.repeat([0.0, 6.0, 7.0, 12.0, 24.0], [99, 99, 1, 99, 99]), [0, 6, 7, 12, 24]),
     ],
 )
 def test_few_values_are_repeated_ones(column, values, n_parts):
     found = few_values([values_seen(part) for part in np.array_split(column, n_parts)])
-    assert_array_equal(found, values)
+    if values is None:
+        assert found is None
+    else:
+        assert_array_equal(found.values, values)
+        assert_array_equal(found.counts, [(column == value).sum() for value in values])
 
 
 def test_values_that_float32_does_not_tell_apart():
