@@ -77,7 +77,7 @@ UNREADABLE = {
 
 def refuse_unreadable(X: Any) -> None:
     """Raise if X is not a table in memory, or has unsupported columns, such as dates."""
-    if hasattr(X, "collect_schema") and not hasattr(X, "__array__"):
+    if hasattr(X, "collect") and not hasattr(X, "__array__"):
         raise TypeError(f"X is a {type(X).__name__}, which has no rows yet. Pass X.collect().")
     if getattr(getattr(X, "dtype", None), "names", None):
         raise TypeError(
