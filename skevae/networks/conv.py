@@ -113,8 +113,8 @@ class ConvResNet(Network):
     def _mismatch(self, n_values: int, found: str) -> ValueError:
         return ValueError(
             f"image_shape={self.image_shape!r} is the shape of rows with {n_values} values, but "
-            f"{found}. Set image_shape to the shape of a row of X. Columns must not be integers or "
-            'categories: use integer_features=None, or likelihood="bernoulli".'
+            f"{found}. Set image_shape to the shape of a row of X. If columns are integers or "
+            'categories, use integer_features=None, or likelihood="bernoulli".'
         )
 
     def _encoder(

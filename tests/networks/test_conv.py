@@ -144,9 +144,12 @@ def test_as_many_latents_as_pixels(n_components):
     assert decoder.layers[0].in_features == n_components
 
 
-def test_columns_of_integers_are_no_pixels():
+def test_columns_of_integers():
+    # Binned mixtures have as many outputs for each pixel; probabilities of single values do not.
     table = pd.DataFrame((16 * X_DIGITS).astype(np.uint8))
     vae = EnergyVAE(network=ConvResNet((8, 8)), hidden_layer_sizes=(3,), max_iter=1)
+    assert vae.fit(table).sample(2).shape == (2, 64)
+    table[0] = np.where(np.arange(60) % 2, 0, 200).astype(np.uint8)
     with pytest.raises(ValueError, match="use integer_features=None"):
         vae.fit(table)
     assert vae.set_params(integer_features=None).fit(table).sample(2).shape == (2, 64)
