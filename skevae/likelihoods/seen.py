@@ -18,7 +18,7 @@ MAX_VALUES = 50
 ROWS_PER_VALUE = 10
 
 # It has gaps if at most this share of the integers between its 1% and 99% quantiles occurs.
-MAX_OCCURRING = 0.5
+MAX_OCCURRING = 0.75
 TAIL = 0.01
 
 # Half a unit, relative to the values, below which float32 cannot tell integers apart.
