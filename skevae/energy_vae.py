@@ -89,8 +89,8 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
         reads integers with missing values as floats. The score contains the log-probability of
         the value, so the score of nearly discrete columns is bounded. It is the probability of the
         unit interval around the value under a mixture of three normals. Columns of at most 50
-        values, with ten rows per value on average, also have a probability for each value. With
-        ``likelihood="bernoulli"``, integer columns are Bernoulli features.
+        values with gaps between them, and ten rows per value on average, have a probability for
+        each value instead. With ``likelihood="bernoulli"``, integer columns are Bernoulli features.
     handle_unknown : {"error", "missing"}, default="error"
         Whether a category that was not seen in `fit` raises an error or is treated as missing.
     bounds : dict of column to (low, high), default=None
