@@ -229,6 +229,6 @@ def _traced(module: nn.Module, n_inputs: int) -> ExportedProgram:
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"The model cannot be exported for any number of rows: {reason} Flow posteriors cannot "
-            "be exported, and a custom network must be traceable by torch.export."
+            f"The model cannot be exported for any number of rows: {reason} Models with flow "
+            "posteriors cannot be exported, and a custom network must be traceable by torch.export."
         ) from error
