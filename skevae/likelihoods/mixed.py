@@ -127,7 +127,7 @@ def make_table_likelihood(
         parts.append((integer.tolist(), BinnedMixture(half_widths, N_INTEGER_COMPONENTS)))
     if len(seen):
         half_widths = torch.from_numpy(half_units[seen])
-        known = [found for found in values if found is not None]
+        known = [found for j in seen if (found := values[j]) is not None]
         of_columns = [torch.from_numpy(found.values) for found in known]
         n_present = [int(found.counts.sum()) for found in known]
         parts.append((seen, SeenIntegers(half_widths, of_columns, n_present)))

@@ -8,7 +8,16 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import laplace
 
 from skevae import EnergyVAE
-from skevae.likelihoods.seen import SeenIntegers, are_told_apart, few_values, values_seen
+from skevae.likelihoods import GaussianMixtureLikelihood
+from skevae.likelihoods.integer import BinnedMixture
+from skevae.likelihoods.mixed import make_table_likelihood
+from skevae.likelihoods.seen import (
+    SeenIntegers,
+    SeenValues,
+    are_told_apart,
+    few_values,
+    values_seen,
+)
 
 VALUES = [[0.0, 4.0, 40.0], [1.0, 2.0], [-3.0, 5.0, 6.0]]
 CENTRE, SPREAD = torch.tensor([10.0, 1.0, 2.0]), torch.tensor([15.0, 0.5, 4.0])
@@ -110,6 +119,17 @@ def test_few_values_are_repeated_ones(column, values, n_parts):
 def test_values_that_float32_does_not_tell_apart():
     assert are_told_apart(np.array([-1.0, 1.0]), 1e-3)
     assert not are_told_apart(np.array([-1.0, 1.0]), 1e-8)
+
+
+def test_columns_that_float32_does_not_tell_apart_are_left_to_the_mixture():
+    fine, coarse = (SeenValues(np.array([-1.0, 1.0]), np.array([50, 50])) for _ in range(2))
+    half_units = np.array([1e-9, 1e-2])
+    family = GaussianMixtureLikelihood()
+    likelihood = make_table_likelihood(family, np.zeros(2, int), half_units, [fine, coarse])
+    kinds = [(columns, type(part)) for columns, part in likelihood.parts]
+    assert kinds == [([0], BinnedMixture), ([1], SeenIntegers)]
+    x = torch.tensor([[1.0, 1.0]])
+    assert likelihood.log_density(x, torch.zeros(1, likelihood.n_outputs)).isfinite().all()
 
 
 def brackets(n=300, scale=1):
