@@ -376,7 +376,10 @@ class Summary:
         return np.sqrt(np.sum(np.square(errors))) / len(errors)
 
     def median_seconds(self, name):
-        """To fit an estimator, over the sets on which every estimator has been tried."""
+        """To fit an estimator, over the sets on which every estimator has been tried.
+
+        As text, which is empty if the time is not known for all of them.
+        """
         sets = [self.sets[row] for row in np.flatnonzero(self.complete)]
         rows = [row for where in sets for row in self.cells[where, name]]
         seconds = [row["fit_seconds"] for row in rows if "fit_seconds" in row]

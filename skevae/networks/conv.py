@@ -39,7 +39,7 @@ class OnImages(nn.Module):
 
 
 class ConvResNet(Network):
-    """Convolutional residual network for rows that are images.
+    """Convolutional residual network [1]_ for rows that are images.
 
     Each hidden layer of the encoder halves height and width by a convolution of stride 2, followed
     by a residual convolution. The decoder is its mirror image; it enlarges by the nearest pixels
@@ -54,6 +54,15 @@ class ConvResNet(Network):
         Height and width of the kernels; an odd number.
     activation : {"silu", "relu", "gelu", "elu", "tanh", "logistic", "identity"}, default="silu"
         Activation function of the hidden layers.
+
+    Raises
+    ------
+    ValueError
+        In ``fit``, if ``image_shape`` is not the shape of a row, or ``kernel_size`` is even.
+
+    References
+    ----------
+    .. [1] He, Zhang, Ren & Sun (2016). "Deep residual learning for image recognition".
 
     Examples
     --------
