@@ -17,7 +17,7 @@ from tally import count
 import skevae
 from skevae import EnergyVAE
 from skevae.likelihoods import LIKELIHOODS
-from skevae.networks import NETWORKS
+from skevae.networks import NETWORKS, ConvResNet
 from skevae.partitions import PARTITIONS
 from skevae.posteriors import POSTERIORS
 from skevae.priors import PRIORS
@@ -176,7 +176,7 @@ SOMETIMES = {
     "categorical_features": [[0], None],
     "integer_features": [[0], None],
     "partition": list(PARTITIONS),
-    "network": list(NETWORKS),
+    "network": [*NETWORKS, ConvResNet((2, 1)), ConvResNet((2, 2)), ConvResNet((3, 1, 1))],
     "random_state": [None],
 }
 

@@ -172,8 +172,9 @@ class Calls(RuleBasedStateMachine):
             getattr(self.model, method)(*arguments)
 
 
-def run(number, n_examples):
-    machine = seed(number)(type("Calls", (Calls,), {}))
+def run_machine(kind, number, n_examples):
+    """Try sequences of calls; the seed is ``number``."""
+    machine = seed(number)(type(kind.__name__, (kind,), {}))
     # Nothing is kept between runs: the seed is all that a repetition needs.
     run_state_machine_as_test(
         machine,
@@ -191,10 +192,10 @@ def run(number, n_examples):
 
 @pytest.mark.slow
 def test_some_calls():
-    run(0, 4)
+    run_machine(Calls, 0, 4)
 
 
 @pytest.mark.torture(share=15)
 def test_calls(rounds):
     for number in rounds:
-        run(number, 50)
+        run_machine(Calls, number, 50)
