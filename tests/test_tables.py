@@ -11,6 +11,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import cross_val_score
+from sklearn.neighbors import KernelDensity
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
@@ -396,6 +397,33 @@ def test_outlier_detector():
     assert detector.predict(X)[-1] == -1
     assert abs((detector.predict(X) == -1).mean() - 0.05) < 0.02
     assert_allclose(detector.decision_function(X), detector.score_samples(X) - detector.offset_)
+
+
+def test_weights_of_outlier_detectors_count_rows():
+    """With a density that is fitted exactly: a weight of 2 is the row twice, 0 its absence."""
+    weights = np.random.RandomState(0).randint(0, 3, len(X_IRIS))
+    for contamination in (0.01, 0.1, 0.29, 0.5):
+        detector = EnergyOutlierDetector(KernelDensity(), contamination=contamination)
+        weighted = clone(detector).fit(X_IRIS, sample_weight=weights)
+        repeated = clone(detector).fit(np.repeat(X_IRIS, weights, axis=0))
+        assert_allclose(weighted.offset_, repeated.offset_)
+        assert_allclose(weighted.offset_, detector.fit(X_IRIS, None, 0.1 * weights).offset_)
+        n_below = (repeated.predict(np.repeat(X_IRIS, weights, axis=0)) == -1).sum()
+        assert n_below <= contamination * weights.sum() + 1e-9
+
+
+def test_failed_fit_of_outlier_detector_changes_nothing():
+    """A value that Bernoulli rows cannot have, in a row that the fit ignores, is no error."""
+    X = np.eye(4)
+    detector = EnergyOutlierDetector(small(likelihood="bernoulli", max_iter=2)).fit(X)
+    before = detector.score_samples(X)
+    X_new = np.r_[np.ones((3, 2)), [[0, 7]], np.zeros((3, 2))]
+    with pytest.raises(ValueError, match="7"):
+        detector.fit(X_new)
+    assert_array_equal(detector.score_samples(X), before)
+    assert np.isfinite(detector.fit(X_new, sample_weight=[1, 1, 1, 0, 1, 1, 1]).offset_)
+    with pytest.raises(ValueError, match="does not take it"):
+        detector.set_params(estimator=GaussianMixture()).fit(X, sample_weight=np.ones(4))
 
 
 # --- bad input ------------------------------------------------------------------------------------

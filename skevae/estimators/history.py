@@ -31,7 +31,7 @@ def warn_of_run(run: Run, estimator: Any, n_warmup: float) -> None:
     message = ""
     if run.status == "diverged":
         message = (
-            f"{name} diverged: the objective broke down after epoch {n_epochs}; "
+            f"{name} diverged: the objective broke down in epoch {n_epochs + 1}; "
             f"{kept_state(run)}. Try a smaller learning_rate than {estimator.learning_rate}, or "
             "look for extreme values in X."
         )

@@ -5,8 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from sklearn.base import clone
+from sklearn.utils.validation import has_fit_parameter
 
 from skevae.utils.documentation import DocumentedEstimator
+
+
+def check_takes_weights(estimator: Any) -> None:
+    """Raise a ValueError if ``fit`` of the estimator has no ``sample_weight``."""
+    if not has_fit_parameter(estimator, "sample_weight"):
+        raise ValueError(
+            f"sample_weight was given, but fit of estimator={estimator!r} does not take it. Use "
+            "another estimator, or leave out sample_weight."
+        )
 
 
 class DensityMeta(DocumentedEstimator):
@@ -15,14 +25,15 @@ class DensityMeta(DocumentedEstimator):
     estimator: Any
     random_state: Any
 
-    def _fit_density(self, default: Any, X: Any, sample_weight: Any) -> None:
-        """Fit a clone of ``estimator``, or of the default if it is None."""
+    def _fitted_density(self, default: Any, X: Any, sample_weight: Any) -> Any:
+        """A fitted clone of ``estimator``, or of the default if it is None."""
         estimator = clone(default if self.estimator is None else self.estimator)
         if estimator.get_params().get("random_state", 0) is None:
             estimator.set_params(random_state=self.random_state)
-        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
-        self.estimator_ = estimator.fit(X, **weights)
-        self._take_features(self.estimator_)
+        if sample_weight is None:
+            return estimator.fit(X)
+        check_takes_weights(estimator)
+        return estimator.fit(X, sample_weight=sample_weight)
 
     def _take_features(self, fitted: Any) -> None:
         """Copy the attributes for the columns of X from an estimator that was fitted to it."""

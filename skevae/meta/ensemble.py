@@ -11,12 +11,12 @@ from sklearn.base import DensityMixin, _fit_context, clone
 from sklearn.utils import get_tags
 from sklearn.utils._param_validation import Interval, validate_parameter_constraints
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import check_is_fitted, has_fit_parameter
+from sklearn.utils.validation import check_is_fitted
 
 from skevae.densities.ex_post import DensityEstimatorInstance, seeded_sample
 from skevae.energy_vae import EnergyVAE
 from skevae.estimators.columns import as_frame
-from skevae.meta.base import DensityMeta
+from skevae.meta.base import DensityMeta, check_takes_weights
 from skevae.meta.stacking import Stack, mean_density
 from skevae.utils.random import draw_seed, spawn
 from skevae.utils.weights import mean_score
@@ -194,11 +194,8 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
                 f"estimator={kind!r} has no random_state, so all members would be the same. Use it "
                 "without an ensemble, or with stacking=True."
             )
-        if weighted and not has_fit_parameter(kind, "sample_weight"):
-            raise ValueError(
-                f"sample_weight was given, but fit of estimator={kind!r} does not take it. Remove "
-                "this estimator, or leave out sample_weight."
-            )
+        if weighted:
+            check_takes_weights(kind)
 
     def score_samples(self, X):
         """Log-likelihood of each row.

@@ -96,7 +96,8 @@ class EnergyImputer(OneToOneFeatureMixin, TransformerMixin, DensityMeta):
         -------
         self
         """
-        self._fit_density(EnergyVAE(mask_rate=MASK_RATE), X, sample_weight)
+        self.estimator_ = self._fitted_density(EnergyVAE(mask_rate=MASK_RATE), X, sample_weight)
+        self._take_features(self.estimator_)
         return self
 
     def transform(self, X):

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import OutlierMixin, _fit_context
+from sklearn.utils import _safe_indexing, indexable
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from skevae.energy_vae import EnergyVAE
 from skevae.meta.base import DensityMeta
 from skevae.utils.constraints import InstanceWith
+from skevae.utils.weights import checked_weights, upper_quantile
 
 
 class EnergyOutlierDetector(OutlierMixin, DensityMeta):
@@ -35,7 +37,8 @@ class EnergyOutlierDetector(OutlierMixin, DensityMeta):
     estimator_ : estimator
         The fitted density.
     offset_ : float
-        The log-likelihood, in nats, below which a row is an outlier.
+        The log-likelihood, in nats, below which a row is an outlier. A fraction of the training
+        rows of at most ``contamination`` is below it.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Defined only when `X` has feature names that are all strings.
@@ -76,15 +79,32 @@ class EnergyOutlierDetector(OutlierMixin, DensityMeta):
         y : Ignored
             For API consistency.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows in the fit.
+            Weights of the rows in the fit, and in the share of outliers. Rows with weight 0 are
+            ignored.
 
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            If the fit raises one, or the fitted density scores rows with nan.
         """
-        self._fit_density(EnergyVAE(likelihood="gaussian"), X, sample_weight)
-        scores = self.estimator_.score_samples(X)
-        self.offset_ = float(np.percentile(scores, 100.0 * self.contamination))
+        density = self._fitted_density(EnergyVAE(likelihood="gaussian"), X, sample_weight)
+        weights = checked_weights(sample_weight, np.empty((_num_samples(X), 1)))
+        if weights is not None:
+            X = _safe_indexing(*indexable(X), np.flatnonzero(weights))
+            weights = weights[weights > 0]
+        scores = density.score_samples(X)
+        if np.isnan(scores).any():
+            raise ValueError(
+                f"estimator={density!r} scores {np.isnan(scores).sum()} of {len(scores)} rows with "
+                "nan, so no threshold can be set. Use another estimator."
+            )
+        self.offset_ = upper_quantile(scores, self.contamination, weights)
+        self.estimator_ = density
+        self._take_features(density)
         return self
 
     def score_samples(self, X):

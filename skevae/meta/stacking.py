@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import logsumexp
-from sklearn.utils import _safe_indexing
+from sklearn.utils import _safe_indexing, indexable
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_sample_weight, _num_samples
 
@@ -61,6 +61,7 @@ class Stack(NamedTuple):
             If there is only one fold, or are more folds than rows of positive weight, or if an
             estimator cannot score held-out rows.
         """
+        (X,) = indexable(X)
         n_rows = _num_samples(X)
         if sample_weight is not None:
             sample_weight = from_torch(sample_weight, "sample_weight")

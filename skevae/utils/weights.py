@@ -81,3 +81,23 @@ def weighted_average(values: Tensor, weight: Tensor | None) -> float:
     if weight is None:
         return values.mean().item()
     return ((values * weight).sum() / weight.sum()).item()
+
+
+def upper_quantile(values: np.ndarray, level: float, weights: np.ndarray | None) -> float:
+    """Compute the lowest value with more than a share of the weight at or below it.
+
+    For n equal weights, ``level * n`` of the values, rounded down, are lower. A weight of 2 is the
+    same as the value twice, a weight of 0 as its absence.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n,)
+    level : float in [0, 1)
+    weights : ndarray of shape (n,) or None
+        None means equal weights.
+    """
+    order = np.argsort(values)
+    below = np.cumsum(np.ones(len(values)) if weights is None else weights[order])
+    share = below / below[-1]
+    # The tolerance is for rounding: 0.29 * 100 is 28.999999999999996.
+    return float(values[order[np.searchsorted(share, level + 1e-12, side="right")]])

@@ -67,7 +67,9 @@ class Calls(RuleBasedStateMachine):
                 "a failed fit left something behind"
             )
             return
-        assert fitted(self) and self.model.n_iter_ >= 1
+        assert fitted(self)
+        # With a learning rate of 10, training may diverge in the first epoch.
+        assert self.model.n_iter_ >= 1 or self.model.best_n_iter_ == 0
         self.rows = X
         self.score("score_samples", None)
 
