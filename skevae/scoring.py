@@ -260,4 +260,10 @@ def in_chunks(
 ) -> np.ndarray:
     """Concatenate the results of a function of slices of rows within the memory budget."""
     rows_at_once, _ = chunk_sizes(n_rows, 1, width, itemsize, memory_budget())
-    return np.concatenate([function(rows) for rows in row_slices(n_rows, rows_at_once)])
+    first, *others = row_slices(n_rows, rows_at_once)
+    part = function(first)
+    result = np.empty((n_rows, *part.shape[1:]), part.dtype)
+    result[first] = part
+    for rows in others:
+        result[rows] = function(rows)
+    return result

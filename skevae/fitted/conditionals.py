@@ -120,7 +120,12 @@ class Conditionals(Latents):
         with own_context():
             density = self._latent_density(device, torch.float64)
             Z = density.sample(n_samples, generator).cpu().numpy()
-        return self._decode(Z, lambda model, outputs: model.likelihood.sample(outputs, generator))
+        # Decoded in the precision of training, which takes half the time.
+        return self._decode(
+            Z.astype(np.float32),
+            lambda model, outputs: model.likelihood.sample(outputs, generator),
+            np.float64,
+        )
 
     def impute(self, X, *, method="mean", random_state=None):
         """Fill the missing entries of rows, given their observed ones.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import DTypeLike
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -87,17 +88,21 @@ class Latents(FittedModel):
         """
         return self.inverse_transform(self._encode(X))
 
-    def _decode(self, Z: np.ndarray, read: Callable[[VAE, Tensor], Tensor]) -> Any:
+    def _decode(
+        self, Z: np.ndarray, read: Callable[[VAE, Tensor], Tensor], dtype: DTypeLike | None = None
+    ) -> Any:
         """Decode latents in chunks, apply ``read`` to the outputs, and return rows like X."""
-        return self._like_x(self._decoded(Z, read))
+        return self._like_x(self._decoded(Z, read, dtype))
 
-    def _decoded(self, Z: np.ndarray, read: Callable[[VAE, Tensor], Tensor]) -> np.ndarray:
-        """Decoded rows, as numbers on the scale of X."""
+    def _decoded(
+        self, Z: np.ndarray, read: Callable[[VAE, Tensor], Tensor], dtype: DTypeLike | None = None
+    ) -> np.ndarray:
+        """Decoded rows, as numbers on the scale of X, in the dtype of Z if none is given."""
         scorer = self._scorer(Z.dtype)
 
         def decode(part: slice) -> np.ndarray:
             outputs = scorer.model.decoder(as_tensor(Z[part], scorer.device, scorer.dtype))
-            return self._standardizer.rows(read(scorer.model, outputs))
+            return self._standardizer.rows(read(scorer.model, outputs), dtype)
 
         with own_context(), torch.no_grad():
             return in_chunks(decode, len(Z), scorer.width, Z.itemsize)
