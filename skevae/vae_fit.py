@@ -38,7 +38,7 @@ from skevae.training import OBJECTIVES
 from skevae.training.loss import TrainingLoss
 from skevae.training.step import Loss, RecordedStep, Step
 from skevae.utils.device import graph_recorder
-from skevae.utils.memory import memory_budget
+from skevae.utils.memory import memory_budget, n_present
 from skevae.utils.random import MAX_DIMENSIONS, make_generator, spawn
 from skevae.utils.weights import unpacked
 from skevae.vae import VAE, accepting_holes
@@ -98,6 +98,10 @@ class VAEFit(Fit):
                 f"n_components must be an integer from 1 to {MAX_DIMENSIONS}, got {n_components!r}."
             )
         family, columns = self._likelihood_family(), self.estimator._columns
+        if self.weights is not None:
+            self.estimator._check_columns_have_values(
+                self.ranks.total(n_present(self.X)), "The part of X with sample_weight above 0"
+            )
         numbers, binned = columns.n_categories == 0, columns.integer & family.bins_integers
         scaled = np.full(len(numbers), self.estimator.standardize) & numbers
         if not family.make_likelihood(1).standardizes:

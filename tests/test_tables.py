@@ -526,6 +526,10 @@ def test_weights_are_routed_and_checked():
         ):
             with pytest.raises(ValueError, match=message):
                 model.fit(X_IRIS, sample_weight=bad)
+    holes = np.where(np.arange(len(X_IRIS))[:, None] < 75, X_IRIS.round(), np.nan)
+    for integers in (None, [0]):
+        with pytest.raises(ValueError, match="sample_weight above 0 has no value in column 0"):
+            small(integer_features=integers).fit(holes, sample_weight=np.arange(150) >= 75)
     model = small(max_iter=2).partial_fit(X_IRIS, sample_weight=weights)
     assert np.isfinite(model.score(X_IRIS, sample_weight=weights))
     ex_post = small(ex_post=GaussianMixture(2), max_iter=2).fit(X_IRIS, sample_weight=weights)

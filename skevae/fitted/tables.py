@@ -43,7 +43,7 @@ class Tables(TorchDensityEstimator):
         """
         rows = self._numbers(X, reset, min_samples, ranks)
         if reset:
-            self._check_columns_have_values(ranks.total(n_present(rows)))
+            self._check_columns_have_values(ranks.total(n_present(rows)), "X")
             self._bounds = Bounds(self.bounds, self._columns)
         return self._bounds.forward(rows)
 
@@ -74,12 +74,12 @@ class Tables(TorchDensityEstimator):
             rows = check_array(rows, estimator=self, input_name="X", **NUMBERS, **size)
         return rows
 
-    def _check_columns_have_values(self, counts: np.ndarray) -> None:
+    def _check_columns_have_values(self, counts: np.ndarray, rows: str) -> None:
         empty = counts == 0
         if empty.any():
             raise ValueError(
-                f"X has no value in {self._columns.name(int(empty.argmax()))}: all its entries "
-                "are missing. Drop this column."
+                f"{rows} has no value in {self._columns.name(int(empty.argmax()))}: all its "
+                "entries are missing. Drop this column."
             )
 
     def __sklearn_tags__(self):
