@@ -13,6 +13,7 @@ from skevae.log_partition.annealing import LogPartitionInterval
 from skevae.posteriors.base import Posterior
 from skevae.samplers.base import Sampler, SamplerTransition, Transition
 from skevae.utils.random import standard_normal
+from skevae.utils.ranks import Ranks
 
 
 class Density(nn.Module):
@@ -56,6 +57,10 @@ class Density(nn.Module):
     def log_partition(self) -> Tensor:
         """Exact ln Z, scalar, differentiable."""
         raise NotImplementedError
+
+    def log_partition_among(self, ranks: Ranks) -> Tensor:
+        """Exact ln Z, as `log_partition`, for which all ``ranks`` may compute a part."""
+        return self.log_partition()
 
     def log_partition_interval(
         self, generator: torch.Generator, effort: int = 1

@@ -21,6 +21,7 @@ from skevae.samplers.base import Sampler
 from skevae.samplers.exact import exact_sample
 from skevae.samplers.gibbs import block_gibbs
 from skevae.utils.log_mean import log_mean_exp
+from skevae.utils.ranks import ALONE, Ranks
 
 # ln Z costs 2^(H+1) operations. Largest numbers of hidden units for which it is affordable on a CPU
 # with a few cores: once after a fit (seconds), in every call of `sample` (half a second), once per
@@ -29,6 +30,8 @@ EXACT_EVALUATION_UNITS = 36
 EXACT_SAMPLING_UNITS = 32
 EXACT_WATCHING_UNITS = 28
 EXACT_TRAINING_UNITS = 24
+# From this size on, computing a part of ln Z and adding up the parts is faster than computing all.
+SHARED_UNITS = 22
 
 # Width in nats at which a certified interval of ln Z is narrow enough.
 CERTIFIED_WIDTH = 0.1
@@ -115,16 +118,19 @@ class GaussianBernoulliDensity(AnnealedDensity):
         return self.as_energy().hidden_logits(z).sigmoid()
 
     def log_partition(self) -> Tensor:
-        return self._log_partition(checked=True)
+        return self._log_partition()
+
+    def log_partition_among(self, ranks: Ranks) -> Tensor:
+        return self._log_partition(ranks=ranks if self.n_hidden >= SHARED_UNITS else ALONE)
 
     def unchecked_log_partition(self) -> Tensor:
         return self._log_partition(checked=False)
 
-    def _log_partition(self, *, checked: bool) -> Tensor:
+    def _log_partition(self, *, checked: bool = True, ranks: Ranks = ALONE) -> Tensor:
         # Always in float64: exponentials easily exceed the range of float32, and the matrix product
         # takes little time at the sizes that are used in training steps.
         energy = self.as_energy().to(torch.float64)
-        return exact_log_partition(energy, checked=checked).to(self.weight.dtype)
+        return exact_log_partition(energy, checked=checked, ranks=ranks).to(self.weight.dtype)
 
     def is_far_from_underflow(self) -> bool:
         return is_far_from_underflow(self.as_energy().to(torch.float64))

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from skevae.energies import LOG_2PI, GaussianBernoulliEnergy, softplus
 from skevae.log_partition.annealing import LogPartitionInterval
-from skevae.log_partition.exact import IsingModel
+from skevae.log_partition.ising import IsingModel
 from skevae.utils.random import standard_normal
 
 # Probability that an interval does not contain ln Z.

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skevae.densities.ex_post import DensityEstimatorInstance, seeded_sample
 from skevae.energy_vae import EnergyVAE
-from skevae.estimators.columns import as_frame
+from skevae.estimators.columns import Columns, as_frame
 from skevae.meta.base import DensityMeta, check_takes_weights
 from skevae.meta.stacking import Stack, mean_density
 from skevae.utils.random import draw_seed, spawn
@@ -176,6 +176,8 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
             fitted = run(delayed(member.fit)(X, **of_rows) for member in members)
             weights, held_out_scores = np.full(len(members), 1 / len(members)), None
         self._take_features(fitted[0])
+        is_frame = as_frame(X) is not None
+        self._columns = Columns(X, "from_dtype", "from_dtype", "error") if is_frame else None
         self.estimators_, self.weights_ = fitted, weights
         if held_out_scores is not None:
             self.held_out_scores_ = held_out_scores
@@ -243,7 +245,8 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         Returns
         -------
         ndarray or DataFrame of shape (n_samples, n_features)
-            In the format of the members' samples, in random order.
+            In random order. If `fit` was called with a DataFrame, a DataFrame with the same columns
+            and dtypes.
         """
         check_is_fitted(self, "estimators_")
         validate_parameter_constraints(
@@ -256,11 +259,17 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         rng = np.random.default_rng(choice)
         counts = rng.multinomial(n_samples, self.weights_)
         parts = [
-            seeded_sample(member, int(count), seed)
+            self._like_x(seeded_sample(member, int(count), seed))
             for member, count, seed in zip(self.estimators_, counts, seeds, strict=True)
             if count
         ]
         return _joined(parts, rng.permutation(n_samples))
+
+    def _like_x(self, rows: Any) -> Any:
+        """Rows as a DataFrame if `fit` was called with one; some members only return arrays."""
+        if self._columns is None or as_frame(rows) is not None:
+            return rows
+        return self._columns.rows(np.asarray(rows, dtype=np.float64))
 
 
 def _with_seed(template: Any, seed: int) -> Any:

@@ -31,5 +31,5 @@ class ExactPartition(DensityPartition):
 
     def evaluate(self, z: Tensor) -> Tensor:
         if self._checked:
-            return self.density.log_partition()
+            return self.density.log_partition_among(self.ranks)
         return self.density.unchecked_log_partition()

@@ -9,7 +9,7 @@ from sklearn.base import clone
 from torch import Tensor
 
 from skevae.energies import GaussianBernoulliEnergy
-from skevae.log_partition.exact import IsingModel
+from skevae.log_partition.ising import IsingModel
 from skevae.samplers.base import Sampler
 from skevae.samplers.gibbs import sample_visible
 

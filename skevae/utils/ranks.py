@@ -76,6 +76,9 @@ class Ranks:
         n_rows : int
         """
 
+    def add_up(self, tensor: Tensor) -> None:
+        """Replace a tensor by its sum over all ranks, in place."""
+
     def stops(self, wish: bool) -> bool:
         """Whether any rank requested a stop when gradients were last combined."""
         return wish
@@ -123,6 +126,10 @@ class Ranks:
         counts = self.gather(n_rows)
         start = sum(counts[: self.rank])
         return Shard(start, start + n_rows, sum(counts))
+
+    def part(self, n: int) -> slice:
+        """Part of this rank of ``n`` items that are divided evenly."""
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     def share(self, n: int) -> int:
         """Number of items per rank out of ``n``, at least 1."""
@@ -238,6 +245,10 @@ class ProcessRanks(Ranks):
         _, wishes, interruptions = notes.tolist()
         self._granted = wishes > 0
         self._raise_if(interruptions > 0)
+
+    def add_up(self, tensor: Tensor) -> None:
+        with self._together("summing parts of ln Z"):
+            dist.all_reduce(tensor, group=self._group(tensor))
 
     def stops(self, wish: bool) -> bool:
         self._wish = wish

@@ -16,6 +16,7 @@ from rank_processes import on_ranks, returned
 from sklearn.mixture import GaussianMixture
 
 from skevae import EnergyVAE, GaussianBernoulliRBMPrior, GaussianMixturePrior, VampPrior
+from skevae.densities.gaussian_bernoulli import SHARED_UNITS
 from skevae.distributed import data_parallel
 from skevae.estimators import fit as fit_module
 from skevae.estimators.callbacks import EpochCallbacks
@@ -107,13 +108,21 @@ def test_without_processes_it_says_how_to_start_them(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cuts, weighted", [((0, 100, 200), False), ((0, 3, 120, 200), True)])
-def test_without_noise_it_is_the_fit_of_one_process(cuts, weighted):
+@pytest.mark.parametrize(
+    "cuts, weighted, n_units",
+    [
+        ((0, 100, 200), False, 4),
+        ((0, 3, 120, 200), True, 4),
+        # ln Z and its gradient are divided among the ranks, too.
+        ((0, 70, 130, 200), False, SHARED_UNITS),
+    ],
+)
+def test_without_noise_it_is_the_fit_of_one_process(cuts, weighted, n_units):
     # The loss of an RBM with an exact ln Z draws nothing: where each step sees all training rows,
     # gradients of parts have to sum to that of the whole, early stopping included.
     X = rows_of(200)
     prior = GaussianBernoulliRBMPrior(
-        4, batch_size=200, max_iter=15, learning_rate=0.05, partition="exact", random_state=0
+        n_units, batch_size=200, max_iter=15, learning_rate=0.05, partition="exact", random_state=0
     )
     weights = {"sample_weight": np.random.RandomState(1).rand(200)} if weighted else {}
     found = returned(on_ranks(work_of_prior, prior, X, cuts, weights, size=len(cuts) - 1))
@@ -347,6 +356,7 @@ def test_the_first_to_be_out_of_time_stops_all():
 SCRIPT = """
 import numpy as np
 from skevae import EnergyVAE
+from skevae.densities.gaussian_bernoulli import SHARED_UNITS
 from skevae.distributed import data_parallel
 X = np.random.RandomState(0).randn(60, 2)
 with data_parallel() as ranks:

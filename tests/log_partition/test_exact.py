@@ -1,7 +1,9 @@
 """Laws of the hidden units' exact partition function, moments and samples, against enumeration."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, product
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -13,8 +15,11 @@ from scipy import stats
 from scipy.special import logsumexp
 from torch.autograd import gradcheck
 
-from skevae.log_partition import exact as log_partition_module
-from skevae.log_partition.exact import IsingModel, block_sizes, configurations, log_partition
+from skevae.log_partition import ising as ising_module
+from skevae.log_partition.blocks import block_sizes, configurations
+from skevae.log_partition.exact import log_partition
+from skevae.log_partition.ising import IsingModel
+from skevae.utils.ranks import ALONE, Ranks
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 DTYPES = [torch.float64, torch.float32]
@@ -396,7 +401,7 @@ def test_ordinary_couplings_need_no_repair(kind, repaired):
 @pytest.fixture
 def n_elements(request, monkeypatch):
     """Work the tables off in strips of so many elements, as H > 33 would."""
-    monkeypatch.setattr(log_partition_module, "STRIP_ELEMENTS", request.param)
+    monkeypatch.setattr(ising_module, "STRIP_ELEMENTS", request.param)
 
 
 STRIPS = [1, 8, 64]
@@ -436,9 +441,54 @@ def test_strips_sample_the_same_law(kind, n_elements, generator):
 
 
 def test_strips_never_hold_more_than_they_may(monkeypatch):
-    monkeypatch.setattr(log_partition_module, "STRIP_ELEMENTS", 64)
+    monkeypatch.setattr(ising_module, "STRIP_ELEMENTS", 64)
     model = IsingModel(*tensors(random_machine(12, 1.0)))
     strips = list(model._strips())
     assert len(strips) > 1
     assert all(strip.product.numel() <= 64 and strip.exp_ab.numel() <= 64 for strip in strips)
     assert sum(strip.product.shape[0] for strip in strips) == 2 ** block_sizes(12)[0]
+
+
+# --- ranks ----------------------------------------------------------------------------------------
+
+
+class Threads(Ranks):
+    """Ranks that are threads of one process."""
+
+    def __init__(self, rank, size, parts, barrier):
+        self.rank, self.size, self.parts, self.barrier = rank, size, parts, barrier
+
+    def add_up(self, tensor):
+        self.parts[self.rank] = tensor.clone()
+        self.barrier.wait()
+        tensor.copy_(sum(self.parts))
+        self.barrier.wait()
+
+
+def on_threads(size, function):
+    """What ``function(ranks)`` returns on each rank."""
+    parts, barrier = [None] * size, Barrier(size, timeout=60)
+    with ThreadPoolExecutor(size) as pool:
+        return list(
+            pool.map(lambda rank: function(Threads(rank, size, parts, barrier)), range(size))
+        )
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+@pytest.mark.parametrize("n_units, norm", [(1, 1.0), (4, 1.0), (11, 1.0), (11, 300.0)])
+def test_ranks_share_the_sum_over_configurations(size, n_units, norm, monkeypatch):
+    """Value and moments are those of one process, also with strips and repaired underflow."""
+    monkeypatch.setattr(ising_module, "STRIP_ELEMENTS", 64)
+    rng = np.random.RandomState(n_units)
+    bias = torch.from_numpy(norm * rng.randn(n_units))
+    coupling = norm * rng.randn(n_units, n_units)
+    coupling = torch.from_numpy(coupling + coupling.T)
+
+    def results(ranks):
+        model = IsingModel(bias, coupling, ranks=ranks)
+        return model.log_partition, *model.moments()
+
+    expected = results(ALONE)
+    for found in on_threads(size, results):
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from skevae.densities.gaussian_bernoulli import GaussianBernoulliDensity
-from skevae.log_partition import exact
+from skevae.log_partition import exact, ising
+from skevae.log_partition.blocks import configurations
 from skevae.partitions import PARTITIONS
 from skevae.utils.random import make_generator
 
@@ -23,7 +24,8 @@ class NoReading(torch.utils._python_dispatch.TorchDispatchMode):
 @pytest.fixture
 def elsewhere(monkeypatch):
     """Let the CPU pass for a device that the host has to wait for."""
-    monkeypatch.setattr(exact, "reading_waits", lambda device: True)
+    for module in (exact, ising):
+        monkeypatch.setattr(module, "reading_waits", lambda device: True)
 
 
 def density(strength=1.0, n_hidden=6):
@@ -60,7 +62,7 @@ def make_estimate(made):
 def truth(made):
     energy = made.as_energy().to(torch.float64)
     bias, coupling, log_volume = energy.hidden_machine()
-    h = exact.configurations(made.n_hidden, torch.float64, torch.device("cpu"))
+    h = configurations(made.n_hidden, torch.float64, torch.device("cpu"))
     return (log_volume + (h @ bias + 0.5 * ((h @ coupling) * h).sum(1)).logsumexp(0)).item()
 
 
@@ -104,7 +106,7 @@ def test_steps_are_right_with_couplings_of_any_strength(elsewhere, strength):
 def test_clearance_falls_with_the_strength_of_couplings():
     def clearance(strength):
         bias, coupling, _ = frustrated(strength).as_energy().to(torch.float64).hidden_machine()
-        return exact.IsingModel(bias, coupling).clearance().item()
+        return ising.IsingModel(bias, coupling).clearance().item()
 
     values = [clearance(strength) for strength in (0.1, 10.0, 20.0, 40.0, 80.0)]
     assert values == sorted(values, reverse=True)
@@ -125,10 +127,10 @@ def test_an_underflow_within_an_epoch_is_reported_by_nan(elsewhere):
 
 def test_draws_reuse_the_tables_of_ln_z(monkeypatch):
     bias, coupling, _ = density().as_energy().to(torch.float64).hidden_machine()
-    model = exact.IsingModel(bias, coupling)
+    model = ising.IsingModel(bias, coupling)
     made = []
-    strip = exact._Strip
-    monkeypatch.setattr(exact, "_Strip", lambda *parts: made.append(1) or strip(*parts))
+    strip = ising._Strip
+    monkeypatch.setattr(ising, "_Strip", lambda *parts: made.append(1) or strip(*parts))
     first = model.sample(50, make_generator(0))
     assert torch.equal(model.sample(50, make_generator(0)), first)
     model.moments()

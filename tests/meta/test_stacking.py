@@ -254,3 +254,20 @@ def test_bad_weights(stack):
         model.fit(X_IRIS, sample_weight=weights)
     with pytest.raises(ValueError, match="fit of estimator=GaussianMixture.* does not take it"):
         clone(stack).fit(X_IRIS, sample_weight=np.ones(150))
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_samples_are_frames_whatever_the_members_return(library):
+    """GaussianMixture and KernelDensity return arrays, with fractions for integers."""
+    frames = pytest.importorskip(library)
+    rng = np.random.RandomState(0)
+    X = frames.DataFrame({"count": rng.poisson(3, 60), "rate": rng.rand(60)})
+    kinds = [KernelDensity(), GaussianMixture(2), small()]
+    for members in (kinds, kinds[:2]):
+        model = EnergyEnsemble(members, n_estimators=2, stacking=True, random_state=0).fit(X)
+        model.weights_ = np.full(len(model.weights_), 1 / len(model.weights_))
+        rows = model.sample(40)
+        assert isinstance(rows, frames.DataFrame) and len(rows) == 40
+        assert list(rows.columns) == ["count", "rate"]
+        assert [str(dtype) for dtype in rows.dtypes] == [str(dtype) for dtype in X.dtypes]
+        assert np.isfinite(model.score_samples(rows)).all()

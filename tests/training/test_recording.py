@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from skevae import EnergyVAE, vae_fit
-from skevae.log_partition import exact as exactly
+from skevae.log_partition import ising
+from skevae.log_partition.blocks import configurations
 from skevae.partitions import PARTITIONS
 from skevae.posteriors import POSTERIORS
 from skevae.priors import PRIORS
@@ -89,7 +90,7 @@ def recorder(generators, graphs, monkeypatch):
         states = [generator.get_state() for generator in generators]
         tape = Recorder()
         with monkeypatch.context() as patch, tape:
-            patch.setattr(exactly, "_is_recorded", lambda: True)
+            patch.setattr(ising, "_is_recorded", lambda: True)
             function()
         tape.undo()
         for generator, state in zip(generators, states, strict=True):
@@ -272,11 +273,11 @@ def test_an_underflow_that_nobody_could_look_at_is_told_by_nan(monkeypatch):
     coupling[b, c] = coupling[c, b] = -3000.0
     coupling[a, c] = coupling[c, a] = 2000.0
     bias = torch.zeros(n_units, dtype=torch.float64)
-    h = exactly.configurations(n_units, torch.float64, torch.device("cpu"))
+    h = configurations(n_units, torch.float64, torch.device("cpu"))
     exact = (h @ bias + 0.5 * ((h @ coupling) * h).sum(1)).logsumexp(0)
-    torch.testing.assert_close(exactly.IsingModel(bias, coupling).log_partition, exact)
-    monkeypatch.setattr(exactly, "_is_recorded", lambda: True)
-    unseen = exactly.IsingModel(bias, coupling).log_partition
+    torch.testing.assert_close(ising.IsingModel(bias, coupling).log_partition, exact)
+    monkeypatch.setattr(ising, "_is_recorded", lambda: True)
+    unseen = ising.IsingModel(bias, coupling).log_partition
     assert unseen.isnan() or torch.isclose(unseen, exact)
-    mild = exactly.IsingModel(bias, 1e-3 * coupling).log_partition
+    mild = ising.IsingModel(bias, 1e-3 * coupling).log_partition
     torch.testing.assert_close(mild, (0.5e-3 * ((h @ coupling) * h).sum(1)).logsumexp(0))
