@@ -108,7 +108,7 @@ class Scorer:
         stages = [int(part * n_draws) for part in STAGES] if staged else [n_draws]
         proposals = self._proposals(how, stages, seed)
         # Draws that are not used in the score.
-        pilot = self._pilot(how, n_pilot, seed) if staged else None
+        pilot = self._pilot(how, n_pilot, n_draws, seed) if staged else None
 
         def score(rows: EncodedRows, draws_at_once: int) -> dict[str, Tensor]:
             def weights(chosen: EncodedRows, noise: Noise) -> tuple[Tensor, Tensor]:
@@ -133,6 +133,12 @@ class Scorer:
         scores = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
         jacobian = self.standardizer.row_log_jacobians(X).astype(X.dtype)
         return {**scores, "log_likelihood": scores["log_likelihood"] + jacobian}
+
+    def scored_rows(self, X: np.ndarray) -> np.ndarray:
+        """The rows that are scored: for probabilities, the binary rows drawn from them."""
+        x = self.standardizer.tensor(X, self.device, self.dtype)
+        drawn = self.model.likelihood.scored_rows(x, make_generator(self.seed))
+        return np.where((drawn == x).cpu().numpy(), X, self.standardizer.rows(drawn))
 
     def in_parts(
         self, X: np.ndarray, function: Callable[[EncodedRows, Noise, int], Tensor], n_draws: int
@@ -200,9 +206,10 @@ class Scorer:
                     )
             yield EncodedRows(x, outputs, gaussians), draws_at_once
 
-    def _pilot(self, method: Method, n_pilot: int, seed: int | None) -> Noise:
+    def _pilot(self, method: Method, n_pilot: int, n_draws: int, seed: int | None) -> Noise:
+        """Draws in the same proportions as those of a score with ``n_draws``."""
         own = spawn(self.seed if seed is None else seed, 1)[0]
-        return self._proposals(method, [n_pilot], own)[0][n_pilot]
+        return self._proposals(method, [n_pilot, n_draws], own)[0][n_pilot]
 
     def _proposals(self, method: Method, stages: Sequence[int], seed: int | None) -> Proposals:
         """Noise for each number of draws; the noise of the fixed seed is cached."""
@@ -224,12 +231,13 @@ class Scorer:
         n_latent = self.model.density.n_latent
         like = next(self.model.parameters())
         share = method.defensive_share if self.model.density.samples_exactly else 0.0
-        _, aside, _, moves = spawn(seed, 4)
+        _, aside, _, moves, defences = spawn(seed, 5)
         directions = make_directions(n_latent, aside).to(self.device)
         refines = len(directions) > 0 and max(stages) >= method.min_refined_draws
         own_share = method.own_share if refines else 1.0
         # Always on the CPU, so that a score does not depend on the device.
-        z = self.law.sample(n, make_generator(seed)) if (n := int(share * max(stages))) else None
+        n = int(share * max(stages))
+        z = self.law.sample(n, make_generator(defences)) if n else None
 
         def noise(n_draws: int) -> Noise:
             m = int(share * n_draws)

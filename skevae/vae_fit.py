@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-import warnings
-from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +12,10 @@ from sklearn.base import clone
 from torch import Tensor
 
 from skevae.densities.ex_post import check_can_sample, fit_density
-from skevae.estimators.base import TRAINING_CONSTRAINTS, is_positive_integer, kept, layer_sizes
+from skevae.estimators.base import is_positive_integer, kept, layer_sizes
 from skevae.estimators.fit import Fit, Model
+from skevae.estimators.ignored import warn_of_ignored_parameters
+from skevae.estimators.jacobian import mean_log_jacobian
 from skevae.estimators.rows import Rows
 from skevae.estimators.standardizer import Standardizer
 from skevae.evaluation.aggregate import aggregated_draws, aggregated_moments
@@ -40,15 +40,12 @@ from skevae.training.step import Loss, RecordedStep, Step
 from skevae.utils.device import graph_recorder
 from skevae.utils.memory import memory_budget, n_present
 from skevae.utils.random import MAX_DIMENSIONS, make_generator, spawn
-from skevae.utils.weights import unpacked
+from skevae.utils.weights import by_weight, unpacked
 from skevae.vae import VAE, accepting_holes
 
 # An ex-post density is fitted to at least this many draws, with equally many draws per row: with
 # fewer, it overfits the noise of the draws. For many rows, one draw per row is enough.
 EX_POST_DRAWS = 1000
-
-# Parameters of a prior estimator that are also used inside an autoencoder.
-SHARED_WITH_PRIOR = {"device", "random_state"}
 
 
 class Seeds(NamedTuple):
@@ -77,7 +74,6 @@ class VAEFit(Fit):
 
     averaging = 0.997
     max_drops = 1
-    scaled_terms = {"objective": 1, "reconstruction": 1, "validation": 1}
 
     module: VAE
 
@@ -113,12 +109,6 @@ class VAEFit(Fit):
             sample_weight=self.weights,
             ranks=self.ranks,
         )
-        # Needed for the history, which is on the scale of X.
-        bounds = self.estimator._bounds
-        if not bounds.are_open:
-            standardizer.log_jacobian += self.ranks.average(
-                bounds.log_derivatives(self.X).sum(1).mean(), len(self.X)
-            )
         half_units = np.where(binned, 0.5 / standardizer.spread, np.nan)
         likelihood = make_table_likelihood(
             family, columns.n_categories, half_units, self._few_values(binned, standardizer)
@@ -145,7 +135,7 @@ class VAEFit(Fit):
         self.decided = self.estimator._decided
         module, standardizer = self.estimator.module_, self.estimator._standardizer
         module.likelihood.check_rows(self.X)
-        if self._has_holes():
+        if self.estimator.mask_rate > 0 or self._has_holes():
             module = accepting_holes(module, torch.from_numpy(standardizer.fill))
         return Model(module, standardizer)
 
@@ -208,15 +198,29 @@ class VAEFit(Fit):
 
     # --- training ------------------------------------------------------------------------------
 
-    def prepare(self, rows: Tensor, train: Tensor) -> None:
+    def make_shifts(self, train: Rows, held_out: Tensor | None) -> dict[str, float]:
+        jacobian = partial(
+            mean_log_jacobian,
+            standardizer=self.standardizer,
+            bounds=self.estimator._bounds,
+            complete=not self._has_holes(),
+            weighted=self.weights is not None,
+            ranks=self.ranks,
+        )
+        # The bound of the training rows is that of the entries that are not hidden.
+        own = (1 - self.estimator.mask_rate) * jacobian(train)
+        shifts = {"objective": own, "reconstruction": own}
+        return shifts if held_out is None else {**shifts, "validation": jacobian(held_out)}
+
+    def prepare(self, rows: Tensor) -> None:
         model, encoder = self.module, self.module.encoder
         if isinstance(encoder, TableEncoder):
-            train = encoder.inputs(train)
+            rows = encoder.inputs(rows)
             encoder = encoder.network
         model.density.attach(
             encoder,
             model.posterior,
-            train,
+            rows,
             model.likelihood,
             make_generator(self.seeds.attach, self.device),
         )
@@ -312,7 +316,7 @@ class VAEFit(Fit):
             weights = torch.from_numpy(self.weights).to(rows.device)
             # As many rows as the sum of their weights: in a single process, the number of rows.
             n_rows = round(self.weights.sum())
-            rows = rows[weights.multinomial(n_rows, replacement=True, generator=generator)]
+            rows = rows[by_weight(weights, n_rows, generator)]
         draws = aggregated_draws(
             self.module,
             rows,
@@ -323,23 +327,3 @@ class VAEFit(Fit):
         parts = self.ranks.gather(draws.cpu())
         fitted = self.ranks.first(lambda: fit_density(self.ex_post, torch.cat(parts), generator))
         return {"ex_post_": fitted, "_cache": {}}
-
-
-def ignored_parameters(prior: Any) -> Iterator[str]:
-    """Training parameters of a prior estimator that differ from their defaults."""
-    defaults = inspect.signature(type(prior).__init__).parameters
-    for name in TRAINING_CONSTRAINTS.keys() - SHARED_WITH_PRIOR:
-        if name in defaults and getattr(prior, name) != defaults[name].default:
-            yield name
-
-
-def warn_of_ignored_parameters(prior: Any) -> None:
-    """Warn if training parameters of a nested prior are ignored."""
-    names = sorted(ignored_parameters(prior))
-    if names:
-        warnings.warn(
-            f"The parameters {', '.join(names)} of prior={prior!r} are ignored: EnergyVAE trains "
-            "it together with its networks. Set these parameters on EnergyVAE instead.",
-            UserWarning,
-            stacklevel=2,
-        )

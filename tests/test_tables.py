@@ -1,14 +1,18 @@
 """Real tables: holes, categories, integers, and one part of a row given another."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.integrate import trapezoid
 from scipy.stats import multivariate_normal, norm
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import load_iris
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KernelDensity
@@ -23,6 +27,7 @@ from skevae import (
     EnergyVAE,
     GaussianBernoulliRBMPrior,
 )
+from skevae.utils.random import make_generator
 
 X_IRIS = load_iris().data
 # Standard errors within which an estimate has to lie.
@@ -545,7 +550,7 @@ def test_bounded_columns_have_mass_one_inside_and_none_outside():
     bounds = [(0, None), (0, 1), (None, 0)]
     for j, (low, high) in enumerate(bounds):
         x = X[:, [j]]
-        model = small(bounds={0: (low, high)}, n_score_draws=100).fit(x)
+        model = small(bounds={0: (low, high)}).fit(x)
         drawn = model.sample(2000, random_state=0)
         assert (drawn > (-np.inf if low is None else low)).all()
         assert (drawn < (np.inf if high is None else high)).all()
@@ -571,13 +576,109 @@ def test_bounds_are_those_of_a_transformed_column():
     assert_allclose(model.score_samples(x), expected, rtol=1e-9)
     by_feature = plain.score_features(by_hand) - np.c_[np.log(x[:, 0]), np.zeros(300)]
     assert_allclose(model.score_features(x), by_feature, rtol=1e-9)
-    shift = model.history_["validation"] - plain.history_["validation"]
-    assert_allclose(shift, -np.log(x[:, 0]).mean(), rtol=1e-6)
+    held_out, train = split_of(model, 300)
+    for term, rows in (("validation", held_out), ("objective", train)):
+        shift = model.history_[term] - plain.history_[term]
+        assert_allclose(shift, -np.log(x[rows, 0]).mean(), rtol=1e-5)
     holes = x.copy()
     holes[::2, 0] = np.nan
     filled = model.impute(holes)
     assert (filled > 0).all()
     assert_allclose(filled[1::2], x[1::2], rtol=1e-12)
+
+
+def split_of(model, n_rows):
+    """Indices of the rows that a fit held out, and of its training rows."""
+    order = torch.randperm(n_rows, generator=make_generator(model._split_seed)).numpy()
+    n_held_out = round(model.validation_fraction * n_rows)
+    return order[:n_held_out], order[n_held_out:]
+
+
+def test_history_is_on_the_scale_of_the_entries_and_rows_that_it_is_about():
+    """Columns scaled by 2^k: each observed entry of weight w adds -w k ln 2 to the bound."""
+    rng = np.random.RandomState(0)
+    X = rng.randn(200, 2)
+    X[:100, 1] = np.nan
+    weights = np.where(np.arange(200) < 100, 0.2, 1.8)
+    rate = 0.5
+    plain = small(mask_rate=rate, max_iter=3).fit(X, sample_weight=weights)
+    scaled = small(mask_rate=rate, max_iter=3).fit(X * [1, 1024], sample_weight=weights)
+    held_out, train = split_of(plain, 200)
+    for term, rows, share in (("validation", held_out, 1), ("objective", train, 1 - rate)):
+        observed = np.average(~np.isnan(X[rows, 1]), weights=weights[rows])
+        shift = scaled.history_[term] - plain.history_[term]
+        assert_allclose(shift, -share * observed * np.log(1024), rtol=1e-5)
+
+
+def test_weights_of_the_training_rows_have_mean_one():
+    """Terms of the history are averages, whatever the rows that are held out weigh."""
+    weights = np.ones(len(X_IRIS))
+    model = small(max_iter=1, standardize=False).fit(X_IRIS)
+    held_out, _ = split_of(model, len(X_IRIS))
+    weights[held_out] = 100.0
+    weighted = small(max_iter=1, standardize=False).fit(X_IRIS, sample_weight=weights)
+    for term in ("objective", "reconstruction", "energy"):
+        assert_allclose(weighted.history_[term], model.history_[term], rtol=1e-4)
+
+
+def test_imputed_means_are_means_on_the_scale_of_x():
+    rng = np.random.RandomState(0)
+    x = np.exp(1.5 * rng.randn(400, 1))
+    X = np.c_[x, rng.randn(400)]
+    model = small(bounds={0: (0, None)}).fit(X)
+    holes = np.repeat([[np.nan, 0.3]], 20, axis=0)
+    drawn = model.sample(4000, given=holes[0], random_state=1)[:, 0]
+    error = np.hypot(drawn.std() / np.sqrt(4000), drawn.std() / np.sqrt(20 * 1000))
+    assert abs(model.impute(holes)[:, 0].mean() - drawn.mean()) < SIGMAS * error
+    assert np.median(drawn) < drawn.mean() - 2 * SIGMAS * error
+
+
+def test_imputed_modes_and_medians_of_discrete_columns():
+    """a and c each have probability 0.45, b 0.1; 7 has 0.44, but 2 or 3 together more."""
+    rng = np.random.RandomState(0)
+    table = pd.DataFrame(
+        {
+            "letter": rng.choice(["a", "b", "c"], 500, p=[0.45, 0.1, 0.45]),
+            "count": rng.choice([2, 3, 7], 500, p=[0.28, 0.28, 0.44]),
+            "other": rng.randn(500),
+        }
+    ).astype({"letter": "category"})
+    model = small(max_iter=40).fit(table)
+    holes = table.iloc[:40].assign(letter=None, count=np.nan)
+    holes["letter"] = holes["letter"].astype(table["letter"].dtype)
+    medians, modes = model.impute(holes, method="median"), model.impute(holes, method="mode")
+    assert set(medians["letter"]) <= {"a", "c"} and set(modes["letter"]) <= {"a", "c"}
+    # Where 7 is the most probable by the model itself, it is the mode.
+    scores = np.array(
+        [
+            model.log_likelihood(
+                table.iloc[:40].assign(letter=None, count=k).astype(holes.dtypes), given=["other"]
+            ).log_likelihood
+            for k in (2, 3, 7)
+        ]
+    )
+    clear = scores[2] > scores[:2].max(0) + 0.2
+    assert clear.any() and (modes["count"].to_numpy()[clear] == 7).all()
+
+
+def test_conditionals_of_probabilities_refer_to_one_binary_row():
+    """ln p(binary entry | others) is a log-probability, and equals score_features."""
+    rng = np.random.RandomState(0)
+    X = rng.uniform(0.3, 0.7, size=(100, 12))
+    model = small(likelihood="bernoulli", max_iter=5).fit(X)
+    found = model.log_likelihood(X, given=list(range(11))).log_likelihood
+    assert (found < 0.0).all()
+    assert_allclose(found, model.score_features(X)[:, 11], atol=0.1)
+
+
+def test_mask_rate_can_be_raised_after_a_fit():
+    model = small(warm_start=True, max_iter=3).fit(X_IRIS)
+    before = model.score(X_IRIS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        model.set_params(mask_rate=0.2).fit(X_IRIS)
+        model.partial_fit(X_IRIS)
+    assert model.score(X_IRIS) > before - 0.5 and np.isfinite(model.history_["objective"]).all()
 
 
 def test_bad_bounds_are_refused():

@@ -287,7 +287,7 @@ class Columns:
         """Turn numbers back into rows in the format of the original table."""
         if self.template is None:
             if not self.n_categories.any():
-                return self._rounded(numbers)
+                return self.rounded(numbers)
             return self._array(numbers)
         template = nw.from_native(self.template, eager_only=True)
         data = {
@@ -312,7 +312,8 @@ class Columns:
             if not (getattr(dtype, "kind", "O") in "iub" and None in data[name])
         }
 
-    def _rounded(self, numbers: np.ndarray) -> np.ndarray:
+    def rounded(self, numbers: np.ndarray) -> np.ndarray:
+        """Round the integer columns, the last axis of ``numbers`` being columns."""
         if not self.integer.any():
             return numbers
         return np.where(self.integer, np.rint(numbers), numbers)

@@ -16,7 +16,7 @@ from skevae.estimators.callbacks import EpochCallbacks
 from skevae.estimators.checkpoints import open_checkpoint
 from skevae.estimators.history import joined_history, kept_epoch, kept_state, warn_of_run
 from skevae.estimators.mode import Mode, unchanged_on_failure
-from skevae.estimators.rows import Rows, in_memory, rows_to_train, with_weights
+from skevae.estimators.rows import Rows, in_memory, normalised, rows_to_train, with_weights
 from skevae.estimators.splits import descriptive_rows, split
 from skevae.estimators.standardizer import Standardizer
 from skevae.estimators.streams import from_stream
@@ -72,18 +72,15 @@ class Fit(ABC):
         Decay per step of the moving average of the weights, which is validated and kept.
     max_drops : int
         How often early stopping continues with a lower learning rate instead of stopping.
-    scaled_terms : dict of str to int
-        Terms of the history that depend on the scale of X, with the sign of the log-Jacobian of the
-        standardisation that is added to them.
     """
 
     averaging: ClassVar[float]
     max_drops: ClassVar[int] = 0
-    scaled_terms: ClassVar[dict[str, int]]
 
     seeds: Any  # a NamedTuple of the subclass, a name for each use
     X: np.ndarray
     weights: np.ndarray | None  # of mean 1
+    shifts: dict[str, float]  # added to terms of the history, to bring them to the scale of X
     shard: Shard
     device: torch.device
     module: Any
@@ -111,8 +108,12 @@ class Fit(ABC):
         """Return the module and the standardizer of the fitted estimator."""
 
     @abstractmethod
-    def prepare(self, rows: Tensor, train: Tensor) -> None:
-        """Initialise a new module from the rows, before it is trained."""
+    def prepare(self, rows: Tensor) -> None:
+        """Initialise a new module from training rows, before it is trained."""
+
+    @abstractmethod
+    def make_shifts(self, train: Rows, held_out: Tensor | None) -> dict[str, float]:
+        """Compute `shifts` for these rows, whose last column holds weights, if any."""
 
     @abstractmethod
     def make_partition(self) -> PartitionEstimate:
@@ -162,10 +163,9 @@ class Fit(ABC):
                 rows = rows_to_train(self.X, self.standardizer, self.device)
                 weighted = with_weights(rows, self.weights)
                 train, held_out = (weighted, None) if self.mode.one_pass else self._split(weighted)
+                self.shifts = self.make_shifts(train, held_out)
                 if not self.mode.continues:
-                    first = descriptive_rows(train, self.ranks)
-                    first = unpacked(first, self.weights is not None)[0]
-                    self.prepare(descriptive_rows(rows, self.ranks), first)
+                    self.prepare(descriptive_rows(train, self.ranks, self.weights is not None))
                 self.ranks.equalise([*self.module.parameters(), *self.module.buffers()])
                 result, callbacks = self._train(train, held_out, checkpoint)
                 self.conclude(rows)
@@ -224,7 +224,9 @@ class Fit(ABC):
         """Hold out rows, if early stopping needs them: (training, held out)."""
         if not self.estimator.early_stopping:
             return rows, None
-        return split(rows, self.shard, self.estimator.validation_fraction, self.split_seed)
+        part = self.estimator.validation_fraction
+        train, held_out = split(rows, self.shard, part, self.split_seed)
+        return train if self.weights is None else normalised(train, self.ranks), held_out
 
     def _train(
         self, train: Rows, held_out: Tensor | None, checkpoint: TrainingFile | None
@@ -329,8 +331,7 @@ class Fit(ABC):
         return make_generator(self.ranks.seed(seed), self.device)
 
     def _on_scale_of_x(self, record: dict[str, Any]) -> dict[str, Any]:
-        jacobian = self.standardizer.log_jacobian
-        return {k: v + self.scaled_terms.get(k, 0) * jacobian for k, v in record.items()}
+        return {name: value + self.shifts.get(name, 0.0) for name, value in record.items()}
 
     def _set_attributes(self, result: Run) -> None:
         new = {name: np.asarray(values) for name, values in result.history.items()}

@@ -17,6 +17,7 @@ from skevae.utils.memory import (
     row_slices,
     stays_in_file,
 )
+from skevae.utils.ranks import Ranks
 from skevae.utils.weights import packed
 
 # Limits for the number of rows of a file from which a model is initialised: as many rows as fit
@@ -126,6 +127,19 @@ def _out_of_range(rows: Tensor) -> bool:
 def with_weights(rows: Rows, weights: np.ndarray | None) -> Rows:
     """Rows with their weights, if there are any, in the last column."""
     return packed(rows, weights) if isinstance(rows, Tensor) else rows.weighted(weights)
+
+
+def normalised(rows: Rows, ranks: Ranks) -> Rows:
+    """Divide the weights, in the last column, by their mean over all ranks, maybe in place."""
+    if isinstance(rows, Tensor):
+        rows[:, -1] /= _mean(rows[:, -1], ranks)
+        return rows
+    assert rows.weights is not None
+    return rows.weighted(rows.weights / _mean(rows.weights[rows.chosen], ranks))
+
+
+def _mean(values: Tensor | np.ndarray, ranks: Ranks) -> float:
+    return ranks.average(float(values.mean()) if len(values) else 0.0, len(values))
 
 
 def in_memory(rows: Rows) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from skevae.estimators.rows import Rows, in_memory, initial_rows
 from skevae.utils.random import make_generator
 from skevae.utils.ranks import Ranks, Shard
+from skevae.utils.weights import by_weight
 
 # Number of rows of several ranks that are exchanged as representative rows.
 SHARED_ROWS = 10_000
@@ -52,8 +53,16 @@ def split(rows: Rows, shard: Shard, fraction: float, seed: int) -> tuple[Rows, T
     return rows[train.to(rows.device)], in_memory(rows[held_out.to(rows.device)])
 
 
-def descriptive_rows(rows: Rows, ranks: Ranks) -> Tensor:
-    """Rows from which a model is initialised: all, or evenly spaced rows of all ranks."""
+def descriptive_rows(rows: Rows, ranks: Ranks, weighted: bool = False) -> Tensor:
+    """Rows from which a model is initialised: all, or evenly spaced rows of all ranks.
+
+    If ``weighted``, the last column holds weights, by which the rows are resampled.
+    """
+    some = _evenly_spaced(rows, ranks)
+    return some[:, :-1][by_weight(some[:, -1], len(some))] if weighted else some
+
+
+def _evenly_spaced(rows: Rows, ranks: Ranks) -> Tensor:
     some = initial_rows(rows)
     if ranks.size == 1:
         return some

@@ -55,9 +55,8 @@ class Standardizer:
         Mean of each column in standardised coordinates.
     log_spread : ndarray of shape (n_features,)
         ln spread of columns with a density, else 0.
-    log_jacobian : float
-        Mean over the rows of the term that converts the log-density of standardised rows to that of
-        X: minus the sum of ``log_spread`` over the observed entries.
+    log_volume : float
+        Sum of ``log_spread``: ln of the volume of the scaling.
 
     Raises
     ------
@@ -69,7 +68,6 @@ class Standardizer:
     spread: np.ndarray
     fill: np.ndarray
     log_spread: np.ndarray
-    log_jacobian: float
 
     def __init__(
         self,
@@ -103,8 +101,10 @@ class Standardizer:
         self.log_spread = np.log(self.spread)
         if continuous is not None:
             self.log_spread[~continuous] = 0.0
-        observed = ranks.total(n_present(X)) / ranks.total(len(X))
-        self.log_jacobian = -float((self.log_spread * observed).sum())
+
+    @property
+    def log_volume(self) -> float:
+        return float(self.log_spread.sum())
 
     def _warn_of_narrow(self, X: np.ndarray, deviation: np.ndarray, ranks: Ranks) -> None:
         """Warn about columns whose spread is too small, absolutely or relative to their mean.

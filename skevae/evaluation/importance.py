@@ -210,7 +210,8 @@ def held_out_bound(
     model gets worse. The noise is the same in each call, so that epochs can be compared.
     """
     generator = make_generator(seed, x.device)
-    total = x.new_zeros(())
+    # In float64: in float32, the sum over a million rows would lose digits.
+    total = x.new_zeros((), dtype=torch.float64)
     weights = x.new_ones(len(x)) if weight is None else weight
     for rows, of_rows in zip(x.split(rows_at_once), weights.split(rows_at_once), strict=True):
         rows = model.likelihood.training_rows(rows, generator)
@@ -218,5 +219,5 @@ def held_out_bound(
         encoded = EncodedRows(rows, model.encoder(rows), None)
         noise = Noise(own.new_empty((0, own.shape[-1])), own, None)
         log_likelihood, log_ratio = log_weights(model, encoded, noise, draws_at_once)
-        total += (log_mean_exp(log_likelihood + log_ratio) * of_rows).sum()
-    return total.item() / weights.sum().item() - log_partition
+        total += (log_mean_exp(log_likelihood + log_ratio) * of_rows).sum(dtype=torch.float64)
+    return total.item() / weights.sum(dtype=torch.float64).item() - log_partition

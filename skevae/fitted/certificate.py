@@ -96,6 +96,8 @@ class Certificates(Latents):
         with own_context(), torch.no_grad():
             Z = law.sample(n_samples, generator).numpy()
             rows = self._decoded(Z, lambda model, out: model.likelihood.sample(out, generator))
+            # Integers are scored by the probability of their bins, so they must be in the centres.
+            rows = self._columns.rounded(rows)
             scorer = self._scorer(rows.dtype)
             pieces = np.array_split(np.arange(n_samples), N_BLOCKS)
             for piece, own in zip(pieces, spawn(seed, N_BLOCKS + 1)[1:], strict=True):

@@ -16,60 +16,15 @@ from torch import Tensor
 from skevae.estimators.frames import as_frame, as_row
 from skevae.evaluation.conditional import feature_scores, resampled_latents
 from skevae.evaluation.importance import EncodedRows, Noise
+from skevae.fitted.imputation import IMPUTATIONS, DecodedDraws, OwnScale, at_random
 from skevae.fitted.latents import Latents
-from skevae.likelihoods.base import Likelihood
 from skevae.scoring import Scorer
 from skevae.utils.arrays import from_torch
 from skevae.utils.device import own_context, resolve_device
 from skevae.utils.random import make_generator
 
-# Number of conditional draws over which an imputed value is averaged.
-N_IMPUTATION_DRAWS = 100
-
 # With an effective sample size below this, conditional draws contain many duplicates.
 MIN_EFFECTIVE_DRAWS = 10
-
-
-def pooled_mean(likelihood: Likelihood, outputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Mean over the draws; for categories, the most probable one."""
-    return likelihood.pooled_mean(outputs)
-
-
-def pooled_median(likelihood: Likelihood, outputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Median of one draw of x for each of z."""
-    return likelihood.sample(outputs, generator).median(0).values
-
-
-def pooled_mode(likelihood: Likelihood, outputs: Tensor, generator: torch.Generator) -> Tensor:
-    """The draw of x (one for each z) at which the density averaged over all z is highest."""
-    candidates = likelihood.sample(outputs, generator)
-    density = [likelihood.feature_log_density(x, outputs).logsumexp(0) for x in candidates]
-    return candidates.gather(0, torch.stack(density).argmax(0, keepdim=True))[0]
-
-
-def one_draw(likelihood: Likelihood, outputs: Tensor, generator: torch.Generator) -> Tensor:
-    """One draw of x for the first z."""
-    return likelihood.sample(outputs[0], generator)
-
-
-def evenly(n: int, m: int, generator: torch.Generator) -> Tensor:
-    """Evenly spaced positions in the cumulative weights, so that z is not drawn at random."""
-    return ((torch.arange(m, dtype=torch.float64) + 0.5) / m).expand(n, m)
-
-
-def at_random(n: int, m: int, generator: torch.Generator) -> Tensor:
-    """Positions in the cumulative weights that make each z a draw: (n, m)."""
-    return torch.rand((n, m), generator=generator, dtype=torch.float64)
-
-
-# For each method of imputation: how to compute the value from the decoder's outputs at draws of z,
-# (m, n, n_outputs); the number of draws; and their positions in the cumulative weights.
-IMPUTATIONS = {
-    "mean": (pooled_mean, N_IMPUTATION_DRAWS, evenly),
-    "median": (pooled_median, N_IMPUTATION_DRAWS, evenly),
-    "mode": (pooled_mode, N_IMPUTATION_DRAWS // 2, evenly),
-    "draw": (one_draw, 1, at_random),
-}
 
 
 class Conditionals(Latents):
@@ -137,11 +92,13 @@ class Conditionals(Latents):
         ----------
         X : array-like or DataFrame of shape (n_samples, n_features)
         method : {"mean", "median", "mode", "draw"}, default="mean"
-            "mean" is the conditional mean, rounded for integers; for categories, it is the most
-            probable one. "median" and "mode" are computed from 100 and 50 conditional draws. "draw"
-            is a single draw, for multiple imputation.
+            "mean" is the conditional mean, rounded for integers. For bounded columns, it is
+            computed from 1000 conditional draws. "median" and "mode" are computed from 100 and 50
+            conditional draws. For categories, "mean" and "median" are the most probable category.
+            "draw" is a single draw, for multiple imputation.
         random_state : int, RandomState instance or None, default=None
-            Seed of the draws. None uses the ``random_state`` of the estimator. Not used by "mean".
+            Seed of the draws. None uses the ``random_state`` of the estimator. For "mean", it only
+            affects bounded columns.
 
         Returns
         -------
@@ -172,11 +129,13 @@ class Conditionals(Latents):
         """Rows with imputed entries."""
         pool, n_kept, place = IMPUTATIONS[method]
         scorer = self._scorer(rows.dtype, holes=True)
+        scale = OwnScale(self._standardizer, self._columns, self._bounds)
 
         def fill(part: EncodedRows, noise: Noise, draws_at_once: int) -> Tensor:
             positions = place(len(part.x), n_kept, generator).to(part.x)
             z, _ = resampled_latents(scorer.model, part, noise, draws_at_once, positions=positions)
-            return pool(scorer.model.likelihood, scorer.model.decoder(z), generator)
+            outputs = scorer.model.decoder(z)
+            return pool(DecodedDraws(scorer.model.likelihood, outputs, generator, scale))
 
         with own_context(), torch.no_grad():
             values = scorer.in_parts(rows, fill, self.n_score_draws)

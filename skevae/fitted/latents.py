@@ -68,7 +68,9 @@ class Latents(FittedModel):
         -------
         ndarray or DataFrame of shape (n_samples, n_features)
             E[x | z], on the scale of X, in the dtype of Z. Integers are rounded; for categories, it
-            is the most probable one. If `fit` was called with a DataFrame, a DataFrame.
+            is the most probable one. For bounded columns, it is the mean of the mapped column,
+            mapped back: for a positive column, the geometric mean. If `fit` was called with a
+            DataFrame, a DataFrame.
         """
         check_is_fitted(self, "module_")
         Z = self._check_latent(Z, self.module_.density.n_latent, "Z")

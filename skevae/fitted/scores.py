@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from skevae.evaluation.diagnostics import DIAGNOSTICS
 from skevae.evaluation.methods import METHODS
 from skevae.fitted.base import FittedModel
-from skevae.utils.memory import by_row
+from skevae.utils.memory import by_row, has_holes
 
 # The score of a row with values beyond the range of numbers, and its diagnostics.
 HOPELESS = {
@@ -138,6 +138,8 @@ class Scores(FittedModel):
         chosen = self._columns.chosen(given, "given")
         if chosen.all() or not chosen.any():
             raise ValueError(f"given={given!r} must name some of the columns of X, but not all.")
+        # Rows of probabilities: the same binary row, a function of all columns, for both terms.
+        rows = self._scorer(rows.dtype, has_holes(rows)).scored_rows(rows)
         joint = self._score_numbers(rows, beyond, *options)
         part = np.where(chosen, rows, np.nan)
         condition = self._score_numbers(part, beyond & chosen, *options)

@@ -11,8 +11,8 @@ from skevae.energies import LOG_2PI
 from skevae.likelihoods.base import Likelihood
 from skevae.likelihoods.mixture import GaussianMixture
 
-# Lower bound of a scale, in unit bins: such a narrow Gaussian lies in one bin.
-MIN_SCALE_IN_BINS = 0.2
+# Lower bound of a scale, in half-widths of a bin: such a narrow Gaussian lies in one bin.
+MIN_SCALE_IN_HALF_WIDTHS = 0.2
 
 # Below it, float32 cannot distinguish the two ends of a bin.
 MIN_SCALE = 1e-4
@@ -68,7 +68,7 @@ class BinnedMixture(Likelihood):
 
     def _components(self, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits, mean, scale = self.mixture.components(outputs)
-        return logits, mean, scale + (MIN_SCALE_IN_BINS * self.half_widths).clamp(min=MIN_SCALE)
+        return logits, mean, scale + (MIN_SCALE_IN_HALF_WIDTHS * self.half_widths).clamp(min=MIN_SCALE)
 
     def feature_log_density(self, x: Tensor, outputs: Tensor) -> Tensor:
         logits, mean, scale = self._components(outputs)

@@ -30,7 +30,8 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
     The members have different initial weights, minibatches and, with early stopping, held-out rows.
     On a few hundred rows, fits differ by chance. The average reduces this variation: on any rows,
     its score is at least the weighted mean of the members' scores (Jensen's inequality). If the
-    scores of the members are lower bounds in expectation, so is the score of the average.
+    members estimate the density p(x) itself without bias, as importance sampling does, the score
+    of the average is a lower bound in expectation, too.
 
     The members can be of several kinds. With ``stacking=True``, each kind is weighted by how well
     it predicts rows that it was not fitted to [1]_.

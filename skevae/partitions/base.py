@@ -22,6 +22,9 @@ class PartitionEstimate:
     needs_posterior : bool
         Whether ln Z is estimated from the densities of draws from the posteriors. Such an estimate
         cannot be used to train a density on its own.
+    starts_at_rows : bool
+        Whether Markov chains start at the data or draws. For weighted rows, these must have been
+        resampled by the weights.
     ranks : Ranks
         The processes that train together. Markov chains are divided among them.
 
@@ -32,6 +35,7 @@ class PartitionEstimate:
     """
 
     needs_posterior: ClassVar[bool] = True
+    starts_at_rows: ClassVar[bool] = False
     ranks: Ranks = ALONE
 
     def __init__(self, density: Density, generator: torch.Generator) -> None:

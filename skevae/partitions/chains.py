@@ -129,6 +129,8 @@ class ContrastivePartition(ChainPartition):
     correct. The estimate is biased, because short chains stay near the data.
     """
 
+    starts_at_rows = True
+
     def __call__(
         self, draws: LatentDraws, posterior: Posterior, log_weights: Tensor | None = None
     ) -> Tensor:

@@ -161,7 +161,7 @@ class DensityPrior(TorchDensityEstimator):
                 make_generator(self._partition_seed, device), effort
             )
             # In the coordinates of X, exp(-E) integrates to Z times the volume of the scaling.
-            low, high = (bound - self._standardizer.log_jacobian for bound in interval)
+            low, high = (bound + self._standardizer.log_volume for bound in interval)
             self._interval = known = type(interval)(low, high)
             self._warn_if_wide(known)
         return known

@@ -16,7 +16,7 @@ from skevae.partitions import DENSITY_PARTITIONS, resolve_partition
 from skevae.partitions.base import MIN_BASE_VARIANCE, DensityPartition
 from skevae.training.step import Loss
 from skevae.utils.random import make_generator, spawn
-from skevae.utils.weights import unpacked, weighted_average, weighted_mean
+from skevae.utils.weights import by_weight, unpacked, weighted_average, weighted_mean
 
 
 class Seeds(NamedTuple):
@@ -40,8 +40,6 @@ class PriorFit(Fit):
     """One fit of a prior estimator, whose module is a density of the standardised rows."""
 
     averaging = 0.99
-    # ln Z refers to the coordinates of X, where it is larger by the log-volume of the scaling.
-    scaled_terms = {"objective": 1, "validation": 1, "log_partition": -1}
 
     module: Density
     partition: DensityPartition
@@ -59,7 +57,12 @@ class PriorFit(Fit):
     def resume(self) -> Model:
         return Model(self.estimator.density_, self.estimator._standardizer)
 
-    def prepare(self, rows: Tensor, train: Tensor) -> None:
+    def make_shifts(self, train: Rows, held_out: Tensor | None) -> dict[str, float]:
+        # ln Z refers to the coordinates of X, where it is larger by the log-volume of the scaling.
+        log_volume = self.standardizer.log_volume
+        return {"objective": -log_volume, "validation": -log_volume, "log_partition": log_volume}
+
+    def prepare(self, rows: Tensor) -> None:
         self.module.initialise(rows, make_generator(self.seeds.rows, self.device))
         self.module.set_base(rows.mean(0), rows.var(0, correction=0) + MIN_BASE_VARIANCE)
 
@@ -70,7 +73,10 @@ class PriorFit(Fit):
     def make_loss(self) -> Loss:
         def loss(x: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
             x, weight = unpacked(x, self.weights is not None)
-            log_partition = self.partition.evaluate(x)
+            starts = x
+            if weight is not None and self.partition.starts_at_rows:
+                starts = x[by_weight(weight, len(x), self.draws)]
+            log_partition = self.partition.evaluate(starts)
             if weight is None:
                 energy = self.module.mean_energy(x)
             else:

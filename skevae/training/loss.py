@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from skevae.partitions.base import PartitionEstimate
+from skevae.posteriors.draws import LatentDraws
 from skevae.training.objectives import Objective, negative_bound
 from skevae.utils.random import standard_normal
-from skevae.utils.weights import unpacked
+from skevae.utils.weights import by_weight, unpacked
 from skevae.vae import VAE
 
 
@@ -75,6 +76,15 @@ class TrainingLoss:
         draws = self.model(x, standard_normal(shape, self.generator, x), self.precision)
         kl_weight = min(1.0, progress / self.kl_warmup) if self.kl_warmup else 1.0
         log_weights = self.objective.draw_weights(draws, kl_weight)
-        log_partition = self.partition(draws, self.model.posterior, log_weights)
+        log_partition = self._log_partition(draws, log_weights, weight)
         draws = self.objective.reparametrize(draws, self.model.posterior, kl_weight)
         return negative_bound(draws, log_partition, self.objective, kl_weight, weight)
+
+    def _log_partition(
+        self, draws: LatentDraws, log_weights: Tensor | None, weight: Tensor | None
+    ) -> Tensor:
+        if weight is not None and self.partition.starts_at_rows:
+            rows = by_weight(weight, len(weight), self.generator)
+            draws = draws._replace(z=draws.z[:, rows])
+            log_weights = None if log_weights is None else log_weights[:, rows]
+        return self.partition(draws, self.model.posterior, log_weights)

@@ -25,10 +25,14 @@ def row_slices(n_rows: int, n_at_once: int) -> Iterator[slice]:
         yield slice(start, min(start + n_at_once, n_rows))
 
 
+def rows_per_piece(n_columns: int) -> int:
+    """Number of rows whose temporaries, in float64, fit into the memory budget."""
+    return max(1, min(CACHE_BYTES, memory_budget()) // (8 * max(1, n_columns)))
+
+
 def piece_slices(n_rows: int, n_columns: int) -> Iterator[slice]:
-    """Split rows into pieces whose temporaries, in float64, fit into the memory budget."""
-    n_at_once = min(CACHE_BYTES, memory_budget()) // (8 * max(1, n_columns))
-    return row_slices(n_rows, max(1, n_at_once))
+    """Split rows into pieces of `rows_per_piece` rows."""
+    return row_slices(n_rows, rows_per_piece(n_columns))
 
 
 def pieces(X: np.ndarray) -> Iterator[np.ndarray]:

@@ -65,6 +65,31 @@ def unpacked(rows: Tensor, weighted: bool) -> tuple[Tensor, Tensor | None]:
     return (rows[:, :-1], rows[:, -1]) if weighted else (rows, None)
 
 
+def by_weight(weights: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
+    """Indices of ``n`` rows by systematic resampling, row i about n w_i / sum(w) times.
+
+    Parameters
+    ----------
+    weights : Tensor of shape (n_rows,)
+    n : int
+    generator : torch.Generator, optional
+        With a generator, the expected number of times is exactly n w_i / sum(w).
+
+    Returns
+    -------
+    Tensor of int of shape (n,), in ascending order
+    """
+    cumulative = weights.double().cumsum(0)
+    comb = torch.arange(n, dtype=torch.float64, device=weights.device)
+    if generator is None:
+        comb += 0.5
+    else:
+        comb += torch.rand((), generator=generator, dtype=torch.float64, device=weights.device)
+    comb /= n
+    chosen = torch.searchsorted(cumulative, comb * cumulative[-1], right=True)
+    return chosen.clamp(max=len(weights) - 1)
+
+
 def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
     """Mean of values, (..., n), with weights, (n,), that have mean 1 over all rows: scalar."""
     return values.mean() if weight is None else (values * weight).mean()

@@ -80,7 +80,7 @@ def test_unequal_parts_of_a_table_train_one_model():
     assert score == other_score
     alone = state_of(vae.fit(table))
     assert one.keys() == alone.keys()
-    for name in ("s.centre", "s.spread", "s.fill", "s.log_jacobian"):
+    for name in ("s.centre", "s.spread", "s.fill", "s.log_spread"):
         np.testing.assert_allclose(one[name], alone[name], rtol=1e-12, err_msg=name)
 
 

@@ -104,3 +104,13 @@ def test_ex_post_has_an_upper_bound_only_where_it_is_known_to_score_what_it_samp
     else:
         with pytest.raises(ValueError, match="not known of ex_post="):
             vae.certify(16)
+
+
+@pytest.mark.slow
+def test_bounds_of_integers_are_those_of_the_rows_that_sample_returns():
+    X = np.random.RandomState(0).poisson(0.3, size=(400, 3))
+    vae = EnergyVAE(2, hidden_layer_sizes=(16,), max_iter=30, integer_features=[0, 1, 2])
+    vae.set_params(random_state=0).fit(X)
+    result = vae.certify(2000)
+    scores = vae.score_samples(vae.sample(2000, random_state=1))
+    assert abs(scores.mean() - result.lower) < 4 * scores.std() / np.sqrt(1000)

@@ -7,6 +7,7 @@ import torch
 from bound_models import (
     CHAINS,
     CLOSED_FORMS,
+    N_FEATURES,
     D,
     draw,
     each_posterior,
@@ -17,12 +18,16 @@ from bound_models import (
     normals,
 )
 
+from skevae import GaussianBernoulliRBMPrior
 from skevae.densities import gaussian_bernoulli
 from skevae.densities.normal import StandardNormalDensity
 from skevae.log_partition.exact import exact_log_partition
 from skevae.partitions import DENSITY_PARTITIONS, PARTITIONS, resolve_partition
+from skevae.partitions.chains import ContrastivePartition
 from skevae.posteriors import POSTERIORS
 from skevae.posteriors.draws import LatentDraws
+from skevae.training import OBJECTIVES
+from skevae.training.loss import TrainingLoss
 from skevae.utils.random import make_generator
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
@@ -315,3 +320,48 @@ def test_chains_learn_nothing_about_the_encoder(kind):
     value = fresh(kind, model.density)(draws, model.posterior)
     gradients = torch.autograd.grad(value, list(model.encoder.parameters()), allow_unused=True)
     assert all(gradient is None for gradient in gradients)
+
+
+class Starts(ContrastivePartition):
+    """Notes where chains start."""
+
+    def evaluate(self, z):
+        self.seen = z
+        return super().evaluate(z)
+
+
+def test_contrastive_chains_of_a_prior_start_at_rows_resampled_by_weight(monkeypatch):
+    seen = []
+    monkeypatch.setitem(
+        DENSITY_PARTITIONS,
+        "contrastive",
+        lambda *arguments: seen.append(Starts(*arguments)) or seen[0],
+    )
+    prior = GaussianBernoulliRBMPrior(3, partition="contrastive", max_iter=1, batch_size=80)
+    prior.set_params(standardize=False, early_stopping=False, random_state=0)
+    X = torch.cat([normals(40, 2), 100 + normals(40, 2, seed=1)]).numpy()
+    prior.fit(X, sample_weight=[1e-9] * 40 + [1] * 40)
+    assert (seen[0].seen > 50).all()
+
+
+@pytest.mark.parametrize("objective", ["elbo", "iwae"])
+def test_contrastive_chains_of_a_model_start_at_draws_resampled_by_weight(objective):
+    model = make_model("diagonal")
+    partition = Starts(model.density, make_generator(0))
+    loss = TrainingLoss(
+        model,
+        partition,
+        OBJECTIVES[objective],
+        n_draws=4,
+        kl_warmup=0.0,
+        weighted=True,
+        generator=make_generator(1),
+    )
+    x = normals(6, N_FEATURES)
+    weight = torch.tensor([0.0, 0.0, 6.0, 0.0, 0.0, 0.0])
+    loss(torch.cat([x, weight[:, None].to(x)], 1), 1.0)
+    starts = partition.seen.unflatten(0, (4, 6))
+    if objective == "elbo":
+        # All chains start at the four draws of the third row.
+        torch.testing.assert_close(starts, starts[:, :1].expand_as(starts))
+    assert len(starts.flatten(0, 1).unique(dim=0)) <= 4

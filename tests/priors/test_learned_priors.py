@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from scipy.stats import norm
+from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.mixture import GaussianMixture
 from small_priors import small_prior
@@ -43,9 +44,11 @@ def test_attributes_are_the_mixture_that_is_scored():
 
 
 def test_mixture_comes_near_to_expectation_maximisation():
-    model = GaussianMixturePrior(3, max_iter=200, random_state=0).fit(X_IRIS)
+    """The best of a few local optima is that of EM."""
+    model = GaussianMixturePrior(3, max_iter=200, early_stopping=False)
+    scores = [clone(model).set_params(random_state=s).fit(X_IRIS).score(X_IRIS) for s in range(3)]
     reference = GaussianMixture(3, covariance_type="diag", random_state=0).fit(X_IRIS)
-    assert model.score(X_IRIS) > reference.score(X_IRIS) - 0.3
+    assert max(scores) > reference.score(X_IRIS) - 0.01
 
 
 def test_more_components_than_rows():
@@ -221,3 +224,27 @@ def test_population_puts_the_right_mass_into_modes_no_chain_crosses(assert_mean)
         for s in range(40)
     ]
     assert_mean(torch.stack(shares), truth)
+
+
+# --- rows that a fit holds out, and weights -------------------------------------------------------
+
+
+@pytest.mark.parametrize("prior", [GaussianMixturePrior(100), VampPrior(100)])
+def test_training_does_not_start_at_the_rows_that_are_held_out(prior):
+    """With a component for each row, the bound of held-out rows would be far too high."""
+    X = np.random.RandomState(0).standard_t(4, size=(120, 8))
+    fitted = prior.set_params(random_state=0, max_iter=3).fit(X)
+    new = np.random.RandomState(1).standard_t(4, size=(2000, 8))
+    scores = fitted.score_samples(new)
+    n_held_out = round(fitted.validation_fraction * len(X))
+    error = scores.std() / np.sqrt(n_held_out)
+    assert fitted.history_["validation"].max() < scores.mean() + 3 * error
+
+
+@pytest.mark.parametrize("prior", [GaussianMixturePrior(4), VampPrior(4)])
+def test_no_component_starts_at_rows_of_no_weight(prior):
+    X = np.r_[np.random.RandomState(0).randn(100, 2), 50 + np.random.RandomState(1).randn(20, 2)]
+    weights = np.r_[np.ones(100), np.full(20, 1e-9)]
+    fitted = prior.set_params(random_state=0, max_iter=1, standardize=False)
+    fitted.fit(X, sample_weight=weights)
+    assert (np.abs(fitted.sample(500, random_state=0)) < 25).all()
