@@ -825,16 +825,16 @@ def test_interrupted_training_got_somewhere():
 def test_keyboard_interrupt_of_the_rbm(monkeypatch):
     calls = []
 
-    def interrupt(self, progress_of_nothing=None):
+    def interrupt(self, ranks):
         calls.append(1)
         if len(calls) > 5:
             raise KeyboardInterrupt
-        return original(self)
+        return original(self, ranks)
 
     from skevae.densities.gaussian_bernoulli import GaussianBernoulliDensity
 
-    original = GaussianBernoulliDensity.log_partition
-    monkeypatch.setattr(GaussianBernoulliDensity, "log_partition", interrupt)
+    original = GaussianBernoulliDensity.log_partition_among
+    monkeypatch.setattr(GaussianBernoulliDensity, "log_partition_among", interrupt)
     model = rbm(max_iter=100)
     with pytest.raises(KeyboardInterrupt, match="interrupted"):
         model.fit(X_IRIS)

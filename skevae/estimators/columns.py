@@ -329,6 +329,8 @@ class Columns:
         if categories is not None:
             codes = np.where(missing, 0, values).astype(int)
             return [None if m else categories[c] for c, m in zip(codes, missing, strict=True)]
+        if dtype is not None and isinstance(dtype, nw.Boolean):
+            return [None if m else bool(v > 0.5) for v, m in zip(values, missing, strict=True)]
         integers = dtype is not None and dtype.is_integer()
         if self.integer[j] or integers:
             known = integers and "128" not in str(dtype)
@@ -337,6 +339,4 @@ class Columns:
             low, high = max(limits.min, -(2.0**63)), min(limits.max, 2.0**63 - 1024)
             whole = np.rint(np.where(missing, 0, values)).clip(low, high).astype(np.int64)
             return [None if m else int(v) for v, m in zip(whole, missing, strict=True)]
-        if dtype is not None and isinstance(dtype, nw.Boolean):
-            return [None if m else bool(v > 0.5) for v, m in zip(values, missing, strict=True)]
         return values.tolist()

@@ -22,6 +22,7 @@ from skevae.scoring import Scorer
 from skevae.utils.arrays import from_torch
 from skevae.utils.device import own_context, resolve_device
 from skevae.utils.random import make_generator
+from skevae.utils.ranks import ALONE
 
 # With an effective sample size below this, conditional draws contain many duplicates.
 MIN_EFFECTIVE_DRAWS = 10
@@ -103,8 +104,7 @@ class Conditionals(Latents):
         Returns
         -------
         ndarray or DataFrame of shape (n_samples, n_features)
-            In the format of the X of `fit`. Observed entries are unchanged (up to rounding, for
-            bounded columns).
+            In the format of the X of `fit`. Observed entries are unchanged.
 
         Raises
         ------
@@ -123,7 +123,11 @@ class Conditionals(Latents):
             rows = rows.copy()
             generator = make_generator(self._seed_for(random_state))
             rows[holes] = self._filled(rows[holes], method, generator)
-        return self._like_x(rows)
+        if self._bounds.are_open:
+            return self._like_x(rows)
+        # The map of bounded columns and its inverse would round their observed entries.
+        numbers = self._numbers(X, reset=False, min_samples=1, ranks=ALONE)
+        return self._columns.rows(np.where(np.isnan(numbers), self._bounds.backward(rows), numbers))
 
     def _filled(self, rows: np.ndarray, method: str, generator: torch.Generator) -> np.ndarray:
         """Rows with imputed entries."""

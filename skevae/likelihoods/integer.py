@@ -68,7 +68,11 @@ class BinnedMixture(Likelihood):
 
     def _components(self, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits, mean, scale = self.mixture.components(outputs)
-        return logits, mean, scale + (MIN_SCALE_IN_HALF_WIDTHS * self.half_widths).clamp(min=MIN_SCALE)
+        return (
+            logits,
+            mean,
+            scale + (MIN_SCALE_IN_HALF_WIDTHS * self.half_widths).clamp(min=MIN_SCALE),
+        )
 
     def feature_log_density(self, x: Tensor, outputs: Tensor) -> Tensor:
         logits, mean, scale = self._components(outputs)

@@ -68,7 +68,7 @@ def attempt(call, *arguments):
         except DOCUMENTED as error:
             origin = traceback.extract_tb(error.__traceback__)[-1].filename
             known = origin.startswith(OURS) or any(words in str(error) for words in CONVERSION)
-            if not known or len(str(error)) < 20:
+            if not known or len(str(error)) < 15:
                 raise AssertionError(f"an error nobody thought of: {error!r}") from error
             count("random calls: calls refused with an error of a documented kind")
     assert global_states() == before, "a global generator was used"

@@ -36,7 +36,7 @@ class Calls(RuleBasedStateMachine):
     def begin(self, params, data):
         count("random calls: sequences")
         self.folder = tempfile.TemporaryDirectory()
-        self.model = make(params)
+        self.model, self.rows = make(params), None
         # Half of the models begin fitted: an error at the first fit leaves little to try.
         self.fit("fit", data, False)
 
@@ -101,7 +101,7 @@ class Calls(RuleBasedStateMachine):
                 return
             self.model = load_model(path)
         assert fitted_state(self.model) == fitted_state(old)
-        if fitted(self):
+        if self.rows is not None:
             self.same(attempt(old.score_samples, self.rows), self.model, self.rows)
 
     @rule()
@@ -144,13 +144,15 @@ class Calls(RuleBasedStateMachine):
                 part = attempt(self.model.score_samples, some)
                 if part is not None:
                     tolerance = 1e-9 if scores.dtype == part.dtype == np.float64 else 1e-3
+                    # Rounding of rows that are 10^12 standard deviations away.
+                    tolerance *= 10 if np.abs(scores).max() > 1e6 else 1
                     np.testing.assert_allclose(part, scores[1::2], rtol=tolerance, atol=tolerance)
 
     @precondition(fitted)
     @rule(method=st.sampled_from(["transform", "reconstruct", "impute"]), data=st.data())
     def look(self, method, data):
         before = fitted_state(self.model)
-        X = self.table(data) if data.draw(st.booleans()) else self.rows
+        X = self.table(data) if data.draw(st.booleans()) or self.rows is None else self.rows
         result = attempt(getattr(self.model, method), X)
         assert fitted_state(self.model) == before
         if result is not None:
