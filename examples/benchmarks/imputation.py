@@ -142,6 +142,18 @@ def summary(done, tables, cases, names):
     return ["removed", "measure (mean rank)", *names], rows
 
 
+def log_scores(done, tables, cases):
+    """Header and rows: log-score of each table and kind of holes (that of independent columns)."""
+    rows = []
+    for table in tables:
+        found = [done.get((table, *case, "EnergyImputer"), {}) for case in cases]
+        if any(found):
+            scores = [(r.get("log_score"), r.get("log_score_alone")) for r in found]
+            cells = ["" if a is None else f"{a:.2f} ({b:.2f})" for a, b in scores]
+            rows.append([table, *cells])
+    return ["table", *[f"{mechanism} {rate:.0%}" for mechanism, rate in cases]], rows
+
+
 def measure(truth, case, names, seed, quick):
     """Results of the imputers on one table with one kind of holes, one by one."""
     mechanism, rate = case
@@ -202,13 +214,7 @@ def main():
                 print(result, flush=True)
     layout = rst if args.rst else markdown
     print(layout(*summary(done, tables, cases, args.only)))
-    scored = [r for key, r in done.items() if "log_score" in r and key[0] in tables]
-    cells = [
-        [r["table"], f"{r['mechanism']} {r['rate']:.0%}"]
-        + [f"{r[key]:.2f}" for key in ("log_score", "log_score_alone")]
-        for r in scored
-    ]
-    print(layout(["table", "removed", "log-score", "independent columns"], cells))
+    print(layout(*log_scores(done, tables, cases)))
 
 
 if __name__ == "__main__":
