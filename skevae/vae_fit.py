@@ -38,7 +38,7 @@ from skevae.training import OBJECTIVES
 from skevae.training.loss import TrainingLoss
 from skevae.training.step import Loss, RecordedStep, Step
 from skevae.utils.device import graph_recorder
-from skevae.utils.memory import memory_budget, n_present
+from skevae.utils.memory import has_holes, memory_budget, n_present
 from skevae.utils.random import MAX_DIMENSIONS, make_generator, spawn
 from skevae.utils.weights import by_weight, unpacked
 from skevae.vae import VAE, accepting_holes
@@ -142,6 +142,9 @@ class VAEFit(Fit):
     def _likelihood_family(self) -> LikelihoodFamily:
         given = self.estimator.likelihood
         return clone(LIKELIHOODS[given]() if isinstance(given, str) else given)
+
+    def _has_holes(self) -> bool:
+        return self.ranks.any(has_holes(self.X))
 
     def _prior(self, seed: int) -> Any:
         given = self.estimator.prior

@@ -701,6 +701,14 @@ def test_partial_fit_after_fit(early_stopping):
     )
 
 
+def test_partition_can_change_between_passes():
+    model = vae(partition="exact", max_iter=2)
+    for partition in ("exact", "persistent", "aggregate", "contrastive", "exact"):
+        model.set_params(partition=partition).partial_fit(X_IRIS)
+    assert len(model.history_["objective"]) == 5
+    assert np.isfinite(model.score(X_IRIS))
+
+
 def test_fit_after_partial_fit_starts_again():
     model = vae().partial_fit(X_IRIS).fit(X_IRIS)
     assert_array_equal(model.score_samples(X_IRIS), vae().fit(X_IRIS).score_samples(X_IRIS))

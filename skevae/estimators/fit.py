@@ -33,7 +33,6 @@ from skevae.training.parameters import (
 )
 from skevae.training.step import Loss, RecordedStep, Step
 from skevae.utils.device import copy_to, own_context, resolve_device
-from skevae.utils.memory import has_holes
 from skevae.utils.random import draw_seed, lent_globals, make_generator, seed_of_pass
 from skevae.utils.ranks import Shard, current_ranks
 from skevae.utils.weights import checked_weights, rows_with_weight, unpacked
@@ -213,9 +212,6 @@ class Fit(ABC):
         self.standardizer = model.standardizer
         return checkpoint
 
-    def _has_holes(self) -> bool:
-        return self.ranks.any(has_holes(self.X))
-
     def _n_passes(self) -> int:
         """Number of fits and passes so far of the current model."""
         return getattr(self.estimator, "_n_passes", 1) if self.mode.continues else 0
@@ -241,7 +237,8 @@ class Fit(ABC):
         state = getattr(estimator, "_training_state", None)
         if self.mode is Mode.NEXT_PASS and state is not None:
             resume_optimizer(optimizer, state["optimizer"])
-            self.partition.resume(state["partition"])
+            if state["kind"] == type(self.partition).__name__:
+                self.partition.resume(state["partition"])
         average = WeightAverage(weights, self.averaging)
         step = Step(
             self.make_loss(), weights, optimizer, average, MAX_GRADIENT_NORM, ranks=self.ranks
@@ -260,8 +257,11 @@ class Fit(ABC):
         warn_of_run(result, estimator, self.warmup * max_epochs)
         self._training_state = None
         if self.mode.one_pass:
-            state = {"optimizer": optimizer_state(optimizer), "partition": self.partition.state()}
-            self._training_state = state
+            self._training_state = {
+                "optimizer": optimizer_state(optimizer),
+                "kind": type(self.partition).__name__,
+                "partition": self.partition.state(),
+            }
         return result, callbacks
 
     def _loop(
