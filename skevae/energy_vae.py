@@ -219,6 +219,7 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
         according to ``partition``; with "posterior" it is too high), "reconstruction" E[ln p(x|z)],
         "energy" E[E(z)] and "log_partition". With early stopping, also "validation" (the bound of
         the held-out rows; nan for passes of `partial_fit`). Densities of x are on the scale of X.
+        With ``mask_rate``, "objective" and "reconstruction" only cover the entries not hidden.
         If ln Z of the prior is not exact, it is estimated by short annealing runs (in training, at
         most 1000 steps ago). The estimates are usually too low, so "objective" and "validation" are
         usually **too high**. `score` is not affected.
