@@ -15,6 +15,8 @@ import numpy as np
 from scipy.special import expit, log_expit
 
 from skevae.estimators.columns import Columns
+from skevae.estimators.streams import from_stream
+from skevae.utils.memory import piece_slices, stays_in_file
 
 
 class Bounds:
@@ -78,12 +80,21 @@ class Bounds:
         """
         if self.are_open:
             return X
+        if not stays_in_file(X):
+            return self._mapped(X, 0)
+        # To a temporary file, as its copy in memory would be too large.
+        slices = piece_slices(*X.shape)
+        return from_stream(self._mapped(X[rows], rows.start) for rows in slices)
+
+    def _mapped(self, X: np.ndarray, first: int) -> np.ndarray:
+        """Map rows, of which the first is row ``first`` of the table."""
         outside = (X <= self.low) | (X >= self.high)
         if outside.any():
             row, j = np.argwhere(outside)[0]
             raise ValueError(
-                f"X[{row}] has the value {X[row, j]:g} in {self.columns.name(j)}, which is not "
-                f"strictly inside its bounds ({self.low[j]:g}, {self.high[j]:g}). Widen `bounds`."
+                f"X[{first + row}] has the value {X[row, j]:g} in {self.columns.name(j)}, which is "
+                f"not strictly inside its bounds ({self.low[j]:g}, {self.high[j]:g}). Widen "
+                "`bounds`."
             )
         U = X.copy()
         U[:, self.positive] = np.log(X[:, self.positive] - self.low[self.positive])

@@ -11,6 +11,8 @@ import numpy as np
 
 from skevae.estimators.frames import as_frame
 from skevae.estimators.kinds import check_integers, joined, kind_of
+from skevae.estimators.streams import from_stream
+from skevae.utils.memory import pieces, stays_in_file
 from skevae.utils.ranks import ALONE, Ranks
 
 
@@ -174,7 +176,8 @@ class Columns:
     def _values(self, X: Any, frame: nw.DataFrame[Any] | None, j: int) -> list[Any]:
         """Values of one column, with None for missing entries."""
         if frame is None:
-            values = np.asarray(X, dtype=object)[:, j].tolist()
+            X = X if isinstance(X, np.ndarray) else np.asarray(X, dtype=object)
+            values = X[:, j].astype(object).tolist()
             return [None if v is None or v != v else v for v in values]
         column = frame[:, j]
         missing = column.is_null().to_list()
@@ -192,6 +195,11 @@ class Columns:
         frame = as_frame(X)
         if frame is None and self.are_numbers:
             return X
+        if frame is None and stays_in_file(X):
+            return from_stream(self._in_memory(piece, None) for piece in pieces(X))
+        return self._in_memory(X, frame)
+
+    def _in_memory(self, X: Any, frame: nw.DataFrame[Any] | None) -> np.ndarray:
         n_features = len(self.integer)
         parts = [
             self._codes(X, frame, j) if self.n_categories[j] else self._number(X, frame, j)

@@ -12,6 +12,7 @@ from skevae.likelihoods.base import Likelihood, LikelihoodFamily
 from skevae.likelihoods.categorical import Categorical
 from skevae.likelihoods.integer import BinnedMixture
 from skevae.likelihoods.seen import SeenIntegers, SeenValues, are_told_apart
+from skevae.utils.memory import pieces
 
 # Number of Gaussians in the mixture of an integer column.
 N_INTEGER_COMPONENTS = 3
@@ -64,12 +65,15 @@ class Mixed(Likelihood):
         )
 
     def check_rows(self, X: np.ndarray) -> None:
-        for columns, part in self.parts:
-            part.check_rows(X[:, columns])
+        # In pieces, since columns are copied.
+        for piece in pieces(X):
+            for columns, part in self.parts:
+                part.check_rows(piece[:, columns])
 
     def prepare(self, X: np.ndarray) -> None:
         for columns, part in self.parts:
-            part.prepare(X[:, columns])
+            if type(part).prepare is not Likelihood.prepare:
+                part.prepare(X[:, columns])
 
     def training_rows(self, x: Tensor, generator: torch.Generator) -> Tensor:
         return self._rows(lambda part: part.training_rows, x, generator)

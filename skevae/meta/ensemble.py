@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from skevae.densities.ex_post import DensityEstimatorInstance, seeded_sample
 from skevae.energy_vae import EnergyVAE
 from skevae.estimators.columns import Columns, as_frame
+from skevae.estimators.streams import from_stream
 from skevae.meta.base import DensityMeta, check_takes_weights
 from skevae.meta.stacking import Stack, mean_density
 from skevae.utils.random import draw_seed, spawn
@@ -161,6 +162,8 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
             raise ValueError("estimator=[] has no density estimator. Give at least one, or None.")
         for kind in self._kinds:
             self._check_kind(kind, sample_weight is not None)
+        # A stream is read here, once for all members.
+        X = from_stream(X)
         seed = draw_seed(self.random_state)
         members = [
             _with_seed(kind, member_seed)

@@ -12,6 +12,7 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from skevae.energy_vae import EnergyVAE
+from skevae.estimators.streams import from_stream
 from skevae.meta.base import DensityMeta
 from skevae.utils.constraints import InstanceWith
 from skevae.utils.weights import checked_weights, upper_quantile
@@ -91,6 +92,8 @@ class EnergyOutlierDetector(OutlierMixin, DensityMeta):
         ValueError
             If the fit raises one, or the fitted density scores rows with nan.
         """
+        # A stream is read here, once for the fit and the threshold.
+        X = from_stream(X)
         density = self._fitted_density(EnergyVAE(likelihood="gaussian"), X, sample_weight)
         weights = checked_weights(sample_weight, np.empty((_num_samples(X), 1)))
         if weights is not None:

@@ -134,6 +134,27 @@ def test_standardised_in_passes_it_is_the_same_to_rounding(layout, holes, mapped
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bounds": {0: (0, 10), 1: (0, None)}},
+        {"integer_features": [2]},
+        {"categorical_features": [3], "bounds": {1: (None, 9)}, "integer_features": [2]},
+    ],
+)
+def test_kinds_of_columns_of_a_file_are_those_of_an_array(options, mapped, little_memory):
+    X = np.c_[X_IRIS[:, :2], X_IRIS[:, 2:].round()]
+    in_memory, in_file = vae(**options).fit(X), vae(**options).fit(mapped(X))
+    for name, values in in_memory.history_.items():
+        assert_allclose(in_file.history_[name], values, rtol=1e-4, atol=1e-4, err_msg=name)
+    scores = in_file.score_samples(mapped(X[:40]))
+    assert_allclose(scores, in_file.score_samples(X[:40]), rtol=1e-9)
+    X[100, 1] = 10.0
+    if 1 in options.get("bounds", {}):
+        with pytest.raises(ValueError, match=r"X\[100\] has the value 10 in column 1"):
+            vae(bounds={1: (0, 10)}).fit(mapped(X))
+
+
 def test_passes_and_checkpoints(mapped, little_memory, tmp_path):
     X = mapped(X_IRIS)
     model = vae(standardize=False).partial_fit(X).partial_fit(X)
@@ -284,6 +305,7 @@ torch.set_num_threads(1)
 X = np.load(sys.argv[1], mmap_mode="r")
 kwargs = {"n_components": 2, "hidden_layer_sizes": 8, "prior": "normal", "objective": "elbo"}
 kwargs |= {"n_draws": 1, "max_iter": 1, "batch_size": 1024, "n_score_draws": 2, "random_state": 0}
+kwargs |= eval(sys.argv[2])
 model = EnergyVAE(**kwargs, validation_fraction=0.01)
 model.fit(np.array(X[:3000])).score_samples(X[:10])
 with config_context(working_memory=16):
@@ -298,14 +320,23 @@ with config_context(working_memory=16):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_no_call_copies_the_file(dtype, tmp_path):
+@pytest.mark.parametrize(
+    "dtype, options",
+    [
+        ("float32", {}),
+        ("float64", {}),
+        ("float32", {"bounds": {1: (-100, None)}, "integer_features": [0]}),
+        ("float32", {"categorical_features": [0]}),
+    ],
+)
+def test_no_call_copies_the_file(dtype, options, tmp_path):
     n_rows = 40 * 2**20 // np.dtype(dtype).itemsize // 100 * 4  # 160 MiB
     X = np.lib.format.open_memmap(tmp_path / "X.npy", "w+", dtype, (n_rows, 100))
     for part in np.array_split(X, 16):
         part[:] = np.random.RandomState(0).normal(size=part.shape)
+        part[:, 0] = part[:, 0].round()
     X.flush()
-    command = [sys.executable, "-c", MEMORY, str(tmp_path / "X.npy")]
+    command = [sys.executable, "-c", MEMORY, str(tmp_path / "X.npy"), repr(options)]
     # Freed memory goes back at once, or what glibc keeps of it would be counted.
     settings = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     run = subprocess.run(

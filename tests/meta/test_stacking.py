@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
@@ -10,8 +11,16 @@ from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
+from torch.utils.data import DataLoader, TensorDataset
 
-from skevae import EnergyEnsemble, EnergyVAE, GaussianBernoulliRBMPrior, load_model, save_model
+from skevae import (
+    EnergyEnsemble,
+    EnergyOutlierDetector,
+    EnergyVAE,
+    GaussianBernoulliRBMPrior,
+    load_model,
+    save_model,
+)
 from skevae.meta.stacking import stacking_weights
 
 X_IRIS = load_iris().data
@@ -271,3 +280,20 @@ def test_samples_are_frames_whatever_the_members_return(library):
         assert list(rows.columns) == ["count", "rate"]
         assert [str(dtype) for dtype in rows.dtypes] == [str(dtype) for dtype in X.dtypes]
         assert np.isfinite(model.score_samples(rows)).all()
+
+
+@pytest.mark.parametrize("kind", [TensorDataset, DataLoader, iter])
+def test_streams_are_read_once(kind):
+    X = X_IRIS.astype(np.float32)
+    batches = {
+        TensorDataset: [torch.from_numpy(X)],
+        DataLoader: [X, 40],
+        iter: [[X[:100], X[100:]]],
+    }
+    for model in (
+        EnergyEnsemble(small(), n_estimators=2, stacking=True, random_state=0),
+        EnergyEnsemble(small(), n_estimators=2, random_state=0),
+        EnergyOutlierDetector(small(random_state=0)),
+    ):
+        scores = clone(model).fit(kind(*batches[kind])).score_samples(X)
+        assert_array_equal(scores, model.fit(X).score_samples(X))
