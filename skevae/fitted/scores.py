@@ -171,7 +171,9 @@ class Scores(FittedModel):
             rows, lambda scorer, part: scorer(part, method, diagnostics, n_draws, tol, seed)
         )
         if not self._bounds.are_open:
-            result["log_likelihood"] += self._bounds.log_derivatives(rows).sum(1)
+            result["log_likelihood"] += by_row(
+                lambda piece: self._bounds.log_derivatives(piece).sum(1), rows
+            )
         for name, values in result.items():
             if name in HOPELESS:
                 values[hopeless] = HOPELESS[name]
