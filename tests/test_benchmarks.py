@@ -1,5 +1,6 @@
 """The fit benchmark: its splits leak nothing, its peers are densities, its report is truthful."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -296,3 +297,23 @@ def test_quick_run_measures_everything_and_draws_it(tmp_path):
     }
     left_out = set(fit.ESTIMATORS) - {row["estimator"] for row in rows}
     assert all(name in done.stdout for name in left_out)
+
+
+SCRIPTS = sorted(FOLDER.glob("*.py"))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=[path.stem for path in SCRIPTS])
+def test_every_script_can_be_imported(path, monkeypatch):
+    """Also those that take too long to be run here."""
+    spec = importlib.util.spec_from_file_location(f"benchmark_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+
+
+@pytest.mark.slow
+def test_speed_runs(tmp_path):
+    command = [sys.executable, FOLDER / "speed.py", "--quick"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert "sampling" in run.stdout and "scoring" in run.stdout

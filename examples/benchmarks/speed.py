@@ -37,12 +37,12 @@ from timing import (
 )
 from torch import nn
 
-from skevae import EnergyVAE
+from skevae import EnergyVAE, GaussianBernoulliRBMPrior
 from skevae.densities.gaussian_bernoulli import GaussianBernoulliDensity
 from skevae.energies import AnnealingPath
 from skevae.log_partition.annealing import anneal_forward
 from skevae.log_partition.exact import exact_log_partition
-from skevae.networks import MLP, GaussianBernoulliRBMPrior
+from skevae.networks import MLP
 from skevae.samplers.gibbs import block_gibbs
 from skevae.utils.log_mean import log_mean_exp, log_mean_exp_error
 from skevae.utils.random import make_generator

@@ -31,7 +31,7 @@ EXACT_SAMPLING_UNITS = 32
 EXACT_WATCHING_UNITS = 28
 EXACT_TRAINING_UNITS = 24
 # From this size on, computing a part of ln Z and adding up the parts is faster than computing all.
-SHARED_UNITS = 24
+SHARED_UNITS = 26
 
 # Width in nats at which a certified interval of ln Z is narrow enough.
 CERTIFIED_WIDTH = 0.1
