@@ -643,7 +643,7 @@ def test_imputed_modes_and_medians_of_discrete_columns():
             "other": rng.randn(500),
         }
     ).astype({"letter": "category"})
-    model = small(max_iter=40).fit(table)
+    model = small(max_iter=25).fit(table)
     holes = table.iloc[:40].assign(letter=None, count=np.nan)
     holes["letter"] = holes["letter"].astype(table["letter"].dtype)
     medians, modes = model.impute(holes, method="median"), model.impute(holes, method="mode")

@@ -133,7 +133,6 @@ def test_standardised_in_passes_it_is_the_same_to_rounding(layout, holes, mapped
     assert_allclose(in_file.score_samples(mapped(few)), in_memory.score_samples(few), atol=1e-3)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -147,24 +146,26 @@ def test_kinds_of_columns_of_a_file_are_those_of_an_array(options, mapped, littl
     in_memory, in_file = vae(**options).fit(X), vae(**options).fit(mapped(X))
     for name, values in in_memory.history_.items():
         assert_allclose(in_file.history_[name], values, rtol=1e-4, atol=1e-4, err_msg=name)
-    scores = in_file.score_samples(mapped(X[:40]))
-    assert_allclose(scores, in_file.score_samples(X[:40]), rtol=1e-9)
+    scores = in_file.score_samples(mapped(X[:10]))
+    assert_allclose(scores, in_file.score_samples(X[:10]), rtol=1e-9)
     X[100, 1] = 10.0
     if 1 in options.get("bounds", {}):
         with pytest.raises(ValueError, match=r"X\[100\] has the value 10 in column 1"):
             vae(bounds={1: (0, 10)}).fit(mapped(X))
 
 
+@pytest.mark.slow
 def test_passes_and_checkpoints(mapped, little_memory, tmp_path):
     X = mapped(X_IRIS)
     model = vae(standardize=False).partial_fit(X).partial_fit(X)
     expected = vae(standardize=False).partial_fit(X_IRIS).partial_fit(X_IRIS)
-    assert_array_equal(model.score_samples(X), expected.score_samples(X_IRIS))
+    # With so little memory, rows are scored one by one.
+    assert_array_equal(model.score_samples(X[::10]), expected.score_samples(X_IRIS[::10]))
     kept = vae(checkpoint_dir=tmp_path / "runs", max_time=1e-9, early_stopping=False)
     with warnings.catch_warnings(action="ignore"):
         assert [kept.fit(X).n_iter_ for _ in range(3)] == [1, 2, 3]
     whole = vae(early_stopping=False).fit(X)
-    assert_array_equal(kept.score_samples(X), whole.score_samples(X))
+    assert_array_equal(kept.score_samples(X[::10]), whole.score_samples(X[::10]))
 
 
 def test_the_file_is_left_as_it_is(mapped, little_memory):
