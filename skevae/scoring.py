@@ -151,6 +151,7 @@ class Scorer:
         function : callable (rows, noise, draws_at_once) -> Tensor of shape (rows, ...)
         n_draws : int
         """
+        n_draws = int(n_draws)
         proposals = self._proposals(METHODS["importance"], [n_draws], None)
         return np.concatenate(
             [

@@ -174,7 +174,7 @@ class VAEFit(Fit):
     def _build(self, likelihood: Likelihood, fill: Tensor, construction: int, density: int) -> VAE:
         """Build the untrained module."""
         estimator = self.estimator
-        kind, n_latent = POSTERIORS[estimator.posterior], estimator.n_components
+        kind, n_latent = POSTERIORS[estimator.posterior], int(estimator.n_components)
         sizes = layer_sizes(estimator.hidden_layer_sizes)
         generator = make_generator(construction)
 
@@ -185,7 +185,7 @@ class VAEFit(Fit):
             return build_network(network, n_inputs, n_outputs, widths, generator, decodes=decodes)
 
         n_categories = estimator._columns.n_categories
-        holes = estimator.mask_rate > 0 or self._has_holes()
+        holes = bool(estimator.mask_rate > 0) or self._has_holes()
         inputs = Inputs(fill, n_categories.tolist(), with_mask=holes)
         encoder = build(inputs.n_outputs, kind.outputs_per_latent * n_latent, sizes)
         # Rows of numbers without missing entries are passed to the network unchanged.
@@ -242,7 +242,7 @@ class VAEFit(Fit):
             self.module,
             self.partition,
             OBJECTIVES[self.estimator.objective],
-            n_draws=self.estimator.n_draws,
+            n_draws=int(self.estimator.n_draws),
             kl_warmup=self.warmup,
             mask_rate=self.estimator.mask_rate,
             weighted=self.weights is not None,
@@ -269,12 +269,12 @@ class VAEFit(Fit):
             make_generator(self.seeds.validate, self.device)
         )
         self.partition.note(log_partition)
-        rows_at_once, draws_at_once = self._chunk_sizes(self.estimator.n_draws)
+        rows_at_once, draws_at_once = self._chunk_sizes(int(self.estimator.n_draws))
         x, weight = unpacked(held_out, self.weights is not None)
         return held_out_bound(
             self.module,
             x,
-            n_draws=self.estimator.n_draws,
+            n_draws=int(self.estimator.n_draws),
             rows_at_once=rows_at_once,
             draws_at_once=draws_at_once,
             seed=self.seeds.validate,

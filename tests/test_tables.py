@@ -26,7 +26,11 @@ from skevae import (
     EnergyOutlierDetector,
     EnergyVAE,
     GaussianBernoulliRBMPrior,
+    VampPrior,
+    load_model,
+    save_model,
 )
+from skevae.likelihoods import GaussianMixtureLikelihood
 from skevae.utils.random import make_generator
 
 X_IRIS = load_iris().data
@@ -677,6 +681,69 @@ def test_booleans_named_as_integers_stay_booleans(library):
     X = frames.DataFrame({"flag": [True, False] * 20, "x": np.arange(40.0)})
     rows = small(integer_features=["flag"], max_iter=2).fit(X).sample(5)
     assert str(rows["flag"].dtype).startswith(("bool", "Boolean"))
+
+
+def test_rows_keep_the_index_of_the_table():
+    table = pd.DataFrame(X_IRIS, columns=list("abcd"), index=range(1000, 1150))
+    table.loc[1003, "a"] = np.nan
+    for params in ({}, {"bounds": {"b": (0, None)}}):
+        model = small(max_iter=2, **params).fit(table)
+        latents = model.set_output(transform="pandas").transform(table)
+        for rows in (
+            model.impute(table),
+            model.reconstruct(table),
+            model.inverse_transform(latents),
+        ):
+            assert rows.index.equals(table.index)
+        assert table.fillna(model.impute(table)).notna().all().all()
+
+
+def test_lists_and_arrays_of_strings_keep_their_categories():
+    for X in (
+        [[1.5, "a"], [2.5, "b"], [3.5, np.nan]] * 10,
+        np.array([["1", "a"], ["2", "b"]] * 10),
+    ):
+        model = small(max_iter=2, categorical_features=[1]).fit(X)
+        assert model._columns.categories[1] == ["a", "b"]
+        assert set(model.sample(20)[:, 1]) <= {"a", "b"}
+        assert model.impute([[1.5, None]])[0, 1] in ("a", "b")
+
+
+def test_given_is_finite_and_knows_the_missing_value_of_pandas():
+    model = small(max_iter=2).fit(TABLE)
+    with pytest.raises(ValueError, match="infinite value in column 'height'"):
+        model.sample(given={"height": np.inf})
+    assert len(model.sample(3, given={"height": pd.NA, "kind": TABLE["kind"].iloc[0]})) == 3
+
+
+def test_numbers_of_numpy_are_parameters(tmp_path):
+    """As a search over np.arange passes them; also in files."""
+    two = np.int64(2)
+    prior = GaussianBernoulliRBMPrior(two, learn_scale=np.True_)
+    model = EnergyVAE(
+        two,
+        hidden_layer_sizes=(np.int64(8),),
+        prior=prior,
+        likelihood=GaussianMixtureLikelihood(n_components=two),
+        max_iter=two,
+        n_draws=two,
+        n_score_draws=np.int64(120),
+        mask_rate=np.float64(0.2),
+        random_state=np.int64(0),
+    )
+    holes = np.where(np.arange(600).reshape(150, 4) % 7 == 0, np.nan, X_IRIS)
+    score = model.fit(holes).score(holes)
+    save_model(model, tmp_path / "model")
+    assert load_model(tmp_path / "model").score(holes) == score
+    assert np.isfinite(model.certify(16, n_draws=two).lower)
+    assert not np.isnan(model.impute(holes)).any()
+    VampPrior(two, learn_weights=np.True_, max_iter=two).fit(X_IRIS)
+
+
+def test_weights_may_be_a_nullable_series():
+    weights = pd.Series([1] * 150, dtype="Int64")
+    model = small(max_iter=2).fit(X_IRIS, sample_weight=pd.Series(X_IRIS[:, 0] > 5))
+    assert model.score(X_IRIS, sample_weight=weights) == model.score(X_IRIS)
 
 
 def test_mask_rate_can_be_raised_after_a_fit():

@@ -78,17 +78,18 @@ class GaussianBernoulliDensity(AnnealedDensity):
         initial_scale: float = 0.1,
     ) -> None:
         super().__init__(n_latent, n_chains)
-        self.n_hidden = n_hidden
-        self.n_gibbs_steps = n_gibbs_steps
-        self.has_exact_log_partition = n_hidden <= EXACT_EVALUATION_UNITS
-        self.trains_exactly = n_hidden <= EXACT_TRAINING_UNITS
-        self.samples_exactly = self.has_exact_log_partition and n_hidden <= EXACT_SAMPLING_UNITS
+        # Parameters may be NumPy numbers.
+        self.n_hidden = int(n_hidden)
+        self.n_gibbs_steps = int(n_gibbs_steps)
+        self.has_exact_log_partition = self.n_hidden <= EXACT_EVALUATION_UNITS
+        self.trains_exactly = self.n_hidden <= EXACT_TRAINING_UNITS
+        self.samples_exactly = self.n_hidden <= min(EXACT_SAMPLING_UNITS, EXACT_EVALUATION_UNITS)
         self.sampler = self.checked_sampler(sampler)
         noise = torch.randn((n_latent, n_hidden), generator=generator)
         self.weight = nn.Parameter(initial_scale * noise)
         self.hidden_bias = nn.Parameter(torch.zeros(n_hidden))
         self.visible_mean = nn.Parameter(torch.zeros(n_latent))
-        self.log_variance = nn.Parameter(torch.zeros(n_latent), requires_grad=learn_scale)
+        self.log_variance = nn.Parameter(torch.zeros(n_latent), requires_grad=bool(learn_scale))
 
     def checked_sampler(self, sampler: str | Sampler) -> Sampler:
         made = resolve_sampler(sampler, n_steps=self.n_gibbs_steps)

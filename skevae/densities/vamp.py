@@ -66,7 +66,9 @@ class VampDensity(NormalizedDensity):
         learn_weights: bool = False,
     ) -> None:
         super().__init__(n_latent)
-        self.weight_logits = nn.Parameter(torch.zeros(n_components), requires_grad=learn_weights)
+        self.weight_logits = nn.Parameter(
+            torch.zeros(n_components), requires_grad=bool(learn_weights)
+        )
         self.pseudo_inputs = nn.Parameter(
             torch.randn((n_components, n_latent), generator=generator)
         )

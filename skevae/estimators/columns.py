@@ -9,7 +9,7 @@ from typing import Any
 import narwhals.stable.v2 as nw
 import numpy as np
 
-from skevae.estimators.frames import as_frame
+from skevae.estimators.frames import as_frame, is_missing
 from skevae.estimators.kinds import check_integers, joined, kind_of
 from skevae.estimators.streams import from_stream
 from skevae.utils.memory import pieces, stays_in_file
@@ -61,7 +61,7 @@ class Columns:
         # An empty table, which stores the library, the names, the dtypes and their categories.
         self.template = None if frame is None else frame.head(0).to_native()
         if frame is None:
-            self._is_object = np.asarray(X).dtype == object
+            self._is_object = np.asarray(X).dtype.kind in "OUS"
             n_features = np.shape(X)[1]
             of_dtype = np.zeros((2, n_features), dtype=bool)
         else:
@@ -178,7 +178,7 @@ class Columns:
         if frame is None:
             X = X if isinstance(X, np.ndarray) else np.asarray(X, dtype=object)
             values = X[:, j].astype(object).tolist()
-            return [None if v is None or v != v else v for v in values]
+            return [None if is_missing(v) else v for v in values]
         column = frame[:, j]
         missing = column.is_null().to_list()
         values = column.to_list()

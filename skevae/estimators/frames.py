@@ -17,6 +17,20 @@ def as_frame(X: Any) -> nw.DataFrame[Any] | None:
     return frame if isinstance(frame, nw.DataFrame) else None
 
 
+def with_index_of(rows: Any, X: Any) -> Any:
+    """Give a pandas DataFrame the index of the table that it was computed from, if that has one."""
+    frame, source = as_frame(rows), as_frame(X)
+    index = None if source is None else nw.maybe_get_index(source)
+    if index is not None and frame is not None and frame.implementation.is_pandas_like():
+        rows.index = index
+    return rows
+
+
+def is_missing(value: Any) -> bool:
+    """Whether an object is None, nan, or the NA of pandas, which cannot be compared."""
+    return value is None or type(value).__name__ == "NAType" or bool(value != value)
+
+
 def as_row(x: Any) -> Any:
     """Turn a row, with its feature names if it is a pandas Series, into a table with one row."""
     if isinstance(x, np.ndarray):

@@ -89,7 +89,7 @@ class Certificates(Latents):
                 f"is not known of ex_post={self.ex_post_!r}. Use GaussianMixture, KernelDensity "
                 "with atol=0 and rtol=0, or a prior of this package."
             )
-        n_draws = self.n_score_draws if n_draws is None else n_draws
+        n_draws = int(self.n_score_draws if n_draws is None else n_draws)
         seed = self._seed_for(random_state)
         generator = make_generator(spawn(seed, 1)[0])
         blocks = []

@@ -13,7 +13,7 @@ from sklearn.utils._param_validation import StrOptions, validate_parameter_const
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skevae.estimators.frames import as_frame, as_row
+from skevae.estimators.frames import as_frame, as_row, with_index_of
 from skevae.evaluation.conditional import feature_scores, resampled_latents
 from skevae.evaluation.importance import EncodedRows, Noise
 from skevae.fitted.imputation import IMPUTATIONS, DecodedDraws, OwnScale, at_random
@@ -124,10 +124,11 @@ class Conditionals(Latents):
             generator = make_generator(self._seed_for(random_state))
             rows[holes] = self._filled(rows[holes], method, generator)
         if self._bounds.are_open:
-            return self._like_x(rows)
+            return with_index_of(self._like_x(rows), X)
         # The map of bounded columns and its inverse would round their observed entries.
         numbers = self._numbers(X, reset=False, min_samples=1, ranks=ALONE)
-        return self._columns.rows(np.where(np.isnan(numbers), self._bounds.backward(rows), numbers))
+        rows = np.where(np.isnan(numbers), self._bounds.backward(rows), numbers)
+        return with_index_of(self._columns.rows(rows), X)
 
     def _filled(self, rows: np.ndarray, method: str, generator: torch.Generator) -> np.ndarray:
         """Rows with imputed entries."""
@@ -149,7 +150,11 @@ class Conditionals(Latents):
     def _sample_given(self, n_samples: int, given: Any, generator: torch.Generator) -> Any:
         """Draws given the observed entries of one row."""
         if isinstance(given, Mapping):
-            row = self._bounds.forward(self._columns.row(given))
+            row = self._columns.row(given)
+            if np.isinf(row).any():
+                column = self._columns.name(int(np.isinf(row).argmax()))
+                raise ValueError(f"given has an infinite value in {column}. Use a finite one.")
+            row = self._bounds.forward(row)
             self.module_.likelihood.check_rows(row)
         else:
             given = from_torch(given, "given")

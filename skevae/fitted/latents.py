@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from skevae.estimators.frames import with_index_of
 from skevae.estimators.standardizer import as_tensor
 from skevae.fitted.base import FittedModel
 from skevae.scoring import Scorer, in_chunks
@@ -73,8 +74,9 @@ class Latents(FittedModel):
             DataFrame, a DataFrame.
         """
         check_is_fitted(self, "module_")
-        Z = self._check_latent(Z, self.module_.density.n_latent, "Z")
-        return self._decode(Z, lambda model, outputs: model.likelihood.mean(outputs))
+        given, Z = Z, self._check_latent(Z, self.module_.density.n_latent, "Z")
+        rows = self._decode(Z, lambda model, outputs: model.likelihood.mean(outputs))
+        return with_index_of(rows, given)
 
     def reconstruct(self, X):
         """Decode the posterior mean of each row.
@@ -88,7 +90,7 @@ class Latents(FittedModel):
         ndarray or DataFrame of shape (n_samples, n_features)
             ``inverse_transform(transform(X))``.
         """
-        return self.inverse_transform(self._encode(X))
+        return with_index_of(self.inverse_transform(self._encode(X)), X)
 
     def _decode(
         self, Z: np.ndarray, read: Callable[[VAE, Tensor], Tensor], dtype: DTypeLike | None = None

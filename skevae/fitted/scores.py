@@ -161,7 +161,7 @@ class Scores(FittedModel):
             {"n_score_draws": self.n_score_draws},
             caller_name=type(self).__name__,
         )
-        n_draws = self.n_score_draws if n_draws is None else n_draws
+        n_draws = int(self.n_score_draws if n_draws is None else n_draws)
         seed = None if random_state is None else self._seed_for(random_state)
         hopeless = beyond.any(axis=1)
         empty = by_row(lambda piece: np.isnan(piece).all(axis=1), rows)

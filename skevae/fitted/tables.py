@@ -92,4 +92,7 @@ def _table(X: Any) -> Any:
     """Return a DataFrame unchanged, and anything else as a 2-D array."""
     if as_frame(X) is not None:
         return X
+    if isinstance(X, list | tuple):
+        # As objects, since NumPy would turn numbers beside strings into strings.
+        X = np.asarray(X, dtype=object)
     return check_array(X, dtype=None, ensure_all_finite=False)

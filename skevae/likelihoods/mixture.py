@@ -153,4 +153,4 @@ class GaussianMixtureLikelihood(LikelihoodFamily):
         self.min_scale = min_scale
 
     def make_likelihood(self, n_features: int) -> GaussianMixture:
-        return GaussianMixture(n_features, self.n_components, self.min_scale)
+        return GaussianMixture(n_features, int(self.n_components), self.min_scale)

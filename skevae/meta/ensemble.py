@@ -154,9 +154,11 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         ------
         ValueError
             If an estimator is not a density estimator or, with ``sample_weight``, does not take
-            weights. With ``stacking=False``, if an estimator has no ``random_state``, because its
-            members would be the same. With ``stacking=True``, if ``n_estimators`` is 1 or greater
-            than the number of rows, or if an estimator cannot score held-out rows.
+            weights. If X is a DataFrame with categories or integers, and some estimators compute
+            probabilities of them and others densities. With ``stacking=False``, if an estimator
+            has no ``random_state``, because its members would be the same. With
+            ``stacking=True``, if ``n_estimators`` is 1 or greater than the number of rows, or if
+            an estimator cannot score held-out rows.
         """
         if not self._kinds:
             raise ValueError("estimator=[] has no density estimator. Give at least one, or None.")
@@ -164,9 +166,10 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
             self._check_kind(kind, sample_weight is not None)
         # A stream is read here, once for all members.
         X = from_stream(X)
+        columns = self._columns_of(X)
         seed = draw_seed(self.random_state)
         members = [
-            _with_seed(kind, member_seed)
+            _with_kinds_of(columns, _with_seed(kind, member_seed))
             for kind in self._kinds
             for member_seed in spawn(seed, self.n_estimators)
         ]
@@ -180,14 +183,30 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
             fitted = run(delayed(member.fit)(X, **of_rows) for member in members)
             weights, held_out_scores = np.full(len(members), 1 / len(members)), None
         self._take_features(fitted[0])
-        is_frame = as_frame(X) is not None
-        self._columns = Columns(X, "from_dtype", "from_dtype", "error") if is_frame else None
+        self._columns = columns
         self.estimators_, self.weights_ = fitted, weights
         if held_out_scores is not None:
             self.held_out_scores_ = held_out_scores
         elif hasattr(self, "held_out_scores_"):
             del self.held_out_scores_
         return self
+
+    def _columns_of(self, X: Any) -> Columns | None:
+        """Kinds of the columns of a DataFrame, checked against the estimators; None for arrays."""
+        if as_frame(X) is None:
+            return None
+        know_kinds = [_knows_kinds(kind) for kind in self._kinds]
+        if not any(know_kinds):
+            return Columns(X, None, "from_dtype", "error")
+        columns = Columns(X, "from_dtype", "from_dtype", "error")
+        if all(know_kinds) or columns.are_numbers:
+            return columns
+        discrete = columns.name(int((columns.integer | (columns.n_categories > 0)).argmax()))
+        raise ValueError(
+            f"X has categories or integers in {discrete}, of which EnergyVAE computes "
+            f"probabilities and estimator={self._kinds[know_kinds.index(False)]!r} densities. They "
+            "cannot be averaged. Convert such columns to float, or leave out this estimator."
+        )
 
     def _check_kind(self, kind: Any, weighted: bool) -> None:
         validate_parameter_constraints(
@@ -274,6 +293,24 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         if self._columns is None or as_frame(rows) is not None:
             return rows
         return self._columns.rows(np.asarray(rows, dtype=np.float64))
+
+
+def _knows_kinds(kind: Any) -> bool:
+    """Whether an estimator computes probabilities of integers, not densities."""
+    return getattr(kind, "integer_features", None) is not None or isinstance(kind, EnergyEnsemble)
+
+
+def _with_kinds_of(columns: Columns | None, member: Any) -> Any:
+    """Fix the kinds of the columns, which would otherwise depend on the rows of a fold."""
+    if columns is not None:
+        kinds = {
+            "categorical_features": columns.n_categories > 0,
+            "integer_features": columns.integer,
+        }
+        for name, mask in kinds.items():
+            if isinstance(getattr(member, name, None), str):
+                member.set_params(**{name: mask.tolist()})
+    return member
 
 
 def _with_seed(template: Any, seed: int) -> Any:

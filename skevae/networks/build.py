@@ -67,6 +67,8 @@ def build_network(
     ValueError
         If the module does not map a batch of two rows to the required shape.
     """
+    # Parameters may be NumPy integers, which torch does not take.
+    n_inputs, n_outputs = int(n_inputs), int(n_outputs)
     builder = NETWORKS[network]() if isinstance(network, str) else network
     given = f"{parameter}={network!r}"
     _check_signature(builder, given)

@@ -27,7 +27,7 @@ class Inputs(nn.Module):
         super().__init__()
         counts = torch.tensor(list(n_categories))
         columns = torch.arange(len(counts))
-        self.with_mask = with_mask
+        self.with_mask = bool(with_mask)
         self.numbers: Tensor
         self.fill: Tensor
         self.owner: Tensor

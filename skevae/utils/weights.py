@@ -30,7 +30,7 @@ def checked_weights(sample_weight: Any, X: np.ndarray, ranks: Ranks = ALONE) -> 
         sample_weight, X, dtype=np.float64, ensure_non_negative=True, copy=True
     )
     # In two steps, so that the sum of large weights does not overflow.
-    weights /= max(ranks.gather(weights.max()))
+    weights = weights / max(ranks.gather(weights.max()))
     # Training uses float32, in which smaller weights are 0.
     weights[weights < np.finfo(np.float32).tiny] = 0.0
     present = weights[weights > 0]

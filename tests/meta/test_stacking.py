@@ -271,7 +271,7 @@ def test_samples_are_frames_whatever_the_members_return(library):
     frames = pytest.importorskip(library)
     rng = np.random.RandomState(0)
     X = frames.DataFrame({"count": rng.poisson(3, 60), "rate": rng.rand(60)})
-    kinds = [KernelDensity(), GaussianMixture(2), small()]
+    kinds = [KernelDensity(), GaussianMixture(2), small(integer_features=None)]
     for members in (kinds, kinds[:2]):
         model = EnergyEnsemble(members, n_estimators=2, stacking=True, random_state=0).fit(X)
         model.weights_ = np.full(len(model.weights_), 1 / len(model.weights_))
@@ -297,3 +297,22 @@ def test_streams_are_read_once(kind):
     ):
         scores = clone(model).fit(kind(*batches[kind])).score_samples(X)
         assert_array_equal(scores, model.fit(X).score_samples(X))
+
+
+def test_kinds_of_columns_are_those_of_all_rows():
+    """A fold without the missing entry would take a column of zeros and ones as continuous."""
+    rng = np.random.RandomState(0)
+    X = pd.DataFrame({"x": rng.randn(80), "flag": rng.choice([0.0, 1.0], 80)})
+    X.loc[7, "flag"] = np.nan
+    model = EnergyEnsemble(small(), n_estimators=4, stacking=True, random_state=0).fit(X)
+    assert all(member._columns.integer.tolist() == [False, True] for member in model.estimators_)
+
+
+def test_densities_and_probabilities_are_not_averaged():
+    X = pd.DataFrame({"x": X_IRIS[:, 0], "count": np.arange(150) % 4})
+    kinds = [small(), GaussianMixture(2)]
+    for stacking in (True, False):
+        with pytest.raises(ValueError, match="'count'.*densities.*Convert"):
+            EnergyEnsemble(kinds, n_estimators=2, stacking=stacking).fit(X)
+    model = EnergyEnsemble(kinds, n_estimators=2, stacking=True, random_state=0)
+    assert np.isfinite(model.fit(X.astype(float)).score(X.astype(float)))
