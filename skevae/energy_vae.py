@@ -183,8 +183,8 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
     warm_start : bool, default=False
         Whether `fit` continues from the fitted state, for another ``max_iter`` epochs, including
         the warm-up. Network, posterior, likelihood, prior and standardisation stay those of the
-        first fit: changing these parameters has no effect. If X is the same, the same rows are held
-        out.
+        first fit, and so do the bounds and kinds of columns: changing these parameters has no
+        effect. If X is the same, the same rows are held out.
     checkpoint_dir : str or path, default=None
         Directory in which `fit` saves its training state, in a file named by a hash of the
         parameters and X. If `fit` is interrupted, the same call resumes from there and gives the

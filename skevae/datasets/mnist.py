@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from os import PathLike
+from urllib.error import URLError
 
 import numpy as np
 from sklearn.datasets import fetch_openml
@@ -74,6 +75,8 @@ def fetch_binarized_mnist(
         set, which has no intensities.
     FileNotFoundError
         If the file `local_npz` does not exist.
+    ConnectionError
+        If MNIST is not in the cache and cannot be downloaded.
     ImportError
         If pandas is not installed, which scikit-learn needs to parse the download.
 
@@ -113,7 +116,13 @@ def fetch_binarized_mnist(
 
 
 def _load_mnist(data_home) -> dict[str, tuple]:
-    mnist = fetch_openml("mnist_784", version=1, as_frame=False, data_home=data_home)
+    try:
+        mnist = fetch_openml("mnist_784", version=1, as_frame=False, data_home=data_home)
+    except URLError as error:
+        raise ConnectionError(
+            f"MNIST cannot be downloaded from openml.org ({error.reason}). Connect to the "
+            "internet, or pass a file as local_npz."
+        ) from error
     images, labels = mnist.data, mnist.target.astype(np.int64)
     # OpenML keeps the original order of the 70,000 images; the test images are the last seventh.
     train, test = slice(6 * len(images) // 7), slice(6 * len(images) // 7, None)

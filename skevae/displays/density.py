@@ -10,7 +10,7 @@ from sklearn.utils._param_validation import StrOptions
 from skevae.displays.checks import at_least, check_estimator, check_options
 from skevae.displays.drawing import import_pyplot, make_panels
 from skevae.displays.draws import draw_rows
-from skevae.displays.grid import SCALES, density_on_grid, draw_density, grid_points, obstacle
+from skevae.displays.grid import SCALES, density_on_grid, draw_density, grid_axes, obstacle
 from skevae.displays.pairs import coordinate, draw_pairs
 from skevae.displays.tables import Table
 
@@ -173,7 +173,7 @@ class DensityDisplay:
             drawn = Table(draw_rows(estimator, n_samples, random_state))
             return cls._of_tables(table, drawn, chosen).plot(ax, max_points=n_samples)
         columns = {table.names[j]: table.column(j).values for j in chosen}
-        grid = [grid_points(values, name, grid_resolution) for name, values in columns.items()]
+        grid = grid_axes(estimator, chosen, columns, grid_resolution)
         log_density = density_on_grid(estimator, table, chosen, grid, n_draws)
         display = cls(columns, grid=grid, log_density=log_density)
         return display.plot(ax, scale=scale, max_points=n_samples)

@@ -14,6 +14,9 @@ from skevae.displays.tables import Table
 # Margin on each side, as a fraction of the range of the rows.
 MARGIN = 0.1
 
+# Distance of the first point from a bound of the column, as a fraction of the margin.
+EDGE = 0.01
+
 # Log-densities this many nats below the maximum are cut off; they would use most of the colours.
 DEPTH = 12.0
 
@@ -44,14 +47,39 @@ def obstacle(estimator: Any, table: Table, chosen: list[int]) -> str:
     return ""
 
 
-def grid_points(values: np.ndarray, name: str, n_points: int) -> np.ndarray:
-    """Evenly spaced values over the range of a column, with a margin."""
+def support(estimator: Any, j: int) -> tuple[float, float]:
+    """Bounds between which column j of the fitted model has a density."""
+    members = getattr(estimator, "estimators_", None)
+    if members is not None:
+        low, high = np.transpose([support(member, j) for member in members])
+        return low.max(), high.min()
+    bounds = getattr(estimator, "_bounds", None)
+    return (-np.inf, np.inf) if bounds is None else (bounds.low[j], bounds.high[j])
+
+
+def grid_points(
+    values: np.ndarray, name: str, n_points: int, within: tuple[float, float]
+) -> np.ndarray:
+    """Evenly spaced values over the range of a column, with a margin, inside of its bounds."""
     present = values[np.isfinite(values)]
     if not len(present):
         raise ValueError(f"X has no finite value in {name!r}, so the range is unknown.")
     low, high = present.min(), present.max()
     margin = MARGIN * (high - low) if high > low else 1.0
-    return np.linspace(low - margin, high + margin, n_points)
+    edge = EDGE * margin
+    return np.linspace(
+        max(low - margin, within[0] + edge), min(high + margin, within[1] - edge), n_points
+    )
+
+
+def grid_axes(
+    estimator: Any, chosen: list[int], columns: dict[str, np.ndarray], n_points: int
+) -> list[np.ndarray]:
+    """Points of a grid over the chosen columns."""
+    return [
+        grid_points(values, name, n_points, support(estimator, j))
+        for j, (name, values) in zip(chosen, columns.items(), strict=True)
+    ]
 
 
 def density_on_grid(

@@ -17,6 +17,7 @@ from skevae.displays.drawing import (
     point_size,
 )
 from skevae.displays.draws import draw_rows
+from skevae.utils.arrays import is_missing
 
 # Margin on each side, as a fraction of the range of the posterior means and the samples.
 MARGIN = 0.05
@@ -251,7 +252,10 @@ def _classes(y: Any, n_rows: int) -> list[tuple[str | None, np.ndarray, str]]:
     """Label, rows and colour of each class; without classes, one group without a label."""
     if y is None:
         return [(None, np.ones(n_rows, dtype=bool), VERMILION)]
+    # Missing labels are a class of their own, as text cannot be compared with nan.
     labels = np.asarray(y)
+    if labels.dtype == object:
+        labels = np.array(["missing" if is_missing(label) else label for label in labels])
     if labels.shape != (n_rows,):
         raise ValueError(
             f"y of shape {labels.shape} must have one class for each of the {n_rows} rows of X."

@@ -9,9 +9,10 @@ from typing import Any
 import narwhals.stable.v2 as nw
 import numpy as np
 
-from skevae.estimators.frames import as_frame, is_missing
+from skevae.estimators.frames import as_frame
 from skevae.estimators.kinds import check_integers, joined, kind_of
 from skevae.estimators.streams import from_stream
+from skevae.utils.arrays import is_missing
 from skevae.utils.memory import pieces, stays_in_file
 from skevae.utils.ranks import ALONE, Ranks
 
@@ -176,8 +177,7 @@ class Columns:
     def _values(self, X: Any, frame: nw.DataFrame[Any] | None, j: int) -> list[Any]:
         """Values of one column, with None for missing entries."""
         if frame is None:
-            X = X if isinstance(X, np.ndarray) else np.asarray(X, dtype=object)
-            values = X[:, j].astype(object).tolist()
+            values = np.asarray(X)[:, j].astype(object).tolist()
             return [None if is_missing(v) else v for v in values]
         column = frame[:, j]
         missing = column.is_null().to_list()
@@ -252,7 +252,7 @@ class Columns:
             if self.on_unknown == "error":
                 raise ValueError(
                     f"{self.name(j)} has the category {value!r}, which was not seen in fit. "
-                    "Use handle_unknown='missing' to treat unknown categories as missing."
+                    "To treat unknown categories as missing, fit with handle_unknown='missing'."
                 )
             codes[value] = math.nan
         return np.array([codes[value] for value in values], dtype=float)

@@ -26,11 +26,6 @@ def with_index_of(rows: Any, X: Any) -> Any:
     return rows
 
 
-def is_missing(value: Any) -> bool:
-    """Whether an object is None, nan, or the NA of pandas, which cannot be compared."""
-    return value is None or type(value).__name__ == "NAType" or bool(value != value)
-
-
 def as_row(x: Any) -> Any:
     """Turn a row, with its feature names if it is a pandas Series, into a table with one row."""
     if isinstance(x, np.ndarray):

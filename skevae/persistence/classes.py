@@ -15,7 +15,6 @@ from skevae.estimators.columns import Columns
 from skevae.estimators.standardizer import Standardizer
 from skevae.log_partition.annealing import EstimatedInterval, LogPartitionInterval
 from skevae.networks.flows import import_zuko
-from skevae.persistence.graph import USE_JOBLIB
 from skevae.utils.archive import ArchiveError
 from skevae.vae_fit import Decided
 
@@ -188,8 +187,5 @@ def why_refused(kind: type) -> str | None:
     """Tell why objects of a class outside the lists are rejected; None if it can be custom."""
     if kind.__module__.split(".")[0] == "sklearn":
         densities = ", ".join(SKLEARN_DENSITIES)
-        return (
-            f"a {kind.__qualname__}; of scikit-learn's estimators a model file holds {densities}. "
-            f"{USE_JOBLIB}"
-        )
+        return f"a {kind.__qualname__} (of scikit-learn's objects, only {densities} are stored)"
     return None

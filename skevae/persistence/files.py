@@ -33,7 +33,8 @@ def save_model(estimator: Any, path: str | os.PathLike[str]) -> Path:
         Any estimator of this package, fitted or not, nested or not. It may contain
         `GaussianMixture`, `BayesianGaussianMixture` and `KernelDensity` from scikit-learn. For
         custom functions and classes, only the names are stored, and the attributes of their
-        objects: pass the functions and classes to `load_model` as ``custom``.
+        objects: pass the functions and classes to `load_model` as ``custom``. Callbacks are left
+        out.
     path : str or path
         Path of the file. An existing file is replaced atomically: even after a failure, the
         complete old or new file exists. Links are followed.
@@ -47,7 +48,7 @@ def save_model(estimator: Any, path: str | os.PathLike[str]) -> Path:
     ------
     TypeError
         If ``estimator`` is not an estimator, or contains an object that cannot be stored, such as
-        another scikit-learn estimator, callbacks or two lambda functions.
+        another scikit-learn estimator or two lambda functions.
     OSError
         If the file cannot be written, or ``path`` is a folder or a device.
 

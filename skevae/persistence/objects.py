@@ -29,6 +29,9 @@ PICKLING = ("__reduce__", "__reduce_ex__")
 
 FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, type)
 
+# Where scikit-learn stores the callbacks of an estimator.
+CALLBACKS = "_skl_callbacks"
+
 Remember = Callable[[Any], None]
 
 
@@ -88,7 +91,9 @@ def _encode_object(value: Any, encoder: Encoder) -> dict[str, Any]:
     state = value.__getstate__()
     if not isinstance(state, dict | None):
         raise encoder.refusal(f"a {kind.__qualname__}, whose state is not a dict,")
-    return {"class": name, "state": _encode_state(state or {}, encoder)}
+    # Callbacks observe fits; they are not a part of the model.
+    kept = {name: part for name, part in (state or {}).items() if name != CALLBACKS}
+    return {"class": name, "state": _encode_state(kept, encoder)}
 
 
 def _encode_state(state: Mapping[str, Any], encoder: Encoder) -> list[Any]:

@@ -140,6 +140,10 @@ def replacing(path: Path) -> Iterator[Path]:
     # The new file replaces what has its name: this must not be a device, nor a link used by others.
     path = path.resolve()
     _check_kind(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            errno.ENOENT, "The folder of this file does not exist. Create it first", str(path)
+        )
     # Processes and threads may write the same file at the same time.
     aside = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:

@@ -30,3 +30,8 @@ def from_torch(value: Any, name: str) -> Any:
     if value.is_floating_point() and value.dtype not in (torch.float16, torch.float64):
         value = value.float()
     return value.cpu().resolve_conj().resolve_neg().numpy()
+
+
+def is_missing(value: Any) -> bool:
+    """Whether an object is None, nan, or the NA of pandas, which cannot be compared."""
+    return value is None or type(value).__name__ == "NAType" or bool(value != value)

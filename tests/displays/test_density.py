@@ -7,7 +7,7 @@ from sklearn.base import clone
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 
-from skevae import GaussianBernoulliRBMPrior
+from skevae import EnergyEnsemble, EnergyVAE, GaussianBernoulliRBMPrior
 from skevae.displays import DensityDisplay
 
 pytestmark = pytest.mark.slow
@@ -197,3 +197,18 @@ def test_bad_tables(rbm, iris, plt):
     with pytest.raises(ValueError, match="two columns in real"):
         DensityDisplay({"x": [1.0]}, grid=([0.0], [0.0]), log_density=[[0.0]]).plot()
     assert not plt.get_fignums()
+
+
+def test_grids_stay_inside_the_bounds_of_columns():
+    rng = np.random.RandomState(0)
+    X = pd.DataFrame({"z": rng.randn(60), "p": rng.gamma(1, size=60), "q": rng.rand(60)})
+    bounds = {"p": (0, None), "q": (0, 1)}
+    model = EnergyVAE(2, hidden_layer_sizes=(4,), max_iter=2, bounds=bounds, random_state=0)
+    ensemble = EnergyEnsemble(model, n_estimators=2, random_state=0)
+    for estimator in (model.fit(X), ensemble.fit(X)):
+        display = DensityDisplay.from_estimator(
+            estimator, X, features=["p", "q"], grid_resolution=5, n_draws=20
+        )
+        first, second = display.grid
+        assert first[0] > 0 and second[0] > 0 and second[-1] < 1
+        assert np.isfinite(display.log_density).all()

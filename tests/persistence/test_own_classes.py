@@ -143,7 +143,6 @@ REFUSED = {
     "table": vae(categorical_features=pd.DataFrame({"a": [1]})),
     "masked": vae(categorical_features=np.ma.array([1])),
     "other generator": vae(random_state=np.random.RandomState(np.random.PCG64(0))),
-    "callbacks": vae().set_callbacks(ProgressBar()),
 }
 
 
@@ -153,6 +152,13 @@ def test_what_a_file_cannot_hold_is_refused(name, tmp_path):
     with pytest.raises(TypeError, match=r"cannot hold.*joblib|joblib"):
         save_model(REFUSED[name], path)
     assert not list(tmp_path.iterdir())
+
+
+def test_callbacks_are_left_out(tmp_path):
+    model = vae().set_callbacks(ProgressBar()).fit(X)
+    again = by_file(model, tmp_path)
+    assert not hasattr(again, "_skl_callbacks") and hasattr(model, "_skl_callbacks")
+    np.testing.assert_array_equal(again.score_samples(X), model.score_samples(X))
 
 
 @pytest.mark.parametrize("network", [hooked, parametrised])
