@@ -59,7 +59,11 @@ def descriptive_rows(rows: Rows, ranks: Ranks, weighted: bool = False) -> Tensor
     If ``weighted``, the last column holds weights, by which the rows are resampled.
     """
     some = _evenly_spaced(rows, ranks)
-    return some[:, :-1][by_weight(some[:, -1], len(some))] if weighted else some
+    if not weighted:
+        return some
+    # Sorted, so that the choice does not depend on how the rows are divided among ranks.
+    some = some[some[:, -1].argsort(stable=True)]
+    return some[:, :-1][by_weight(some[:, -1], len(some))]
 
 
 def _evenly_spaced(rows: Rows, ranks: Ranks) -> Tensor:
