@@ -224,7 +224,8 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
         most 1000 steps ago). The estimates are usually too low, so "objective" and "validation" are
         usually **too high**. `score` is not affected.
     n_iter_ : int
-        Number of completed epochs. 0 if training diverged in the first one.
+        Number of epochs, including one that was cut short by ``max_time``. 0 if training diverged
+        in the first one.
     best_n_iter_ : int
         The epoch, counted from 1, whose state was kept: the epoch with the best held-out bound, or
         ``n_iter_`` without early stopping. 0 if training diverged and the initial state was kept.

@@ -19,7 +19,13 @@ from sklearn.mixture import GaussianMixture
 from small_priors import LATER, small_prior
 from torch import nn
 
-from skevae import EnergyVAE, GaussianBernoulliRBMPrior, NormalPrior
+from skevae import (
+    EnergyImputer,
+    EnergyOutlierDetector,
+    EnergyVAE,
+    GaussianBernoulliRBMPrior,
+    NormalPrior,
+)
 from skevae.densities.gaussian_bernoulli import EXACT_EVALUATION_UNITS
 from skevae.likelihoods import GaussianMixtureLikelihood
 from skevae.partitions import PARTITIONS
@@ -362,6 +368,22 @@ def test_bernoulli_takes_constant_columns():
     assert np.isfinite(vae(likelihood="bernoulli").fit(X).score_samples(X)).all()
 
 
+WORDS = [["a", "b"], ["c", "d"]]
+
+
+@pytest.mark.parametrize("model", [rbm(), small_prior("mixture")])
+@pytest.mark.parametrize("X", [WORDS, pd.DataFrame(WORDS), [{"a": 1.0}, {"a": 2.0}], ["a", "b"]])
+def test_what_is_no_number_is_refused_with_a_remedy(model, X):
+    with pytest.raises((TypeError, ValueError), match=r"X holds values .*OneHotEncoder"):
+        model.fit(X)
+
+
+@pytest.mark.parametrize("model", [vae(), rbm(), EnergyImputer(), EnergyOutlierDetector()])
+def test_a_dict_is_refused(model):
+    with pytest.raises(TypeError, match=r"X is a dict.*pandas.DataFrame\(X\)"):
+        model.fit({"a": [1.0, 2.0], "b": [2.0, 3.0]})
+
+
 # --- parameters ----------------------------------------------------------------------------------
 
 BAD = {
@@ -521,6 +543,10 @@ def test_unknown_parameter():
         EnergyVAE(no_such=1)
     with pytest.raises(ValueError, match="no_such"):
         EnergyVAE().set_params(no_such=1)
+    with pytest.raises(ValueError, match=r"prior__n_components .*prior='grbm' has no parameters"):
+        EnergyVAE().set_params(prior__n_components=3)
+    changed = EnergyVAE().set_params(prior=rbm(), prior__n_components=3)
+    assert changed.prior.n_components == 3
 
 
 @pytest.mark.parametrize("n_hidden", [EXACT_EVALUATION_UNITS + 1, 1000])

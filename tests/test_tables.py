@@ -288,8 +288,17 @@ def test_indices_masks_and_names_name_the_same_columns():
         ([False] * 4 + [True], codes),
         ([-1], codes),
         (["e"], frame),
+        ({"e"}, frame),
+        ((np.int64(4),), codes),
     ):
         assert_array_equal(small(categorical_features=given).fit(X).score_samples(X), expected)
+
+
+def test_names_and_indices_can_be_mixed():
+    at = list(TABLE).index("flag")
+    mixed, names = small(categorical_features=["kind", at, "size"]), small()
+    names.set_params(categorical_features=["kind", "flag", "size"])
+    assert_array_equal(mixed.fit(TABLE).score_samples(TABLE), names.fit(TABLE).score_samples(TABLE))
 
 
 def test_standardisation_shifts_only_densities():
@@ -457,8 +466,9 @@ def test_bad_tables_are_refused():
         ({"integer_features": [True]}, "mask of 1"),
         ({"integer_features": ["height"]}, "'height'"),
         ({"categorical_features": ["count"], "integer_features": ["count"]}, "both"),
+        ({"categorical_features": ["flag"]}, "'kind'.*Name it in categorical_features"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((ValueError, TypeError), match=message):
             small(**params).fit(TABLE)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
@@ -74,11 +74,17 @@ UNREADABLE = {
     ),
 }
 
+# Python's messages for values that cannot be converted to numbers.
+CONVERSIONS = ("could not convert", "argument must be a string or a real number")
+
 
 def refuse_unreadable(X: Any) -> None:
     """Raise if X is not a table in memory, or has unsupported columns, such as dates."""
     if hasattr(X, "collect") and not hasattr(X, "__array__"):
         raise TypeError(f"X is a {type(X).__name__}, which has no rows yet. Pass X.collect().")
+    # Some sparse matrices are mappings too.
+    if isinstance(X, Mapping) and not hasattr(X, "shape"):
+        raise TypeError(f"X is a {type(X).__name__}. Pass a table, such as pandas.DataFrame(X).")
     if getattr(getattr(X, "dtype", None), "names", None):
         raise TypeError(
             "X is a structured array, whose rows are single values. Pass pandas.DataFrame(X), or "
@@ -157,6 +163,13 @@ class TorchDensityEstimator(DensityMixin, DocumentedEstimator):
         except OverflowError as error:
             raise ValueError(
                 f"X has integers beyond the range of floating-point numbers ({error})."
+            ) from error
+        except (TypeError, ValueError) as error:
+            if not any(text in str(error) for text in CONVERSIONS):
+                raise
+            raise type(error)(
+                f"X holds values that are not numbers ({error}). Convert them to numbers, for "
+                "example by OneHotEncoder, or pass a DataFrame with categories to EnergyVAE."
             ) from error
 
     def _resolve_batch_size(self, n_rows: int) -> int:

@@ -11,10 +11,13 @@ import numpy as np
 
 from skevae.estimators.frames import as_frame
 from skevae.estimators.kinds import check_integers, joined, kind_of
+from skevae.estimators.selection import selected
 from skevae.estimators.streams import from_stream
 from skevae.utils.arrays import is_missing
 from skevae.utils.memory import pieces, stays_in_file
 from skevae.utils.ranks import ALONE, Ranks
+
+NOT_NUMBERS = "Name it in categorical_features, convert it to numbers, or leave it out."
 
 
 class Columns:
@@ -108,32 +111,8 @@ class Columns:
         return f"column {j}" if self.names is None else f"column {self.names[j]!r}"
 
     def chosen(self, given: Any, parameter: str) -> np.ndarray:
-        """Mask of the columns that a parameter selects by a mask, indices or names.
-
-        Raises
-        ------
-        ValueError
-            If a column does not exist.
-        """
-        mask = np.zeros(self.n_columns, dtype=bool)
-        items = [] if given is None else np.asarray(given).ravel().tolist()
-        if items and all(isinstance(item, bool) for item in items):
-            if len(items) != self.n_columns:
-                raise ValueError(
-                    f"{parameter} is a mask of {len(items)} columns, but X has {self.n_columns}."
-                )
-            return np.array(items)
-        positions = {name: j for j, name in enumerate(self.names or []) if isinstance(name, str)}
-        for item in items:
-            index = positions.get(item) if isinstance(item, str) else item
-            if not isinstance(index, int) or not -self.n_columns <= index < self.n_columns:
-                known = "" if self.names is None else f" ({', '.join(map(str, self.names))})"
-                raise ValueError(
-                    f"{parameter}={given!r} names {item!r}, which is none of the "
-                    f"{self.n_columns} columns of X{known}."
-                )
-            mask[index] = True
-        return mask
+        """Mask of the columns that a parameter selects; see `selected`."""
+        return selected(given, parameter, self.n_columns, self.names)
 
     def _seen(self, X: Any, frame: nw.DataFrame[Any] | None, j: int) -> tuple[list[Any], bool]:
         """Categories of one column, and whether they are declared (and therefore ordered)."""
@@ -270,7 +249,7 @@ class Columns:
                 except Exception as error:
                     raise TypeError(
                         f"{self.name(j)} of dtype {column.dtype} cannot be read as numbers "
-                        f"({error})."
+                        f"({error}). {NOT_NUMBERS}"
                     ) from error
             values = column.to_numpy()
         values = np.asarray(values, dtype=np.float32 if values.dtype == np.float32 else np.float64)
@@ -287,7 +266,7 @@ class Columns:
             except (TypeError, ValueError) as error:
                 raise TypeError(
                     f"{self.name(j)} holds {value!r}, which is neither a number nor a category. "
-                    "Leave it out, or convert it to numbers or strings."
+                    + NOT_NUMBERS
                 ) from error
         return np.array(numbers)
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import ClassNamePrefixFeaturesOutMixin
 
 from skevae.densities.base import Density
 from skevae.densities.ex_post import EstimatorDensity
 from skevae.estimators.base import TORCH_DTYPES
+from skevae.estimators.transformer import StreamTransformer
 from skevae.fitted.tables import Tables
 from skevae.scoring import Scorer
 from skevae.utils.device import copy_to, own_context, resolve_device
@@ -19,7 +20,7 @@ from skevae.utils.memory import by_row
 from skevae.vae import VAE, accepting_holes
 
 
-class FittedModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Tables):
+class FittedModel(ClassNamePrefixFeaturesOutMixin, StreamTransformer, Tables):
     """A trained model. Its methods use fitted attributes, not parameters that changed after fit."""
 
     module_: VAE

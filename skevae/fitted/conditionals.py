@@ -41,7 +41,7 @@ class Conditionals(Latents):
         n_samples : int, default=1
         random_state : int, RandomState instance or None, default=None
             None uses the ``random_state`` of the estimator: with an integer seed, each call returns
-            the same rows.
+            the same rows, as long as the ``working_memory`` of scikit-learn is the same.
         given : dict, array-like, Series or DataFrame of one row, default=None
             A row whose missing entries (nan or None) are drawn given its other entries, by
             importance resampling of the latents. In a dict of names or indices, entries that are
@@ -99,7 +99,8 @@ class Conditionals(Latents):
             "draw" is a single draw, for multiple imputation.
         random_state : int, RandomState instance or None, default=None
             Seed of the draws. None uses the ``random_state`` of the estimator. For "mean", it only
-            affects bounded columns.
+            affects bounded columns. The draws of a row also depend on the other incomplete rows of
+            X and on the ``working_memory`` of scikit-learn.
 
         Returns
         -------

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sklearn.base import OneToOneFeatureMixin, TransformerMixin, _fit_context
+from sklearn.base import OneToOneFeatureMixin, _fit_context
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skevae.energy_vae import EnergyVAE
-from skevae.estimators.streams import from_stream
+from skevae.estimators.transformer import StreamTransformer
 from skevae.fitted.conditionals import IMPUTATIONS
 from skevae.meta.base import DensityMeta
 from skevae.utils.constraints import InstanceWith
@@ -18,7 +18,7 @@ from skevae.utils.constraints import InstanceWith
 MASK_RATE = 0.2
 
 
-class EnergyImputer(OneToOneFeatureMixin, TransformerMixin, DensityMeta):
+class EnergyImputer(OneToOneFeatureMixin, StreamTransformer, DensityMeta):
     """Imputation of missing values from a density of the rows.
 
     A density of all columns is fitted to the observed entries of X. Missing entries are imputed
@@ -100,25 +100,6 @@ class EnergyImputer(OneToOneFeatureMixin, TransformerMixin, DensityMeta):
         self.estimator_ = self._fitted_density(EnergyVAE(mask_rate=MASK_RATE), X, sample_weight)
         self._take_features(self.estimator_)
         return self
-
-    def fit_transform(self, X, y=None, **fit_params):
-        """Fit to X, and fill its missing entries.
-
-        Parameters
-        ----------
-        X : array-like or DataFrame of shape (n_samples, n_features), or stream of rows
-            As for `fit`; a stream is read once.
-        y : Ignored
-            For API consistency.
-        **fit_params : dict
-            Arguments of `fit`.
-
-        Returns
-        -------
-        ndarray or DataFrame of shape (n_samples, n_features)
-            As for `transform`.
-        """
-        return super().fit_transform(from_stream(X), y, **fit_params)
 
     def transform(self, X):
         """Fill the missing entries of rows.

@@ -82,12 +82,16 @@ def _encode_frame(value: Any, encoder: Encoder) -> dict[str, Any]:
     library = _library(value)
     names = [encoder(name) for name in frame.columns]
     if library == "pandas":
-        dtypes = [_encode_pandas_dtype(dtype, encoder) for dtype in value.dtypes]
+        encode, dtypes = _encode_pandas_dtype, value.dtypes
     elif library in BY_NARWHALS:
-        dtypes = [_encode_narwhals_dtype(dtype, encoder) for dtype in frame.schema.values()]
+        encode, dtypes = _encode_narwhals_dtype, frame.schema.values()
     else:
         raise encoder.refusal(f"a table of {library}")
-    return {"library": library, "names": names, "dtypes": dtypes}
+    nodes = []
+    for name, dtype in zip(frame.columns, dtypes, strict=True):
+        with encoder.within(f"[{name!r}]"):
+            nodes.append(encode(dtype, encoder))
+    return {"library": library, "names": names, "dtypes": nodes}
 
 
 def _encode_narwhals_dtype(dtype: Any, encoder: Encoder) -> Any:

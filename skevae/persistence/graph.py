@@ -8,7 +8,8 @@ and in reading.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from skevae.utils.archive import ArchiveError
@@ -58,13 +59,18 @@ class Encoder:
             return value
         if id(value) in self._places:
             return {"ref": self._places[id(value)]}
+        with self.within(name):
+            for kind_name, kind in KINDS.items():
+                if kind.matches(value):
+                    return self._encoded(kind_name, kind, value)
+            raise self.refusal(f"a {type(value).__qualname__}")
+
+    @contextmanager
+    def within(self, name: str) -> Iterator[None]:
+        """Add a name to the place that messages tell."""
         self._path.append(name)
-        for kind_name, kind in KINDS.items():
-            if kind.matches(value):
-                node = self._encoded(kind_name, kind, value)
-                self._path.pop()
-                return node
-        raise self.refusal(f"a {type(value).__qualname__}")
+        yield
+        self._path.pop()
 
     def _encoded(self, name: str, kind: Kind, value: Any) -> dict[str, Any]:
         if not kind.is_shared:
@@ -79,7 +85,7 @@ class Encoder:
     def refusal(self, what: str) -> TypeError:
         """Error for a value that a file of this format cannot store."""
         where = "".join(self._path)
-        return TypeError(f"{where} is {what}, which a model file cannot hold. {USE_JOBLIB}")
+        return TypeError(f"{where} is {what}. A model file cannot store it. {USE_JOBLIB}")
 
     def name_of(self, thing: Any) -> str:
         """Name of a function or class that is not stored, but passed when the file is loaded."""

@@ -87,10 +87,10 @@ def _encode_object(value: Any, encoder: Encoder) -> dict[str, Any]:
     except TypeError:
         raise encoder.refusal(f"a {kind.__qualname__}") from None
     if any(getattr(kind, name) is not getattr(object, name) for name in PICKLING):
-        raise encoder.refusal(f"a {kind.__qualname__}, which defines its own pickling,")
+        raise encoder.refusal(f"a {kind.__qualname__}, which defines its own pickling")
     state = value.__getstate__()
     if not isinstance(state, dict | None):
-        raise encoder.refusal(f"a {kind.__qualname__}, whose state is not a dict,")
+        raise encoder.refusal(f"a {kind.__qualname__}, whose state is not a dict")
     # Callbacks observe fits; they are not a part of the model.
     kept = {name: part for name, part in (state or {}).items() if name != CALLBACKS}
     return {"class": name, "state": _encode_state(kept, encoder)}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import ClassNamePrefixFeaturesOutMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
@@ -15,6 +15,7 @@ from skevae.densities.base import Density
 from skevae.densities.gaussian_bernoulli import GaussianBernoulliDensity
 from skevae.estimators.base import TRAINING_CONSTRAINTS
 from skevae.estimators.standardizer import Standardizer
+from skevae.estimators.transformer import StreamTransformer
 from skevae.partitions import DENSITY_PARTITIONS
 from skevae.priors.chains import MarkovPrior
 from skevae.samplers import SAMPLERS
@@ -25,7 +26,7 @@ from skevae.utils.device import copy_to, resolve_device
 from skevae.utils.random import make_generator
 
 
-class GaussianBernoulliRBMPrior(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MarkovPrior):
+class GaussianBernoulliRBMPrior(ClassNamePrefixFeaturesOutMixin, StreamTransformer, MarkovPrior):
     r"""Gaussian-Bernoulli restricted Boltzmann machine with a normalised likelihood.
 
     .. math::

@@ -61,6 +61,12 @@ def test_a_stream_becomes_all_of_its_rows(stream):
     assert_array_equal(rows, X_IRIS)
 
 
+@pytest.mark.parametrize("model", [vae(), GaussianBernoulliRBMPrior(2, max_iter=2, random_state=0)])
+def test_fit_transform_reads_a_stream_once(model):
+    rows = iter(np.array_split(X_IRIS, 3))
+    assert_array_equal(model.fit_transform(rows), model.fit_transform(X_IRIS))
+
+
 @pytest.mark.parametrize("X", [X_IRIS, X_IRIS.tolist(), pd.DataFrame(X_IRIS), ROWS, "X", None])
 def test_what_is_no_stream_stays_as_it_is(X):
     assert from_stream(X) is X
