@@ -173,6 +173,9 @@ def main():
     done = {(r["table"], r["model"], r["seed"]): r for r in map(json.loads, lines)}
     for name, read in tables.items():
         frame = read()
+        # Declared, because a rare category may only occur in held-out rows.
+        words = frame.select_dtypes(["object", "string"]).columns
+        frame = frame.astype(dict.fromkeys(words, "category"))
         train, test = train_test_split(frame, test_size=0.2, random_state=args.seed)
         columns = Columns(frame, "from_dtype", "from_dtype", "error")
         for model in args.only:
