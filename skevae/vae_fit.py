@@ -77,6 +77,11 @@ class VAEFit(Fit):
 
     module: VAE
 
+    def run(self) -> None:
+        if not self.mode.continues:
+            warn_of_ignored_parameters(self.estimator.prior)
+        super().run()
+
     def make_seeds(self, seed: int) -> Seeds:
         return Seeds(*spawn(seed, len(Seeds._fields)))
 
@@ -149,7 +154,6 @@ class VAEFit(Fit):
     def _prior(self, seed: int) -> Any:
         given = self.estimator.prior
         prior = PRIORS[given]() if isinstance(given, str) else given
-        warn_of_ignored_parameters(prior)
         return self._following(prior, seed)
 
     def _following(self, estimator: Any, seed: int) -> Any:

@@ -811,3 +811,34 @@ def test_weights_below_the_range_of_float32_count_as_none():
     scores = model.fit(X, sample_weight=weight).score_samples(X)
     expected = model.fit(X[:3], sample_weight=weight[:3]).score_samples(X)
     np.testing.assert_array_equal(scores, expected)
+
+
+def test_given_values_of_bounded_columns_are_returned_unchanged():
+    X = X_IRIS[:, :3]
+    model = small(bounds={0: (4, 9), 1: (0, None)}).fit(X)
+    for value in np.random.RandomState(0).uniform(4.1, 8.9, 20):
+        assert (model.sample(3, given={0: value})[:, 0] == value).all()
+        assert (model.sample(3, given=[value, np.nan, 1.4])[:, 0] == value).all()
+
+
+def test_conditioning_on_values_out_of_reach_is_refused():
+    model = small().fit(X_IRIS)
+    far = np.array([[1e200, np.nan, 1.4, 0.2]])
+    for call in (
+        lambda: model.impute(far),
+        lambda: model.sample(3, given={0: 1e200}),
+        lambda: model.sample(3, given=far),
+    ):
+        with pytest.raises(ValueError, match="1e\\+200 is too far"):
+            call()
+    scores = model.score_features(np.r_[far, X_IRIS[:1]])
+    assert_array_equal(scores[0], [-np.inf, np.nan, np.nan, np.nan])
+    assert np.isfinite(scores[1]).all()
+
+
+def test_given_works_in_any_context_of_torch():
+    X = (X_IRIS > X_IRIS.mean(0)).astype(float)
+    model = small(likelihood="bernoulli").fit(X)
+    expected = model.log_likelihood(X, given=[0]).log_likelihood
+    with torch.device("meta"):
+        assert_array_equal(model.log_likelihood(X, given=[0]).log_likelihood, expected)

@@ -12,6 +12,7 @@ from skevae.likelihoods.base import Likelihood
 from skevae.log_partition.annealing import LogPartitionInterval
 from skevae.posteriors.base import Posterior
 from skevae.samplers.base import Sampler, SamplerTransition, Transition
+from skevae.utils.memory import memory_budget
 from skevae.utils.random import standard_normal
 from skevae.utils.ranks import Ranks
 
@@ -42,8 +43,8 @@ class Density(nn.Module):
     samples_exactly: bool = False
     scores_exactly: bool = True
 
-    def describe_size(self) -> str:
-        """Tell what makes exact normalisation expensive, for an error message."""
+    def why_not_exact(self) -> str:
+        """Tell why the exact ln Z cannot be used, for an error message."""
         raise NotImplementedError
 
     def energy(self, z: Tensor) -> Tensor:
@@ -150,9 +151,6 @@ class NormalizedDensity(Density):
         self.anchor: Tensor
         self.register_buffer("anchor", torch.zeros(()))
 
-    def describe_size(self) -> str:
-        return f"{type(self).__name__} over {self.n_latent} dimensions is already normalised"
-
     def log_density(self, z: Tensor) -> Tensor:
         """ln p(z) in nats: (..., D) -> (...)."""
         raise NotImplementedError
@@ -251,3 +249,10 @@ class AnnealedDensity(Density):
         """Draw starting points of Markov chains from the base of annealing, a Gaussian: (n, D)."""
         noise = standard_normal((n_samples, self.n_latent), generator, self.base_mean)
         return self.base_mean + self.base_variance.sqrt() * noise
+
+
+def rows_at_once(density: Density, itemsize: int) -> int:
+    """Number of rows whose energies can be computed at once within the memory budget."""
+    # A row holds its features and hidden units a few times over.
+    width = sum(parameter.numel() for parameter in density.parameters()) // density.n_latent
+    return max(1, memory_budget() // (8 * itemsize * (width + density.n_latent)))

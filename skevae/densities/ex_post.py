@@ -8,8 +8,6 @@ posterior gives a better model with the same decoder (Dai & Wipf 2019; Ghosh et 
 
 from __future__ import annotations
 
-import copy
-import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -22,8 +20,8 @@ from sklearn.neighbors import KernelDensity
 from torch import Tensor
 
 from skevae.densities.base import Density
-from skevae.log_partition.annealing import LogPartitionInterval
 from skevae.utils.constraints import InstanceWith
+from skevae.utils.sampling import seeded_sample
 
 # Number of points passed to an estimator at once: large enough for a small overhead per call, and
 # small enough for a small table of points by mixture components.
@@ -97,8 +95,6 @@ class EstimatorDensity(Density):
         Dimension D of z.
     """
 
-    has_exact_log_partition = True
-
     def __init__(self, estimator: Any, n_latent: int) -> None:
         super().__init__()
         self.estimator = estimator
@@ -135,14 +131,6 @@ class EstimatorDensity(Density):
             )
         return log_density
 
-    def log_partition(self) -> Tensor:
-        return torch.zeros(())
-
-    def log_partition_interval(
-        self, generator: torch.Generator, effort: int = 1
-    ) -> LogPartitionInterval:
-        return LogPartitionInterval(0.0, 0.0)
-
     def sample(self, n_samples: int, generator: torch.Generator) -> Tensor:
         """Draw rows in random order: (n, D), float64, on the device of the generator."""
         high = 2**31 - 1
@@ -158,24 +146,6 @@ class EstimatorDensity(Density):
             )
         rows = rows[np.random.default_rng(seed).permutation(n_samples)]
         return torch.as_tensor(rows, device=generator.device)
-
-
-def seeded_sample(estimator: Any, n_samples: int, seed: int) -> Any:
-    """Draw rows from a fitted estimator, whose ``sample`` may or may not take a ``random_state``.
-
-    Returns
-    -------
-    What ``sample`` returns, of shape (n_samples, n_features), in an order that need not be random
-    """
-    if "random_state" in inspect.signature(estimator.sample).parameters:
-        drawn = estimator.sample(n_samples, random_state=seed)
-    else:
-        estimator = copy.copy(estimator)
-        if hasattr(estimator, "random_state"):
-            estimator.random_state = seed
-        drawn = estimator.sample(n_samples)
-    # Mixtures also return the component of each row, and sort the rows by component.
-    return drawn[0] if isinstance(drawn, tuple) else drawn
 
 
 def fit_density(estimator: Any, draws: Tensor, generator: torch.Generator) -> Any:

@@ -83,7 +83,7 @@ class GaussianBernoulliDensity(AnnealedDensity):
         self.n_gibbs_steps = int(n_gibbs_steps)
         self.has_exact_log_partition = self.n_hidden <= EXACT_EVALUATION_UNITS
         self.trains_exactly = self.n_hidden <= EXACT_TRAINING_UNITS
-        self.samples_exactly = self.n_hidden <= min(EXACT_SAMPLING_UNITS, EXACT_EVALUATION_UNITS)
+        self.samples_exactly = self.n_hidden <= EXACT_SAMPLING_UNITS
         self.sampler = self.checked_sampler(sampler)
         noise = torch.randn((n_latent, n_hidden), generator=generator)
         self.weight = nn.Parameter(initial_scale * noise)
@@ -95,15 +95,17 @@ class GaussianBernoulliDensity(AnnealedDensity):
         made = resolve_sampler(sampler, n_steps=self.n_gibbs_steps)
         if made.needs_exact_tables and self.n_hidden > EXACT_SAMPLING_UNITS:
             raise ValueError(
-                f"sampler={sampler!r} is too expensive for this prior: {self.describe_size()}. Use "
-                "fewer hidden units or another sampler."
+                f"sampler={sampler!r} is too expensive for this prior: it is limited to "
+                f"{EXACT_SAMPLING_UNITS} hidden units, and n_components={self.n_hidden}. Use fewer "
+                "hidden units or another sampler."
             )
         return made
 
-    def describe_size(self) -> str:
+    def why_not_exact(self) -> str:
         return (
             f"with n_components={self.n_hidden} hidden units each value of ln Z costs "
-            f"2^{self.n_hidden + 1} operations, and {EXACT_EVALUATION_UNITS} units are the limit"
+            f"2^{self.n_hidden + 1} operations, and {EXACT_EVALUATION_UNITS} units are the limit. "
+            "Use fewer hidden units"
         )
 
     def as_energy(self) -> GaussianBernoulliEnergy:

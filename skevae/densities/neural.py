@@ -119,7 +119,7 @@ class NeuralDensity(AnnealedDensity):
             )
         return made
 
-    def describe_size(self) -> str:
+    def why_not_exact(self) -> str:
         return "there is no closed form for the ln Z of a neural energy"
 
     def correction(self, z: Tensor) -> Tensor:

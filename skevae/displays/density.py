@@ -9,10 +9,10 @@ from sklearn.utils._param_validation import StrOptions
 
 from skevae.displays.checks import at_least, check_estimator, check_options
 from skevae.displays.drawing import import_pyplot, make_panels
-from skevae.displays.draws import draw_rows
 from skevae.displays.grid import SCALES, density_on_grid, draw_density, grid_axes, obstacle
 from skevae.displays.pairs import coordinate, draw_pairs
 from skevae.displays.tables import Table
+from skevae.utils.sampling import seeded_sample
 
 
 class DensityDisplay:
@@ -170,7 +170,7 @@ class DensityDisplay:
                 "Use kind='pairs', or select two columns by features=."
             )
         if kind == "pairs" or reason:
-            drawn = Table(draw_rows(estimator, n_samples, random_state))
+            drawn = Table(seeded_sample(estimator, n_samples, random_state))
             return cls._of_tables(table, drawn, chosen).plot(ax, max_points=n_samples)
         columns = {table.names[j]: table.column(j).values for j in chosen}
         grid = grid_axes(estimator, chosen, columns, grid_resolution)
@@ -272,7 +272,12 @@ class DensityDisplay:
         """
         caller = f"{type(self).__name__}.plot"
         import_pyplot(caller)
-        _check(caller, "auto", scale, max_points, 2)
+        check_options(
+            caller,
+            {"scale": [StrOptions(set(SCALES))], "max_points": [at_least(1)]},
+            scale=scale,
+            max_points=max_points,
+        )
         self.mesh_ = self.points_ = None
         self.marginals_, self.scatters_ = {}, {}
         if self.log_density is None:

@@ -16,8 +16,8 @@ from skevae.displays.drawing import (
     make_panels,
     point_size,
 )
-from skevae.displays.draws import draw_rows
 from skevae.utils.arrays import is_missing
+from skevae.utils.sampling import seeded_sample
 
 # Margin on each side, as a fraction of the range of the posterior means and the samples.
 MARGIN = 0.05
@@ -161,7 +161,7 @@ class LatentDisplay:
         _classes(y, len(means))
         ex_post = getattr(estimator, "ex_post_", None)
         law = estimator.prior_ if ex_post is None else ex_post
-        drawn = np.asarray(draw_rows(law, n_samples, random_state))[:, [first, second]]
+        drawn = np.asarray(seeded_sample(law, n_samples, random_state))[:, [first, second]]
         # The range also covers samples: regions of the prior without rows must be visible.
         edges = [_edges(*pair, grid_resolution) for pair in zip(chosen.T, drawn.T, strict=True)]
         if means.shape[1] == 2:

@@ -97,10 +97,12 @@ def coordinate(
     codes: dict[Any, float] = dict.fromkeys(categories, float(len(kept)))
     codes.update({c: float(k) for k, c in enumerate(kept)})
     codes[None] = np.nan
-    labels = [str(c) for c in kept] + ([OTHERS] if len(kept) < len(categories) else [])
     # A category that does not occur in the real rows is counted as "other".
+    unseen = any(v not in codes for column in values.values() for v in column)
+    others = [OTHERS] if unseen or len(kept) < len(categories) else []
+    labels = [str(c) for c in kept] + others
     positions = {
-        kind: np.array([codes.get(v, float(len(labels) - 1)) for v in column])
+        kind: np.array([codes.get(v, float(len(kept))) for v in column])
         for kind, column in values.items()
     }
     return Coordinate(name, positions, np.arange(len(labels) + 1) - 0.5, labels)

@@ -149,9 +149,9 @@ class TorchDensityEstimator(DensityMixin, DocumentedEstimator):
     def _check_rows(
         self, X: Any, *, reset: bool = False, min_samples: int = 1, ranks: Ranks = ALONE
     ) -> np.ndarray:
-        """Validate X, of which each of ``ranks`` has a part, as float32 or float64.
+        """Validate X as float32 or float64; other numbers become float64.
 
-        Other numbers become float64.
+        Only estimators that determine the kinds of columns use ``ranks``.
         """
         refuse_unreadable(X)
         X = as_array_like(X)

@@ -30,10 +30,14 @@ def warn_of_run(run: Run, estimator: Any, n_warmup: float) -> None:
     name, n_epochs = type(estimator).__name__, len(run.history.get("objective", ()))
     message = ""
     if run.status == "diverged":
+        what = (
+            f"the objective broke down in epoch {run.failed_epoch}"
+            if run.failed_epoch
+            else "it ended with a far lower score than it started with"
+        )
         message = (
-            f"{name} diverged: the objective broke down in epoch {n_epochs + 1}; "
-            f"{kept_state(run)}. Try a smaller learning_rate than {estimator.learning_rate}, or "
-            "look for extreme values in X."
+            f"{name} diverged: {what}; {kept_state(run)}. Try a smaller learning_rate "
+            f"than {estimator.learning_rate}, or look for extreme values in X."
         )
     elif run.status == "out of time" and n_epochs <= n_warmup:
         message = (

@@ -22,8 +22,8 @@ def ignored_parameters(prior: Any) -> Iterator[str]:
 
 
 def warn_of_ignored_parameters(prior: Any) -> None:
-    """Warn if training parameters of a nested prior are ignored."""
-    names = sorted(ignored_parameters(prior))
+    """Warn if training parameters of a nested prior, an estimator or a name, are ignored."""
+    names = [] if isinstance(prior, str) else sorted(ignored_parameters(prior))
     if names:
         warnings.warn(
             f"The parameters {', '.join(names)} of prior={prior!r} are ignored: EnergyVAE trains "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -71,7 +72,9 @@ def from_stream(X: Any) -> Any:
                 "only once: pass a fresh one, or a Dataset."
             )
         file.flush()
-        return np.memmap(file, dtype, "r", shape=shape)
+        # Unlike a numpy.memmap, it is not pickled by the name of its file, which has none.
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.ndarray(shape, dtype, buffer=content)
 
 
 def _numbers(batch: Any) -> np.ndarray:

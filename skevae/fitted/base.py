@@ -37,7 +37,8 @@ class FittedModel(ClassNamePrefixFeaturesOutMixin, StreamTransformer, Tables):
         """
         device = resolve_device(self.device)
         # Changing the module in place increases the version counters of its tensors.
-        state = (id(self.module_), *(t._version for t in self.module_.parameters()))
+        tensors = (*self.module_.parameters(), *self.module_.buffers())
+        state = (id(self.module_), *(tensor._version for tensor in tensors))
         log_partition = self._log_partition
         key = (device, np.dtype(dtype), holes, state, id(self.ex_post_), log_partition)
         if key not in self._cache:
@@ -67,6 +68,19 @@ class FittedModel(ClassNamePrefixFeaturesOutMixin, StreamTransformer, Tables):
         X = self._check_rows(X)
         self.module_.likelihood.check_rows(X)
         return self._standardizer.in_reach(X)
+
+    def _rows_within_reach(self, X: Any) -> np.ndarray:
+        """Validate rows, and raise if the square of a value overflows."""
+        return self._all_within_reach(*self._rows_in_reach(X))
+
+    def _all_within_reach(self, rows: np.ndarray, beyond: np.ndarray) -> np.ndarray:
+        if beyond.any():
+            row, column = np.argwhere(beyond)[0]
+            raise ValueError(
+                f"X[{row}, {column}] = {rows[row, column]:g} is too far from the mean of its "
+                "column: its square overflows. Remove or clip such values."
+            )
+        return rows
 
     def _by_holes(
         self, rows: np.ndarray, call: Callable[[Scorer, np.ndarray], dict[str, np.ndarray]]

@@ -58,12 +58,23 @@ class Conditionals(Latents):
         Raises
         ------
         ValueError
-            If ``given`` is not one row with the columns of X, or has no missing entry.
+            If ``given`` is not one row with the columns of X, has no missing entry, or has a value
+            whose square overflows.
 
         Warns
         -----
         UserWarning
             If the effective sample size of conditional draws is below 10.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from skevae import EnergyVAE
+        >>> vae = EnergyVAE(n_components=2, max_iter=2, random_state=0).fit(load_iris().data)
+        >>> vae.sample(3).shape
+        (3, 4)
+        >>> vae.sample(3, given={0: 5.1})[:, 0]
+        array([5.1, 5.1, 5.1])
         """
         check_is_fitted(self, "module_")
         n_samples = self._check_n_samples(n_samples)
@@ -110,7 +121,18 @@ class Conditionals(Latents):
         Raises
         ------
         ValueError
-            If the columns of X differ from those in `fit`, or ``method`` is unknown.
+            If the columns of X differ from those in `fit`, the square of a value overflows, or
+            ``method`` is unknown.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn.datasets import load_iris
+        >>> from skevae import EnergyVAE
+        >>> vae = EnergyVAE(n_components=2, max_iter=2, random_state=0).fit(load_iris().data)
+        >>> filled = vae.impute([[5.1, np.nan, 1.4, 0.2]])
+        >>> bool(np.isfinite(filled).all())
+        True
         """
         check_is_fitted(self, "module_")
         validate_parameter_constraints(
@@ -118,7 +140,7 @@ class Conditionals(Latents):
             {"method": method},
             caller_name=f"{type(self).__name__}.impute",
         )
-        rows, _ = self._rows_in_reach(X)
+        rows = self._rows_within_reach(X)
         holes = np.isnan(rows).any(axis=1)
         if holes.any():
             rows = rows.copy()
@@ -126,10 +148,15 @@ class Conditionals(Latents):
             rows[holes] = self._filled(rows[holes], method, generator)
         if self._bounds.are_open:
             return with_index_of(self._like_x(rows), X)
-        # The map of bounded columns and its inverse would round their observed entries.
         numbers = self._numbers(X, reset=False, min_samples=1, ranks=ALONE)
-        rows = np.where(np.isnan(numbers), self._bounds.backward(rows), numbers)
-        return with_index_of(self._columns.rows(rows), X)
+        return with_index_of(self._completed(numbers, rows), X)
+
+    def _completed(self, numbers: np.ndarray, rows: np.ndarray) -> Any:
+        """Fill missing entries of numbers from rows, in which bounded columns are mapped.
+
+        Mapping the observed entries back would round them.
+        """
+        return self._columns.rows(np.where(np.isnan(numbers), self._bounds.backward(rows), numbers))
 
     def _filled(self, rows: np.ndarray, method: str, generator: torch.Generator) -> np.ndarray:
         """Rows with imputed entries."""
@@ -151,17 +178,19 @@ class Conditionals(Latents):
     def _sample_given(self, n_samples: int, given: Any, generator: torch.Generator) -> Any:
         """Draws given the observed entries of one row."""
         if isinstance(given, Mapping):
-            row = self._columns.row(given)
-            if np.isinf(row).any():
-                column = self._columns.name(int(np.isinf(row).argmax()))
+            numbers = self._columns.row(given)
+            if np.isinf(numbers).any():
+                column = self._columns.name(int(np.isinf(numbers).argmax()))
                 raise ValueError(f"given has an infinite value in {column}. Use a finite one.")
-            row = self._bounds.forward(row)
+            row = self._bounds.forward(numbers)
             self.module_.likelihood.check_rows(row)
+            row = self._all_within_reach(*self._standardizer.in_reach(row))
         else:
             given = from_torch(given, "given")
             if as_frame(given) is None and np.ndim(given) == 1:
                 given = as_row(given)
-            row, _ = self._rows_in_reach(given)
+            numbers = self._numbers(given, reset=False, min_samples=1, ranks=ALONE)
+            row = self._rows_within_reach(given)
         if len(row) != 1:
             raise ValueError(f"given must be one row, but it has {len(row)} of them.")
         if not np.isnan(row).any():
@@ -187,7 +216,7 @@ class Conditionals(Latents):
                 UserWarning,
                 stacklevel=3,
             )
-        return self._like_x(np.where(np.isnan(row), drawn, row))
+        return self._completed(numbers, drawn)
 
     def score_features(self, X):
         """Log-likelihood of each entry given all other observed entries of its row.
@@ -203,7 +232,22 @@ class Conditionals(Latents):
         -------
         ndarray of shape (n_samples, n_features)
             ln p(x_j | other entries) in nats, on the scale of X: a density for continuous columns,
-            a probability for categories and integers. nan for missing entries.
+            a probability for categories and integers. nan for missing entries. Minus infinity for
+            values whose squares overflow, and nan for the other entries of their rows.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X does not have the columns of `fit`, or holds values that these cannot have.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from skevae import EnergyVAE
+        >>> X = load_iris().data
+        >>> vae = EnergyVAE(n_components=2, max_iter=2, random_state=0).fit(X)
+        >>> vae.score_features(X).shape
+        (150, 4)
         """
         check_is_fitted(self, "module_")
         rows, beyond = self._rows_in_reach(X)
@@ -216,6 +260,7 @@ class Conditionals(Latents):
         scores = self._by_holes(centred, score)["score"]
         scores -= self._standardizer.log_spread.astype(scores.dtype)
         scores += self._bounds.log_derivatives(rows)
+        scores[beyond.any(axis=1)] = np.nan
         scores[beyond] = -np.inf
         scores[np.isnan(rows)] = np.nan
         return scores

@@ -33,18 +33,18 @@ class Latents(FittedModel):
         -------
         ndarray of shape (n_samples, n_components)
             E[z | x], in the dtype of X. For flow posteriors, an average over fixed points of noise.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X does not have the columns of `fit`, holds values that these cannot have, or the
+            square of a value overflows.
         """
         return self._encode(X)
 
     def _encode(self, X: Any) -> np.ndarray:
         check_is_fitted(self, "module_")
-        rows, beyond = self._rows_in_reach(X)
-        if beyond.any():
-            row, column = np.argwhere(beyond)[0]
-            raise ValueError(
-                f"X[{row}, {column}] = {rows[row, column]:g} is too far from the mean of its "
-                "column: its square overflows. Remove or clip such values."
-            )
+        rows = self._rows_within_reach(X)
 
         def encode(scorer: Scorer, rows: np.ndarray) -> dict[str, np.ndarray]:
             model = scorer.model
@@ -72,6 +72,11 @@ class Latents(FittedModel):
             is the most probable one. For bounded columns, it is the mean of the mapped column,
             mapped back: for a positive column, the geometric mean. If `fit` was called with a
             DataFrame, a DataFrame.
+
+        Raises
+        ------
+        ValueError
+            If Z is not a finite array with a column for each latent.
         """
         check_is_fitted(self, "module_")
         given, Z = Z, self._check_latent(Z, self.module_.density.n_latent, "Z")
@@ -89,6 +94,12 @@ class Latents(FittedModel):
         -------
         ndarray or DataFrame of shape (n_samples, n_features)
             ``inverse_transform(transform(X))``.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X does not have the columns of `fit`, holds values that these cannot have, or the
+            square of a value overflows.
         """
         return with_index_of(self.inverse_transform(self._encode(X)), X)
 

@@ -55,7 +55,7 @@ class Paths(Latents):
 
             latent : ndarray of shape (n_steps, n_components)
                 The points of the path.
-            rows : ndarray of shape (n_steps, n_features)
+            rows : ndarray or DataFrame of shape (n_steps, n_features)
                 ``inverse_transform(latent)``: the decoder's means, on the scale of X.
             log_density : ndarray of shape (n_steps,)
                 Log-density of ``latent``, in nats, under ``ex_post_`` if there is one, else under

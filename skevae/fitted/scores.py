@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from skevae.evaluation.diagnostics import DIAGNOSTICS
 from skevae.evaluation.methods import METHODS
 from skevae.fitted.base import FittedModel
+from skevae.utils.device import own_context
 from skevae.utils.memory import by_row, has_holes
 
 # The score of a row with values beyond the range of numbers, and its diagnostics.
@@ -42,11 +43,11 @@ class Scores(FittedModel):
         Most draws come from a Gaussian that is fitted to the posterior of the row, starting from
         the encoder's posterior (batch and match; Cai et al. 2024). A quarter of the draws come from
         the encoder's posterior. A tenth come from the distribution of the latents if it can be
-        sampled exactly, which bounds the weights. With fewer than 100 draws no Gaussian is fitted,
-        and the encoder's posterior is used instead. The distribution of the latents is the prior,
-        or ``ex_post_`` if there is one. All rows share the same noise (scrambled Sobol points),
-        which is fixed in `fit`, so the score of a row is deterministic and does not depend on the
-        other rows.
+        sampled exactly, which bounds the weights. With fewer than 100 draws or more than 128
+        latents, no Gaussian is fitted, and the encoder's posterior is used instead. The
+        distribution of the latents is the prior, or ``ex_post_`` if there is one. All rows share
+        the same noise (scrambled Sobol points), which is fixed in `fit`, so the score of a row is
+        deterministic and does not depend on the other rows.
 
         Parameters
         ----------
@@ -57,7 +58,23 @@ class Scores(FittedModel):
         Returns
         -------
         ndarray of shape (n_samples,)
-            ln p(x) in nats, on the scale of X (for "bernoulli", a log-probability).
+            ln p(x) in nats, on the scale of X (for "bernoulli", a log-probability). 0 for a row
+            without entries, and minus infinity if the square of a value overflows.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X does not have the columns of `fit`, or holds values that these cannot have.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn.datasets import load_iris
+        >>> from skevae import EnergyVAE
+        >>> X = load_iris().data
+        >>> vae = EnergyVAE(n_components=2, max_iter=2, random_state=0).fit(X)
+        >>> vae.score_samples([[5.1, 3.5, 1.4, 0.2], [5.1, np.nan, np.nan, 0.2]]).shape
+        (2,)
         """
         return self._score(X, "importance", (), None, 0.0, None)["log_likelihood"]
 
@@ -79,13 +96,13 @@ class Scores(FittedModel):
         method : {"importance", "annealed", "self_normalized"}, default="importance"
             "importance" is the method of `score_samples`, a lower bound in expectation. "annealed"
             is annealed importance sampling, also a lower bound in expectation: draws from the
-            fitted Gaussian move towards the row's posterior in 100 steps (Neal 2001). Use it to
-            check rows whose ``pareto_k`` is above 0.7. Each draw costs as much as several hundred
-            importance draws, so pass a small ``n_draws``, such as 20. "self_normalized" is eq. 5 of
-            "Variational Inference with Unnormalized Priors", which estimates ln Z from the row's
-            own draws. **It is not a likelihood**: it is usually too high, by a lot for a prior
-            trained with ``partition="posterior"``. With one draw it is only the reconstruction
-            term. It is only meant to reproduce the paper's numbers.
+            proposal of "importance" move towards the row's posterior in 100 steps (Neal 2001). Use
+            it to check rows whose ``pareto_k`` is above 0.7. Each draw costs as much as several
+            hundred importance draws, so pass a small ``n_draws``, such as 20. "self_normalized" is
+            eq. 5 of "Variational Inference with Unnormalized Priors", which estimates ln Z from the
+            row's own draws. **It is not a likelihood**: it is usually too high, by a lot for a
+            prior trained with ``partition="posterior"``. With one draw it is only the
+            reconstruction term. It is only meant to reproduce the paper's numbers.
         n_draws : int, default=None
             None uses ``n_score_draws``.
         tol : float in [0, 1), default=0.0
@@ -120,6 +137,22 @@ class Scores(FittedModel):
                 than 25 draws.
             n_draws
                 Number of draws of the row.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X does not have the columns of `fit`, or holds values that these cannot have; if an
+            argument is out of its range; or if ``given`` selects no column or all.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from skevae import EnergyVAE
+        >>> X = load_iris().data
+        >>> vae = EnergyVAE(n_components=2, max_iter=2, random_state=0).fit(X)
+        >>> result = vae.log_likelihood(X, given=[0, 1])
+        >>> result.log_likelihood.shape, result.standard_error.shape
+        ((150,), (150,))
         """
         validate_parameter_constraints(
             {
@@ -139,7 +172,8 @@ class Scores(FittedModel):
         if chosen.all() or not chosen.any():
             raise ValueError(f"given={given!r} must name some of the columns of X, but not all.")
         # Rows of probabilities: the same binary row, a function of all columns, for both terms.
-        rows = self._scorer(rows.dtype, has_holes(rows)).scored_rows(rows)
+        with own_context():
+            rows = self._scorer(rows.dtype, has_holes(rows)).scored_rows(rows)
         joint = self._score_numbers(rows, beyond, *options)
         part = np.where(chosen, rows, np.nan)
         condition = self._score_numbers(part, beyond & chosen, *options)

@@ -31,9 +31,6 @@ class Bernoulli(Likelihood):
         super().__init__(n_features, n_outputs=n_features)
         self.rows_are_binary = False
 
-    def log_density(self, x: Tensor, outputs: Tensor) -> Tensor:
-        return self.feature_log_density(x, outputs).sum(-1)
-
     def feature_log_density(self, x: Tensor, outputs: Tensor) -> Tensor:
         return x * outputs - softplus(outputs)
 

@@ -13,13 +13,15 @@ from sklearn.utils._param_validation import Interval, validate_parameter_constra
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
-from skevae.densities.ex_post import DensityEstimatorInstance, seeded_sample
+from skevae.densities.ex_post import DensityEstimatorInstance
 from skevae.energy_vae import EnergyVAE
-from skevae.estimators.columns import Columns, as_frame
+from skevae.estimators.frames import as_frame
 from skevae.estimators.streams import from_stream
 from skevae.meta.base import DensityMeta, check_takes_weights
+from skevae.meta.kinds import common_columns, with_kinds_of
 from skevae.meta.stacking import Stack, mean_density
 from skevae.utils.random import draw_seed, spawn
+from skevae.utils.sampling import seeded_sample
 from skevae.utils.weights import mean_score
 
 
@@ -154,8 +156,8 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         ------
         ValueError
             If an estimator is not a density estimator or, with ``sample_weight``, does not take
-            weights. If X is a DataFrame with categories or integers, and some estimators compute
-            probabilities of them and others densities. With ``stacking=False``, if an estimator
+            weights. If some estimators compute probabilities of a column, which is categorical or
+            integer for them, and others densities. With ``stacking=False``, if an estimator
             has no ``random_state``, because its members would be the same. With
             ``stacking=True``, if ``n_estimators`` is 1 or greater than the number of rows, or if
             an estimator cannot score held-out rows.
@@ -166,10 +168,10 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
             self._check_kind(kind, sample_weight is not None)
         # A stream is read here, once for all members.
         X = from_stream(X)
-        columns = self._columns_of(X)
+        columns = common_columns(self._kinds, X)
         seed = draw_seed(self.random_state)
         members = [
-            _with_kinds_of(columns, _with_seed(kind, member_seed))
+            with_kinds_of(columns, _with_seed(kind, member_seed))
             for kind in self._kinds
             for member_seed in spawn(seed, self.n_estimators)
         ]
@@ -190,23 +192,6 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         elif hasattr(self, "held_out_scores_"):
             del self.held_out_scores_
         return self
-
-    def _columns_of(self, X: Any) -> Columns | None:
-        """Kinds of the columns of a DataFrame, checked against the estimators; None for arrays."""
-        if as_frame(X) is None:
-            return None
-        know_kinds = [_knows_kinds(kind) for kind in self._kinds]
-        if not any(know_kinds):
-            return Columns(X, None, "from_dtype", "error")
-        columns = Columns(X, "from_dtype", "from_dtype", "error")
-        if all(know_kinds) or columns.are_numbers:
-            return columns
-        discrete = columns.name(int((columns.integer | (columns.n_categories > 0)).argmax()))
-        raise ValueError(
-            f"X has categories or integers in {discrete}, of which EnergyVAE computes "
-            f"probabilities and estimator={self._kinds[know_kinds.index(False)]!r} densities. They "
-            "cannot be averaged. Convert such columns to float, or leave out this estimator."
-        )
 
     def _check_kind(self, kind: Any, weighted: bool) -> None:
         validate_parameter_constraints(
@@ -233,6 +218,11 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         -------
         ndarray of shape (n_samples,)
             Logarithm of the weighted mean of the members' densities, in nats, on the scale of X.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X does not have the columns of `fit`, or holds values that these cannot have.
         """
         check_is_fitted(self, "estimators_")
         scores = np.stack([member.score_samples(X) for member in self.estimators_])
@@ -270,6 +260,11 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         ndarray or DataFrame of shape (n_samples, n_features)
             In random order. If `fit` was called with a DataFrame, a DataFrame with the same columns
             and dtypes.
+
+        Raises
+        ------
+        ValueError
+            If ``n_samples`` is not an integer of at least 1.
         """
         check_is_fitted(self, "estimators_")
         validate_parameter_constraints(
@@ -293,24 +288,6 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         if self._columns is None or as_frame(rows) is not None:
             return rows
         return self._columns.rows(np.asarray(rows, dtype=np.float64))
-
-
-def _knows_kinds(kind: Any) -> bool:
-    """Whether an estimator computes probabilities of integers, not densities."""
-    return getattr(kind, "integer_features", None) is not None or isinstance(kind, EnergyEnsemble)
-
-
-def _with_kinds_of(columns: Columns | None, member: Any) -> Any:
-    """Fix the kinds of the columns, which would otherwise depend on the rows of a fold."""
-    if columns is not None:
-        kinds = {
-            "categorical_features": columns.n_categories > 0,
-            "integer_features": columns.integer,
-        }
-        for name, mask in kinds.items():
-            if isinstance(getattr(member, name, None), str):
-                member.set_params(**{name: mask.tolist()})
-    return member
 
 
 def _with_seed(template: Any, seed: int) -> Any:

@@ -110,6 +110,25 @@ class EnergyOutlierDetector(OutlierMixin, DensityMeta):
         self._take_features(density)
         return self
 
+    def fit_predict(self, X, y=None, **fit_params):
+        """Fit to X, and label its rows.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features), or stream of rows
+            As for `fit`; a stream is read once.
+        y : Ignored
+            For API consistency.
+        **fit_params : dict
+            Arguments of `fit`.
+
+        Returns
+        -------
+        ndarray of int of shape (n_samples,)
+            -1 for outliers, 1 for others.
+        """
+        return super().fit_predict(from_stream(X), y, **fit_params)
+
     def score_samples(self, X):
         """Log-likelihood of each row, in nats; lower values are more abnormal.
 
@@ -120,6 +139,11 @@ class EnergyOutlierDetector(OutlierMixin, DensityMeta):
         Returns
         -------
         ndarray of shape (n_samples,)
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X does not have the columns of `fit`, or holds values that these cannot have.
         """
         check_is_fitted(self, "estimator_")
         return self.estimator_.score_samples(X)

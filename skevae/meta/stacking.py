@@ -65,7 +65,9 @@ class Stack(NamedTuple):
         n_rows = _num_samples(X)
         if sample_weight is not None:
             sample_weight = from_torch(sample_weight, "sample_weight")
-            sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
+            sample_weight = _check_sample_weight(
+                sample_weight, X, dtype=np.float64, ensure_non_negative=True
+            )
         folds = _folds(n_rows, sample_weight, n_folds, seed)
         fitted, scores = zip(
             *run(

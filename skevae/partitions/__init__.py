@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from skevae.densities.base import Density
@@ -15,6 +15,7 @@ from skevae.partitions.chains import (
 )
 from skevae.partitions.exact import ExactPartition
 from skevae.partitions.posterior import PosteriorPartition
+from skevae.utils.constraints import Entries
 
 PARTITIONS: dict[str, type[PartitionEstimate]] = {
     "posterior": PosteriorPartition,
@@ -26,11 +27,9 @@ PARTITIONS: dict[str, type[PartitionEstimate]] = {
 }
 
 # The estimates that need no posterior, for training a density on its own.
-DENSITY_PARTITIONS: dict[str, type[DensityPartition]] = {
-    name: cast(type[DensityPartition], kind)
-    for name, kind in PARTITIONS.items()
-    if not kind.needs_posterior
-}
+DENSITY_PARTITIONS: Mapping[str, type[DensityPartition]] = Entries(
+    cast(dict[str, type[DensityPartition]], PARTITIONS), lambda kind: not kind.needs_posterior
+)
 
 
 def resolve_partition(choices: Sequence[str], density: Density) -> str:

@@ -22,8 +22,8 @@ class ExactPartition(DensityPartition):
         self._checked = True
         if not density.has_exact_log_partition:
             raise ValueError(
-                f"partition='exact' is too expensive for this prior: {density.describe_size()}. "
-                "Use a smaller prior, partition='persistent', or partition='auto'."
+                f"partition='exact' cannot be used for this prior: {density.why_not_exact()}. "
+                "Alternatives are partition='persistent' and partition='auto'."
             )
 
     def refresh(self) -> None:

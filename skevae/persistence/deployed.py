@@ -44,7 +44,7 @@ class Scale(nn.Module):
 class RealLine(nn.Module):
     """The maps of `Bounds` between bounded columns and the real line; other columns are unchanged.
 
-    A value outside its bounds becomes nan, a missing entry.
+    A value that is not between its bounds becomes nan, a missing entry.
     """
 
     low: Tensor
@@ -70,7 +70,8 @@ class RealLine(nn.Module):
         # ln(x - a), -ln(b - x), or their sum if there are two bounds.
         left, right = (x - self.low).log(), -(self.high - x).log()
         bounded = torch.where(self.below, left, 0.0) + torch.where(self.above, right, 0.0)
-        return torch.where(self.below | self.above, bounded, x)
+        outside = self.below & (x <= self.low) | self.above & (x >= self.high)
+        return torch.where(self.below | self.above, torch.where(outside, torch.nan, bounded), x)
 
     def backward(self, u: Tensor) -> Tensor:
         """Undo `forward`."""
@@ -83,7 +84,12 @@ class RealLine(nn.Module):
 
 
 class DeployedEncoder(nn.Module):
-    """Rows to the means of their posteriors, as `EnergyVAE.transform` computes them."""
+    """Rows to the means of their posteriors, as `EnergyVAE.transform` computes them.
+
+    Codes that are none of a column's categories are treated as missing.
+    """
+
+    n_categories: Tensor
 
     def __init__(self, estimator: EnergyVAE) -> None:
         super().__init__()
@@ -93,9 +99,12 @@ class DeployedEncoder(nn.Module):
         self.real_line = RealLine(estimator._bounds)
         self.scale = Scale(standardizer.centre, standardizer.spread)
         self.encoder, self.posterior = model.encoder, model.posterior
+        self.register_buffer("n_categories", torch.from_numpy(estimator._columns.n_categories))
 
     def forward(self, X: Tensor) -> Tensor:
         """Encode rows: (n, n_features) -> (n, D)."""
+        unknown = (X < 0) | (X >= self.n_categories) | (X != X.round())
+        X = torch.where((self.n_categories > 0) & unknown, torch.nan, X)
         return self.posterior.mean(self.encoder(self.scale(self.real_line(X))))
 
 

@@ -48,7 +48,7 @@ def save_model(estimator: Any, path: str | os.PathLike[str]) -> Path:
     ------
     TypeError
         If ``estimator`` is not an estimator, or contains an object that cannot be stored, such as
-        another scikit-learn estimator or two lambda functions.
+        another scikit-learn estimator or two functions of the same name, such as two lambdas.
     OSError
         If the file cannot be written, or ``path`` is a folder or a device.
 

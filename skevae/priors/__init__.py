@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from skevae.priors.base import DensityPrior, TrainedDensityPrior
+from skevae.priors.base import DensityPrior
 from skevae.priors.flow import FlowPrior
 from skevae.priors.gaussian_bernoulli import GaussianBernoulliRBMPrior
 from skevae.priors.mixture import GaussianMixturePrior
 from skevae.priors.neural import NeuralPrior
 from skevae.priors.normal import NormalPrior
+from skevae.priors.trained import TrainedDensityPrior
 from skevae.priors.vamp import VampPrior
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Base classes of the prior estimators: densities that a VAE can train, score and sample."""
+"""Base class of the prior estimators: densities that a VAE can train, score and sample."""
 
 from __future__ import annotations
 
@@ -8,20 +8,17 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from sklearn.base import _fit_context, clone
-from sklearn.callback import CallbackSupportMixin
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted
 
-from skevae.densities.base import Density
+from skevae.densities.base import Density, rows_at_once
 from skevae.estimators.base import TORCH_DTYPES, TorchDensityEstimator
-from skevae.estimators.mode import Mode
 from skevae.estimators.standardizer import Standardizer
 from skevae.log_partition.annealing import LogPartitionInterval
-from skevae.priors.fit import PriorFit
-from skevae.utils.device import copy_to, resolve_device
-from skevae.utils.memory import memory_budget, row_slices
+from skevae.utils.device import copy_to, own_context, resolve_device
+from skevae.utils.memory import row_slices
 from skevae.utils.random import make_generator
 
 # An interval of ln Z wider than this, in nats, visibly affects a score.
@@ -156,10 +153,10 @@ class DensityPrior(TorchDensityEstimator):
         known = self._interval
         if known is None or effort > 1:
             device = resolve_device(self.device)
-            density = copy_to(self.density_, device, torch.float64)
-            interval = density.log_partition_interval(
-                make_generator(self._partition_seed, device), effort
-            )
+            generator = make_generator(self._partition_seed, device)
+            with own_context():
+                density = copy_to(self.density_, device, torch.float64)
+                interval = density.log_partition_interval(generator, effort)
             # In the coordinates of X, exp(-E) integrates to Z times the volume of the scaling.
             low, high = (bound + self._standardizer.log_volume for bound in interval)
             self._interval = known = type(interval)(low, high)
@@ -184,15 +181,14 @@ class DensityPrior(TorchDensityEstimator):
                 stacklevel=4,
             )
 
+    @own_context()
     def _evaluate(self, X: Any, function: str) -> np.ndarray:
         """Apply a method of the density to rows, in the dtype of X and bounded memory."""
         check_is_fitted(self, "density_")
         X = self._check_rows(X)
         device, dtype = resolve_device(self.device), TORCH_DTYPES[X.dtype]
         density = copy_to(self.density_, device, dtype)
-        # A row holds its features and hidden units a few times over.
-        width = sum(parameter.numel() for parameter in density.parameters()) // density.n_latent
-        n_at_once = max(1, memory_budget() // (8 * X.itemsize * (width + X.shape[1])))
+        n_at_once = rows_at_once(density, X.itemsize)
         with torch.no_grad():
             parts = [
                 getattr(density, function)(self._standardizer.tensor(X[rows], device, dtype))
@@ -211,6 +207,11 @@ class DensityPrior(TorchDensityEstimator):
         -------
         ndarray of shape (n_samples,)
             E(x) in nats; the log-density is -E(x) - `log_partition_`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X is not a finite array of numbers with the columns of `fit`.
         """
         return self._evaluate(X, "energy")
 
@@ -226,10 +227,16 @@ class DensityPrior(TorchDensityEstimator):
         ndarray of shape (n_samples,)
             -E(x) - ln Z in nats. If ln Z is not exact, the upper end of its interval is subtracted,
             so that the value is not too high.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X is not a finite array of numbers with the columns of `fit`.
         """
         energy = self.energy(X)
         return -energy - energy.dtype.type(self.log_partition_)
 
+    @own_context()
     def sample(self, n_samples=1, random_state=None):
         """Draw rows.
 
@@ -243,6 +250,12 @@ class DensityPrior(TorchDensityEstimator):
         Returns
         -------
         ndarray of shape (n_samples, n_features)
+            float64, on the scale of X.
+
+        Raises
+        ------
+        ValueError
+            If ``n_samples`` is not an integer of at least 1.
         """
         check_is_fitted(self, "density_")
         n_samples = self._check_n_samples(n_samples)
@@ -250,101 +263,3 @@ class DensityPrior(TorchDensityEstimator):
         density = copy_to(self.density_, device, torch.float64)
         generator = make_generator(self._seed_for(random_state), device)
         return self._standardizer.rows(density.sample(n_samples, generator))
-
-
-class TrainedDensityPrior(CallbackSupportMixin, DensityPrior):
-    """Base of the priors that can also be fitted on their own, by maximum likelihood.
-
-    It has the parameters that all of them share; a subclass adds its own, with their
-    ``_parameter_constraints``. ``partition`` is "auto" unless the subclass has it as a parameter.
-    """
-
-    partition = "auto"
-
-    def __init__(
-        self,
-        *,
-        standardize,
-        learning_rate,
-        batch_size,
-        max_iter,
-        max_time,
-        early_stopping,
-        validation_fraction,
-        n_iter_no_change,
-        tol,
-        warm_start,
-        checkpoint_dir,
-        device,
-        random_state,
-        verbose,
-    ):
-        self.standardize = standardize
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.max_time = max_time
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
-        self.warm_start = warm_start
-        self.checkpoint_dir = checkpoint_dir
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
-
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, sample_weight=None):
-        """Fit by maximum likelihood.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            At least 2 rows.
-        y : Ignored
-        sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative weights of the rows in the likelihood. A weight of 2 counts a row twice,
-            and a weight of 0 excludes it. If None, all rows have weight 1.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError
-            If X is not a finite 2-D array of numbers with at least 2 rows, a parameter is out of
-            its range, or the density is too large for ``partition="exact"``.
-
-        Warns
-        -----
-        ConvergenceWarning
-            If training diverged (the best state is kept), or the interval of ln Z is wider than 0.1
-            nats.
-        """
-        PriorFit(self, X, y, sample_weight, Mode.of(self, one_pass=False)).run()
-        return self
-
-    @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y=None, sample_weight=None):
-        """Make one pass over X, starting from the current state.
-
-        The first call initialises the model and the standardisation, so its rows should be
-        representative. No rows are held out.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            At least 2 rows in the first call.
-        y : Ignored
-        sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative weights of the rows in the likelihood. A weight of 2 counts a row twice,
-            and a weight of 0 excludes it. If None, all rows have weight 1.
-
-        Returns
-        -------
-        self
-        """
-        PriorFit(self, X, y, sample_weight, Mode.of(self, one_pass=True)).run()
-        return self

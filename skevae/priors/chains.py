@@ -10,10 +10,10 @@ from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted
 
-from skevae.priors.base import TrainedDensityPrior
+from skevae.priors.trained import TrainedDensityPrior
 from skevae.samplers.chains import run_chains
 from skevae.samplers.diagnostics import chain_effective_sample_size, split_r_hat
-from skevae.utils.device import copy_to, resolve_device
+from skevae.utils.device import copy_to, own_context, resolve_device
 from skevae.utils.random import make_generator
 
 # Default number of chains.
@@ -23,6 +23,7 @@ N_CHAINS = 100
 class MarkovPrior(TrainedDensityPrior):
     """Base of the priors whose density, an `AnnealedDensity`, has Markov chains."""
 
+    @own_context()
     def run_chains(
         self,
         n_chains=None,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from skevae.densities.base import Density
+from skevae.densities.base import Density, rows_at_once
 from skevae.estimators.base import kept
 from skevae.estimators.fit import Fit, Model
 from skevae.estimators.rows import Rows
@@ -32,7 +32,7 @@ class Seeds(NamedTuple):
 
     @property
     def order(self) -> int:
-        """Seed of the order of the rows; the split has its own generator with the same seed."""
+        """Seed of the order of the rows, the same as that of the split."""
         return self.split
 
 
@@ -94,7 +94,9 @@ class PriorFit(Fit):
         log_partition = self.module.quick_log_partition(generator)
         self.partition.note(log_partition)
         x, weight = unpacked(held_out, self.weights is not None)
-        return -weighted_average(self.module.energy(x), weight) - log_partition
+        parts = x.split(rows_at_once(self.module, x.element_size()))
+        energy = torch.cat([self.module.energy(part) for part in parts])
+        return -weighted_average(energy, weight) - log_partition
 
     def attributes(self) -> dict[str, Any]:
         seed = self.seeds.log_partition

@@ -6,11 +6,12 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval
 
 from skevae.densities.flow import FLOWS, FlowDensity
 from skevae.estimators.base import TRAINING_CONSTRAINTS, layer_sizes
-from skevae.priors.base import TrainedDensityPrior
+from skevae.priors.trained import TrainedDensityPrior
+from skevae.utils.constraints import KeyOf
 
 
 class FlowPrior(TrainedDensityPrior):
@@ -73,11 +74,13 @@ class FlowPrior(TrainedDensityPrior):
         Twice ``log_partition_``, which is exact.
     history_ : dict of str to ndarray of shape (`n_iter_`,)
         "objective" (mean log-likelihood of the training minibatches), "energy", "log_partition"
-        and "validation", one entry per epoch, in nats. Only set by `fit`.
+        and, with early stopping, "validation", one entry per epoch, in nats. Set by `fit` and
+        `partial_fit`.
     n_iter_ : int
-        Number of epochs. Only set by `fit`.
+        Number of epochs. Set by `fit` and `partial_fit`.
     best_n_iter_ : int
-        The epoch, counted from 1, whose state was kept. Only set by `fit`.
+        The epoch, counted from 1, whose state was kept. Set by `fit` and
+        `partial_fit`.
     density_ : torch.nn.Module
         The trained module, in standardised coordinates, on the CPU.
     n_features_in_ : int
@@ -103,7 +106,7 @@ class FlowPrior(TrainedDensityPrior):
     _parameter_constraints: dict[str, list[Any]] = {
         **TRAINING_CONSTRAINTS,
         "n_transforms": [Interval(Integral, 1, None, closed="left")],
-        "flow": [StrOptions(set(FLOWS))],
+        "flow": [KeyOf(FLOWS)],
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
     }
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from skevae.densities.base import Density
@@ -22,7 +22,7 @@ from skevae.samplers import SAMPLERS
 from skevae.samplers.base import Sampler
 from skevae.samplers.gibbs import block_gibbs
 from skevae.utils.constraints import KeyOf
-from skevae.utils.device import copy_to, resolve_device
+from skevae.utils.device import copy_to, own_context, resolve_device
 from skevae.utils.random import make_generator
 
 
@@ -121,12 +121,13 @@ class GaussianBernoulliRBMPrior(ClassNamePrefixFeaturesOutMixin, StreamTransform
         "objective" (mean log-likelihood of the training minibatches), "energy", "log_partition" and
         "validation", one entry an epoch, in nats. If ln Z is not exact, it is estimated by short
         annealing runs (in training, at most 1000 steps ago). The estimates are too low in
-        expectation, so "objective" and "validation" are **too high**. `score` is not affected. Only
-        set by `fit`.
+        expectation, so "objective" and "validation" are **too high**. `score` is not affected. Set
+        by `fit` and `partial_fit`.
     n_iter_ : int
-        Number of epochs. Only set by `fit`.
+        Number of epochs. Set by `fit` and `partial_fit`.
     best_n_iter_ : int
-        The epoch, counted from 1, whose state was kept. Only set by `fit`.
+        The epoch, counted from 1, whose state was kept. Set by `fit` and
+        `partial_fit`.
     density_ : torch.nn.Module
         The trained module, in standardised coordinates, on the CPU.
     n_features_in_ : int
@@ -159,7 +160,7 @@ class GaussianBernoulliRBMPrior(ClassNamePrefixFeaturesOutMixin, StreamTransform
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "sampler": [KeyOf(SAMPLERS), Sampler],
         "n_gibbs_steps": [Interval(Integral, 1, None, closed="left")],
-        "partition": [StrOptions({"auto", *DENSITY_PARTITIONS})],
+        "partition": [KeyOf(DENSITY_PARTITIONS, "auto")],
         "n_chains": [Interval(Integral, 1, None, closed="left")],
         "learn_scale": ["boolean"],
         "initial_scale": [Interval(Real, 0, None, closed="left")],
@@ -321,6 +322,7 @@ class GaussianBernoulliRBMPrior(ClassNamePrefixFeaturesOutMixin, StreamTransform
         """
         return self.inverse_transform(self._evaluate(X, "hidden_probabilities"))
 
+    @own_context()
     def gibbs(self, X, random_state=None):
         """Make one block-Gibbs sweep from each row: h ~ p(h | x), then x ~ p(x | h).
 

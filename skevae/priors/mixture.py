@@ -12,7 +12,7 @@ from skevae.densities.base import Density
 from skevae.densities.mixture import GaussianMixtureDensity
 from skevae.estimators.base import TRAINING_CONSTRAINTS
 from skevae.estimators.standardizer import Standardizer
-from skevae.priors.base import TrainedDensityPrior
+from skevae.priors.trained import TrainedDensityPrior
 from skevae.utils.device import copy_to
 
 
@@ -82,11 +82,13 @@ class GaussianMixturePrior(TrainedDensityPrior):
         Twice ``log_partition_``, which is exact.
     history_ : dict of str to ndarray of shape (`n_iter_`,)
         "objective" (mean log-likelihood of the training minibatches), "energy", "log_partition"
-        and "validation", one entry per epoch, in nats. Only set by `fit`.
+        and, with early stopping, "validation", one entry per epoch, in nats. Set by `fit` and
+        `partial_fit`.
     n_iter_ : int
-        Number of epochs. Only set by `fit`.
+        Number of epochs. Set by `fit` and `partial_fit`.
     best_n_iter_ : int
-        The epoch, counted from 1, whose state was kept. Only set by `fit`.
+        The epoch, counted from 1, whose state was kept. Set by `fit` and
+        `partial_fit`.
     density_ : torch.nn.Module
         The trained module, in standardised coordinates, on the CPU.
     n_features_in_ : int

@@ -6,7 +6,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval
 
 from skevae.densities.neural import NeuralDensity
 from skevae.estimators.base import TRAINING_CONSTRAINTS, layer_sizes
@@ -111,12 +111,13 @@ class NeuralPrior(MarkovPrior):
         "objective" (mean log-likelihood of the training minibatches), "energy", "log_partition" and
         "validation", one entry an epoch, in nats. If ln Z is not exact, it is estimated by short
         annealing runs (in training, at most 1000 steps ago). The estimates are too low in
-        expectation, so "objective" and "validation" are **too high**. `score` is not affected. Only
-        set by `fit`.
+        expectation, so "objective" and "validation" are **too high**. `score` is not affected. Set
+        by `fit` and `partial_fit`.
     n_iter_ : int
-        Number of epochs. Only set by `fit`.
+        Number of epochs. Set by `fit` and `partial_fit`.
     best_n_iter_ : int
-        The epoch, counted from 1, whose state was kept. Only set by `fit`.
+        The epoch, counted from 1, whose state was kept. Set by `fit` and
+        `partial_fit`.
     density_ : torch.nn.Module
         The trained module, in standardised coordinates, on the CPU.
     n_features_in_ : int
@@ -146,12 +147,12 @@ class NeuralPrior(MarkovPrior):
     _parameter_constraints: dict[str, list[Any]] = {
         **TRAINING_CONSTRAINTS,
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "network": [StrOptions(set(NETWORKS)), callable],
+        "network": [KeyOf(NETWORKS), callable],
         "bound": [Interval(Real, 0, None, closed="neither")],
         "sampler": [KeyOf(GRADIENT_SAMPLERS), Sampler],
         "n_langevin_steps": [Interval(Integral, 1, None, closed="left")],
         "step_size": [Interval(Real, 0, None, closed="neither")],
-        "partition": [StrOptions({"auto", *DENSITY_PARTITIONS})],
+        "partition": [KeyOf(DENSITY_PARTITIONS, "auto")],
         "n_chains": [Interval(Integral, 1, None, closed="left")],
         "n_annealing_steps": [Interval(Integral, 1, None, closed="left")],
     }

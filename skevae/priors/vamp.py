@@ -12,7 +12,7 @@ from skevae.densities.base import Density
 from skevae.densities.vamp import VampDensity
 from skevae.estimators.base import TRAINING_CONSTRAINTS
 from skevae.estimators.standardizer import Standardizer
-from skevae.priors.base import TrainedDensityPrior
+from skevae.priors.trained import TrainedDensityPrior
 from skevae.utils.device import copy_to
 
 
@@ -23,9 +23,9 @@ class VampPrior(TrainedDensityPrior):
         p(z) = \sum_k w_k \, q(z \mid u_k)
 
     Inside an `EnergyVAE`, q is the encoder's posterior and the u_k are K learned pseudo-inputs.
-    They are initialised at training rows (and stay in [0, 1] for binary data): the prior is the
-    aggregated posterior of K pseudo-inputs. After training, ``prior_`` stores the K posteriors, and
-    scores and samples without the autoencoder.
+    They are initialised at training rows (and stay in [0, 1] for binary data without categories):
+    the prior is the aggregated posterior of K pseudo-inputs. After training, ``prior_`` stores the
+    K posteriors, and scores and samples without the autoencoder.
 
     On its own, there is no encoder, and the identity is used instead: the model is a mixture of K
     equal Gaussians around learned centres u_k, with one learned scale for each feature.
@@ -81,11 +81,13 @@ class VampPrior(TrainedDensityPrior):
         Twice ``log_partition_``, which is exact.
     history_ : dict of str to ndarray of shape (`n_iter_`,)
         "objective" (mean log-likelihood of the training minibatches), "energy", "log_partition"
-        and "validation", one entry per epoch, in nats. Only set by `fit`.
+        and, with early stopping, "validation", one entry per epoch, in nats. Set by `fit` and
+        `partial_fit`.
     n_iter_ : int
-        Number of epochs. Only set by `fit`.
+        Number of epochs. Set by `fit` and `partial_fit`.
     best_n_iter_ : int
-        The epoch, counted from 1, whose state was kept. Only set by `fit`.
+        The epoch, counted from 1, whose state was kept. Set by `fit` and
+        `partial_fit`.
     density_ : torch.nn.Module
         The trained module, in standardised coordinates, on the CPU.
     n_features_in_ : int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sklearn.base import clone
@@ -12,6 +13,7 @@ from skevae.samplers.gibbs import BlockGibbs
 from skevae.samplers.gibbs_langevin import GibbsLangevin, MetropolisGibbsLangevin
 from skevae.samplers.langevin import Langevin, MetropolisLangevin
 from skevae.samplers.tempering import ParallelTempering
+from skevae.utils.constraints import Entries
 
 __all__ = [
     "GRADIENT_SAMPLERS",
@@ -38,9 +40,9 @@ SAMPLERS: dict[str, type[Sampler]] = {
 }
 
 # The samplers of any smooth energy.
-GRADIENT_SAMPLERS: dict[str, type[Sampler]] = {
-    name: kind for name, kind in SAMPLERS.items() if kind.needs_only_gradient
-}
+GRADIENT_SAMPLERS: Mapping[str, type[Sampler]] = Entries(
+    SAMPLERS, lambda kind: kind.needs_only_gradient
+)
 
 
 def resolve_sampler(sampler: str | Sampler, **settings: Any) -> Sampler:

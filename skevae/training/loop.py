@@ -92,11 +92,14 @@ class Run:
         "out of time", "diverged", or "interrupted" by the keyboard; "running" before.
     best_epoch : int
         The epoch, counted from 1, whose state was kept; 0 if the initial state was kept.
+    failed_epoch : int
+        The epoch, counted from 1, with terms that were not finite; 0 if there is none.
     """
 
     history: dict[str, list[float]] = field(default_factory=dict)
     status: Status = "running"
     best_epoch: int = 0
+    failed_epoch: int = 0
 
     def append(self, record: dict[str, float]) -> None:
         for name, value in record.items():
@@ -215,7 +218,7 @@ class Loop:
                 finite = math.isfinite(means["validation"])
             if not finite:
                 run.history = run.history or {name: [] for name in means}
-                run.status = "diverged"
+                run.status, run.failed_epoch = "diverged", past.epoch
                 return
             run.append(means)
             score = means.get("validation", past.best_score)

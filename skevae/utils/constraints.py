@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from sklearn.utils._param_validation import HasMethods, StrOptions
 
@@ -23,6 +23,34 @@ class InstanceWith(HasMethods):
         named = [repr(method) for method in self.methods]
         listed = ", ".join(named[:-1]) + f" and {named[-1]}" if len(named) > 1 else named[0]
         return f"an instance of {self.kind}, not a class, with {listed}"
+
+
+EntryT = TypeVar("EntryT")
+
+
+class Entries(Mapping[str, EntryT]):
+    """The current entries of a registry that satisfy a condition.
+
+    Parameters
+    ----------
+    registry : mapping of str to anything
+    condition : callable (entry) -> bool
+    """
+
+    def __init__(self, registry: Mapping[str, EntryT], condition: Callable[[EntryT], bool]) -> None:
+        self.registry, self.condition = registry, condition
+
+    def __getitem__(self, key: str) -> EntryT:
+        entry = self.registry[key]
+        if not self.condition(entry):
+            raise KeyError(key)
+        return entry
+
+    def __iter__(self) -> Iterator[str]:
+        return (key for key, entry in self.registry.items() if self.condition(entry))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 class KeyOf(StrOptions):

@@ -13,14 +13,14 @@ def log_mean_exp(log_weights: Tensor, dim: int = 0) -> Tensor:
     return log_weights.logsumexp(dim) - math.log(log_weights.shape[dim])
 
 
-def log_mean_exp_error(log_weights: Tensor, dim: int = 0) -> Tensor:
-    """Standard error of `log_mean_exp` by the delta method: sd(w) / (mean(w) sqrt(n)).
+def log_mean_exp_error(log_weights: Tensor) -> Tensor:
+    """Standard error of `log_mean_exp` along the first dimension, by the delta method.
 
-    Infinite for a single weight, whose variance is unknown.
+    It is sd(w) / (mean(w) sqrt(n)), and infinite for a single weight, whose variance is unknown.
     """
-    n = log_weights.shape[dim]
+    n = len(log_weights)
     if n < 2:
-        return torch.full_like(log_weights.select(dim, 0), math.inf)
+        return torch.full_like(log_weights[0], math.inf)
     # Relative to the largest weight, which is exact, unlike the logarithm of a sum.
-    weights = (log_weights - log_weights.amax(dim, keepdim=True)).exp()
-    return weights.std(dim) / (weights.mean(dim) * math.sqrt(n))
+    weights = (log_weights - log_weights.amax(0)).exp()
+    return weights.std(0) / (weights.mean(0) * math.sqrt(n))

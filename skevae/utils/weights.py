@@ -49,7 +49,10 @@ def rows_with_weight(
     """
     present = weights > 0
     if present.sum() < min_samples:
-        raise ValueError("sample_weight is above 0 for 1 row, and a minimum of 2 is required.")
+        raise ValueError(
+            f"sample_weight is above 0 for {present.sum()} row{'s' * (present.sum() != 1)}, and a "
+            f"minimum of {min_samples} is required."
+        )
     return X[present], weights[present]
 
 
@@ -98,7 +101,11 @@ def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
 def mean_score(scores: np.ndarray, sample_weight: Any) -> float:
     """Mean of the scores of rows, (n,), weighted by the user's weights if there are any."""
     weights = checked_weights(sample_weight, scores[:, None])
-    return float(np.average(scores, weights=weights))
+    if weights is None:
+        return float(scores.mean())
+    # The score of a row with weight 0 may be minus infinity.
+    present = weights > 0
+    return float(np.average(scores[present], weights=weights[present]))
 
 
 def weighted_average(values: Tensor, weight: Tensor | None) -> float:

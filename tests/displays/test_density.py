@@ -3,12 +3,17 @@
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.testing import assert_array_equal
 from sklearn.base import clone
+from sklearn.datasets import load_iris
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 
 from skevae import EnergyEnsemble, EnergyVAE, GaussianBernoulliRBMPrior
 from skevae.displays import DensityDisplay
+from skevae.displays.pairs import OTHERS, coordinate
+
+X_IRIS = load_iris().data
 
 pytestmark = pytest.mark.slow
 
@@ -212,3 +217,25 @@ def test_grids_stay_inside_the_bounds_of_columns():
         first, second = display.grid
         assert first[0] > 0 and second[0] > 0 and second[-1] < 1
         assert np.isfinite(display.log_density).all()
+
+
+def test_sampled_categories_that_no_row_has_are_others():
+    column = coordinate("c", {"real": np.array(["x", "y"]), "sampled": np.array(["z", "x"])}, "xy")
+    assert column.labels == ["x", "y", OTHERS]
+    assert_array_equal(column.shares("sampled"), [0.5, 0, 0.5])
+
+
+def test_random_state_also_seeds_estimators_whose_sample_takes_none():
+    mixture = GaussianMixture(2).fit(X_IRIS)
+    one, two, other = (
+        DensityDisplay.from_estimator(mixture, X_IRIS, random_state=seed).sampled
+        for seed in (0, 0, 1)
+    )
+    name = next(iter(one))
+    assert_array_equal(one[name], two[name])
+    assert not np.array_equal(one[name], other[name])
+
+
+def test_max_points_is_named():
+    with pytest.raises(ValueError, match="'max_points'"):
+        DensityDisplay.from_samples(X_IRIS, X_IRIS, max_points=0)

@@ -11,7 +11,7 @@ from sklearn import config_context
 from sklearn.datasets import load_iris
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from skevae import EnergyVAE, GaussianBernoulliRBMPrior
+from skevae import EnergyOutlierDetector, EnergyVAE, GaussianBernoulliRBMPrior
 from skevae.estimators.streams import from_stream
 from skevae.utils.memory import is_mapped
 
@@ -65,6 +65,12 @@ def test_a_stream_becomes_all_of_its_rows(stream):
 def test_fit_transform_reads_a_stream_once(model):
     rows = iter(np.array_split(X_IRIS, 3))
     assert_array_equal(model.fit_transform(rows), model.fit_transform(X_IRIS))
+
+
+def test_fit_predict_reads_a_stream_once():
+    detector = EnergyOutlierDetector(vae(), random_state=0)
+    labels = detector.fit_predict(iter(np.array_split(X_IRIS, 3)))
+    assert_array_equal(labels, detector.fit_predict(X_IRIS))
 
 
 @pytest.mark.parametrize("X", [X_IRIS, X_IRIS.tolist(), pd.DataFrame(X_IRIS), ROWS, "X", None])

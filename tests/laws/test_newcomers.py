@@ -8,7 +8,7 @@ import torch
 from sklearn.base import clone
 from torch import nn
 
-from skevae import EnergyVAE, GaussianBernoulliRBMPrior, NormalPrior
+from skevae import EnergyVAE, GaussianBernoulliRBMPrior, NeuralPrior, NormalPrior
 from skevae.densities.base import NormalizedDensity
 from skevae.likelihoods import LIKELIHOODS
 from skevae.likelihoods.base import Likelihood, LikelihoodFamily
@@ -155,6 +155,16 @@ def test_a_newcomer_keeps_the_laws(registry, parameter, member, plane, plane_gri
     assert again.score(plane) == model.score(plane)
     holes = np.where([True, False], plane, np.nan)
     assert np.isfinite(model.sample(50)).all() and np.isfinite(model.score(holes))
+
+
+def test_newcomers_are_taken_by_priors_too(monkeypatch):
+    X = np.random.RandomState(0).randn(100, 2)
+    monkeypatch.setitem(PARTITIONS, "from outside", CheckedPartition)
+    monkeypatch.setitem(NETWORKS, "from outside", Shallow)
+    rbm = GaussianBernoulliRBMPrior(4, partition="from outside", max_iter=2, random_state=0)
+    assert rbm.fit(X).score(X) == clone(rbm).set_params(partition="exact").fit(X).score(X)
+    neural = NeuralPrior((8,), network="from outside", max_iter=2, n_annealing_steps=10)
+    assert np.isfinite(neural.fit(X).score(X))
 
 
 def test_a_newcomer_among_samplers(monkeypatch):

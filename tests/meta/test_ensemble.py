@@ -11,7 +11,13 @@ from sklearn.ensemble import IsolationForest
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 
-from skevae import EnergyEnsemble, EnergyOutlierDetector, EnergyVAE, GaussianBernoulliRBMPrior
+from skevae import (
+    EnergyEnsemble,
+    EnergyOutlierDetector,
+    EnergyVAE,
+    GaussianBernoulliRBMPrior,
+    NormalPrior,
+)
 
 X_IRIS = load_iris().data
 # Standard errors within which an estimate has to lie.
@@ -190,3 +196,33 @@ def test_in_an_outlier_detector(on_iris):
     detector = EnergyOutlierDetector(clone(on_iris)).fit(X_IRIS)
     assert_array_equal(detector.score_samples(X_IRIS), on_iris.score_samples(X_IRIS))
     assert (detector.predict(X_IRIS) == -1).sum() == 15
+
+
+def test_a_row_of_weight_zero_may_be_impossible():
+    far = np.r_[X_IRIS, [[1e6] * 4]]
+    weights = np.r_[np.ones(150), 0]
+    model = EnergyEnsemble(KernelDensity(kernel="tophat"), n_estimators=2, stacking=True)
+    model.fit(X_IRIS)
+    assert model.score(far) == -np.inf
+    assert model.score(far, sample_weight=weights) == model.score(X_IRIS)
+    fitted = small().fit(X_IRIS)
+    huge = np.r_[X_IRIS, [[1e200] * 4]]
+    assert fitted.score(huge, sample_weight=weights) == pytest.approx(fitted.score(X_IRIS))
+
+
+@pytest.mark.parametrize("named", [{"integer_features": [0]}, {"categorical_features": [1]}])
+@pytest.mark.parametrize("container", [np.asarray, pd.DataFrame])
+def test_columns_named_for_one_member_only_are_refused(named, container):
+    X = container(np.rint(X_IRIS))
+    for other in (NormalPrior(random_state=0), small()):
+        kinds = [small(**named), other]
+        with pytest.raises(ValueError, match=r"(?s)For column .*probabilities.*densities"):
+            EnergyEnsemble(kinds, n_estimators=2).fit(X)
+    both = [small(**named), EnergyEnsemble(small(**named), n_estimators=1)]
+    assert np.isfinite(EnergyEnsemble(both, n_estimators=1, random_state=0).fit(X).score(X))
+
+
+def test_a_stream_is_fitted_in_several_processes():
+    batches = iter(np.array_split(X_IRIS, 3))
+    model = EnergyEnsemble(NormalPrior(), n_estimators=2, n_jobs=2, random_state=0).fit(batches)
+    assert model.score(X_IRIS) == pytest.approx(NormalPrior().fit(X_IRIS).score(X_IRIS))

@@ -312,7 +312,14 @@ def test_densities_and_probabilities_are_not_averaged():
     X = pd.DataFrame({"x": X_IRIS[:, 0], "count": np.arange(150) % 4})
     kinds = [small(), GaussianMixture(2)]
     for stacking in (True, False):
-        with pytest.raises(ValueError, match="'count'.*densities.*Convert"):
+        with pytest.raises(ValueError, match=r"(?s)'count'.*densities.*Convert"):
             EnergyEnsemble(kinds, n_estimators=2, stacking=stacking).fit(X)
     model = EnergyEnsemble(kinds, n_estimators=2, stacking=True, random_state=0)
     assert np.isfinite(model.fit(X.astype(float)).score(X.astype(float)))
+
+
+def test_negative_weights_are_refused():
+    weights = np.r_[-np.ones(30), np.ones(120)]
+    with pytest.raises(ValueError, match="Negative values"):
+        model = EnergyEnsemble(small(), n_estimators=2, stacking=True)
+        model.fit(X_IRIS, sample_weight=weights)

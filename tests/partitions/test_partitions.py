@@ -331,17 +331,19 @@ class Starts(ContrastivePartition):
 
 
 def test_contrastive_chains_of_a_prior_start_at_rows_resampled_by_weight(monkeypatch):
-    seen = []
-    monkeypatch.setitem(
-        DENSITY_PARTITIONS,
-        "contrastive",
-        lambda *arguments: seen.append(Starts(*arguments)) or seen[0],
-    )
+    made = []
+
+    class Recorded(Starts):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(self)
+
+    monkeypatch.setitem(PARTITIONS, "contrastive", Recorded)
     prior = GaussianBernoulliRBMPrior(3, partition="contrastive", max_iter=1, batch_size=80)
     prior.set_params(standardize=False, early_stopping=False, random_state=0)
     X = torch.cat([normals(40, 2), 100 + normals(40, 2, seed=1)]).numpy()
     prior.fit(X, sample_weight=[1e-9] * 40 + [1] * 40)
-    assert (seen[0].seen > 50).all()
+    assert (made[0].seen > 50).all()
 
 
 @pytest.mark.parametrize("objective", ["elbo", "iwae"])

@@ -183,3 +183,18 @@ def test_what_is_missing_for_onnx_is_said(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ImportError, match=r"skevae\[onnx\]"):
         export_decoder(small(max_iter=1).fit(X_IRIS), tmp_path / "decoder.onnx", format="onnx")
+
+
+def test_what_is_no_value_of_a_column_is_missing(tmp_path):
+    """On a bound, beyond it, or no code of a category."""
+    codes = np.arange(150) % 3
+    X = np.c_[X_IRIS[:, :2], codes]
+    model = small(bounds={0: (0, 10), 1: (0, None)}, categorical_features=[2], mask_rate=0.2)
+    model.fit(X)
+    row = np.float32([[5, 3, 1]])
+    without = [np.where(np.arange(3) == j, np.nan, row).astype(np.float32) for j in range(3)]
+    encoder = export_encoder(model, tmp_path / "network.pt2")
+    for j, value in ((0, 0.0), (0, 10.0), (0, -1.0), (1, 0.0), (2, 7.0), (2, -1.0), (2, 0.5)):
+        odd = row.copy()
+        odd[0, j] = value
+        assert_allclose(run_torch(encoder, odd), model.transform(without[j]), rtol=1e-5, atol=2e-6)

@@ -1,5 +1,7 @@
 """What every prior estimator keeps: alone, inside a VAE, and as somebody else's class."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -172,7 +174,7 @@ class StudentDensity(Density):
         self.n_latent = n_latent
         self.log_scale = nn.Parameter(torch.zeros(n_latent))
 
-    def describe_size(self):
+    def why_not_exact(self):
         return "closed form"
 
     def energy(self, z):
@@ -248,3 +250,25 @@ def test_the_documented_interface_is_enough():
     assert np.isfinite(model.score(X_IRIS))
     assert model.sample(2).shape == (2, 4)
     assert np.isfinite(model.partial_fit(X_IRIS).score(X_IRIS))
+
+
+@pytest.mark.parametrize("name", PRIORS)
+@pytest.mark.parametrize("context", [torch.inference_mode, partial(torch.autocast, "cpu")])
+def test_calls_do_not_depend_on_the_context_of_torch(name, context):
+    prior = small_prior(name, n_annealing_steps=10).set_params(random_state=0)
+    prior.fit(np.random.RandomState(0).randn(60, 3).astype(np.float32))
+    X = np.random.RandomState(1).randn(5, 3).astype(np.float32)
+
+    def called():
+        results = [prior.normalize(effort=2), prior.score_samples(X), prior.sample(4)]
+        if hasattr(prior, "run_chains"):
+            results.append(prior.run_chains(3, n_steps=4).samples)
+        if hasattr(prior, "gibbs"):
+            results += [prior.transform(X), prior.gibbs(X)]
+        return results
+
+    expected = called()
+    with context():
+        found = called()
+    for one, other in zip(expected, found, strict=True):
+        assert_array_equal(one, other)

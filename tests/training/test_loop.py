@@ -818,3 +818,11 @@ def test_gradient_is_that_of_each_parameter_in_its_place_and_zero_where_it_does_
     assert gradient is weights.values.grad
     expected = torch.cat([*(part.flatten() for part in expected), torch.zeros(6)])
     torch.testing.assert_close(gradient, expected)
+
+
+def test_the_epoch_that_failed_is_told():
+    w = parameter()
+    assert run(failing_from(w, 4, become(math.nan)), w, batch_size=23).failed_epoch == 4
+    falling = iter([0.0, -1e9])
+    outcome = run(slide(w), w, batch_size=23, max_epochs=3, check=lambda: next(falling))
+    assert (outcome.status, outcome.failed_epoch) == ("diverged", 0)
