@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from skevae.displays.checks import at_least, check_estimator, check_options, column_positions
+from skevae.displays.checks import check_estimator, check_options, column_positions
 from skevae.displays.drawing import CYCLE, import_pyplot, legend_above, make_panels, tidy
 from skevae.samplers.diagnostics import split_r_hat
+from skevae.utils.constraints import at_least
 
 # Above this R-hat, chains have not mixed.
 MAX_R_HAT = 1.05

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
 from numbers import Integral
 from typing import Any
 
 import numpy as np
-from sklearn.utils._param_validation import Interval, validate_parameter_constraints
+from sklearn.utils._param_validation import validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted
 
-at_least = partial(Interval, Integral, right=None, closed="left")
+from skevae.utils.constraints import at_least
 
 
 def check_estimator(estimator: Any, methods: list[str], caller: str, remedy: str) -> None:

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from sklearn.utils._param_validation import StrOptions
 
-from skevae.displays.checks import at_least, check_estimator, check_options
+from skevae.displays.checks import check_estimator, check_options
 from skevae.displays.drawing import import_pyplot, make_panels
 from skevae.displays.grid import SCALES, density_on_grid, draw_density, grid_axes, obstacle
 from skevae.displays.pairs import coordinate, draw_pairs
 from skevae.displays.tables import Table
+from skevae.utils.constraints import at_least
 from skevae.utils.sampling import seeded_sample
 
 

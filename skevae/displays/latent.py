@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from skevae.displays.checks import at_least, check_estimator, check_options
+from skevae.displays.checks import check_estimator, check_options
 from skevae.displays.drawing import (
     CLASS_COLOURS,
     DENSITY_COLOURS,
@@ -17,6 +17,7 @@ from skevae.displays.drawing import (
     point_size,
 )
 from skevae.utils.arrays import is_missing
+from skevae.utils.constraints import at_least
 from skevae.utils.sampling import seeded_sample
 
 # Margin on each side, as a fraction of the range of the posterior means and the samples.

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from sklearn.utils import check_array
 
-from skevae.displays.checks import at_least, check_estimator, check_options
+from skevae.displays.checks import check_estimator, check_options
 from skevae.displays.drawing import BLUE, VERMILION, import_pyplot, make_panels
+from skevae.utils.constraints import at_least
 
 # Gap between two images, as a fraction of their width.
 GAP = 0.12

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from skevae.displays.checks import at_least, check_estimator, check_options
+from skevae.displays.checks import check_estimator, check_options
 from skevae.displays.drawing import (
     BLUE,
     GREEN,
@@ -18,6 +18,7 @@ from skevae.displays.drawing import (
     make_panels,
     tidy,
 )
+from skevae.utils.constraints import at_least
 
 # The panels, and the terms of `history_` in each with their labels and colours. Only the bounds
 # have similar values and share a panel.

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.utils import Bunch, check_array
 from sklearn.utils._param_validation import (
-    Interval,
     validate_parameter_constraints,
 )
 from sklearn.utils.validation import check_is_fitted
@@ -20,6 +17,7 @@ from skevae.estimators.standardizer import as_tensor
 from skevae.fitted.latents import Latents
 from skevae.interpolation import raise_low_points, straight_path
 from skevae.utils.arrays import from_torch
+from skevae.utils.constraints import at_least
 from skevae.utils.device import copy_to, own_context
 from skevae.utils.random import make_generator
 
@@ -70,7 +68,6 @@ class Paths(Latents):
             1]), or a number of steps is too small.
         """
         check_is_fitted(self, "module_")
-        at_least = partial(Interval, Integral, right=None, closed="left")
         validate_parameter_constraints(
             {"n_steps": [at_least(2)], "n_correction_steps": [at_least(0)]},
             {"n_steps": n_steps, "n_correction_steps": n_correction_steps},

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from skevae.utils.log_mean import log_mean_exp, log_mean_exp_error
 from skevae.utils.random import standard_normal
+from skevae.utils.weights import by_weight
 
 # One Markov step (energy, z, generator) -> z that leaves exp(-energy) unchanged.
 Sweep = Callable[[Any, Tensor, torch.Generator], Tensor]
@@ -146,17 +147,12 @@ def anneal_population(
         log_weights += path.log_increment(z, (step - 1) / n_betas, step / n_betas)
         weights = log_weights.softmax(0)
         if step == n_betas or weights.square().sum() * n_chains * RESAMPLING_SHARE > 1:
-            z, log_weights = z[_systematic(weights, generator)], torch.zeros_like(log_weights)
+            z, log_weights = (
+                z[by_weight(weights, n_chains, generator)],
+                torch.zeros_like(log_weights),
+            )
         z = sweep(path.at(step / n_betas), z, generator)
     return z[torch.randperm(n_chains, generator=generator, device=z.device)]
-
-
-def _systematic(weights: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw n indices by systematic resampling, index k about n w_k times: (n,) -> (n,)."""
-    n = weights.numel()
-    offset = torch.rand((), generator=generator, dtype=weights.dtype, device=weights.device)
-    comb = (torch.arange(n, dtype=weights.dtype, device=weights.device) + offset) / n
-    return torch.searchsorted(weights.cumsum(0), comb).clamp(max=n - 1)
 
 
 def annealed_interval(

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
-from numbers import Integral
-
 import torch
 from sklearn.utils import Bunch
-from sklearn.utils._param_validation import Interval, validate_parameter_constraints
+from sklearn.utils._param_validation import validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted
 
 from skevae.priors.trained import TrainedDensityPrior
 from skevae.samplers.chains import run_chains
 from skevae.samplers.diagnostics import chain_effective_sample_size, split_r_hat
+from skevae.utils.constraints import at_least
 from skevae.utils.device import copy_to, own_context, resolve_device
 from skevae.utils.random import make_generator
 
@@ -71,7 +69,6 @@ class MarkovPrior(TrainedDensityPrior):
             If an argument is out of its range, or ``n_chains`` is not the number of rows of X.
         """
         check_is_fitted(self, "density_")
-        at_least = partial(Interval, Integral, right=None, closed="left")
         validate_parameter_constraints(
             {
                 "n_chains": [at_least(1), None],

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from numbers import Integral
 from typing import Any, TypeVar
 
-from sklearn.utils._param_validation import HasMethods, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+
+at_least = partial(Interval, Integral, right=None, closed="left")
 
 
 class InstanceWith(HasMethods):
