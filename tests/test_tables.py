@@ -694,7 +694,7 @@ def test_booleans_named_as_integers_stay_booleans(library):
 
 
 def test_rows_keep_the_index_of_the_table():
-    table = pd.DataFrame(X_IRIS, columns=list("abcd"), index=range(1000, 1150))
+    table = pd.DataFrame(X_IRIS.copy(), columns=list("abcd"), index=range(1000, 1150))
     table.loc[1003, "a"] = np.nan
     for params in ({}, {"bounds": {"b": (0, None)}}):
         model = small(max_iter=2, **params).fit(table)
