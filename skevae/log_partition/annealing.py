@@ -147,10 +147,8 @@ def anneal_population(
         log_weights += path.log_increment(z, (step - 1) / n_betas, step / n_betas)
         weights = log_weights.softmax(0)
         if step == n_betas or weights.square().sum() * n_chains * RESAMPLING_SHARE > 1:
-            z, log_weights = (
-                z[by_weight(weights, n_chains, generator)],
-                torch.zeros_like(log_weights),
-            )
+            z = z[by_weight(weights, n_chains, generator)]
+            log_weights = torch.zeros_like(log_weights)
         z = sweep(path.at(step / n_betas), z, generator)
     return z[torch.randperm(n_chains, generator=generator, device=z.device)]
 
