@@ -69,15 +69,15 @@ class FittedModel(ClassNamePrefixFeaturesOutMixin, StreamTransformer, Tables):
         self.module_.likelihood.check_rows(X)
         return self._standardizer.in_reach(X)
 
-    def _rows_within_reach(self, X: Any) -> np.ndarray:
+    def _rows_within_reach(self, X: Any, name: str = "X") -> np.ndarray:
         """Validate rows, and raise if the square of a value overflows."""
-        return self._all_within_reach(*self._rows_in_reach(X))
+        return self._all_within_reach(*self._rows_in_reach(X), name)
 
-    def _all_within_reach(self, rows: np.ndarray, beyond: np.ndarray) -> np.ndarray:
+    def _all_within_reach(self, rows: np.ndarray, beyond: np.ndarray, name: str) -> np.ndarray:
         if beyond.any():
             row, column = np.argwhere(beyond)[0]
             raise ValueError(
-                f"X[{row}, {column}] = {rows[row, column]:g} is too far from the mean of its "
+                f"{name}[{row}, {column}] = {rows[row, column]:g} is too far from the mean of its "
                 "column: its square overflows. Remove or clip such values."
             )
         return rows

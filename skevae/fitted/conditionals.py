@@ -184,13 +184,13 @@ class Conditionals(Latents):
                 raise ValueError(f"given has an infinite value in {column}. Use a finite one.")
             row = self._bounds.forward(numbers)
             self.module_.likelihood.check_rows(row)
-            row = self._all_within_reach(*self._standardizer.in_reach(row))
+            row = self._all_within_reach(*self._standardizer.in_reach(row), "given")
         else:
             given = from_torch(given, "given")
             if as_frame(given) is None and np.ndim(given) == 1:
                 given = as_row(given)
             numbers = self._numbers(given, reset=False, min_samples=1, ranks=ALONE)
-            row = self._rows_within_reach(given)
+            row = self._rows_within_reach(given, "given")
         if len(row) != 1:
             raise ValueError(f"given must be one row, but it has {len(row)} of them.")
         if not np.isnan(row).any():

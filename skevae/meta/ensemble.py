@@ -156,11 +156,10 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         ------
         ValueError
             If an estimator is not a density estimator or, with ``sample_weight``, does not take
-            weights. If some estimators compute probabilities of a column, which is categorical or
-            integer for them, and others densities. With ``stacking=False``, if an estimator
-            has no ``random_state``, because its members would be the same. With
-            ``stacking=True``, if ``n_estimators`` is 1 or greater than the number of rows, or if
-            an estimator cannot score held-out rows.
+            weights. If some estimators treat a column as categorical or integer, and others as
+            continuous. With ``stacking=False``, if an estimator has no ``random_state``, because
+            its members would be the same. With ``stacking=True``, if ``n_estimators`` is 1 or
+            greater than the number of rows, or if an estimator cannot score held-out rows.
         """
         if not self._kinds:
             raise ValueError("estimator=[] has no density estimator. Give at least one, or None.")
