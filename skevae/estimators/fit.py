@@ -35,6 +35,7 @@ from skevae.training.step import Loss, RecordedStep, Step
 from skevae.utils.device import copy_to, own_context, resolve_device
 from skevae.utils.random import draw_seed, lent_globals, make_generator, seed_of_pass
 from skevae.utils.ranks import Shard, current_ranks
+from skevae.utils.threads import is_small, one_thread
 from skevae.utils.weights import checked_weights, rows_with_weight, unpacked
 
 # Gradients with a larger norm are scaled down: a single minibatch must not derail a run.
@@ -181,8 +182,7 @@ class Fit(ABC):
         """Set the seeds, build or resume the module, and find the checkpoint of this fit."""
         estimator, continues = self.estimator, self.mode.continues
         min_samples = 1 if continues else 2
-        weighted = self.sample_weight is not None
-        check_same_fit(self.ranks, estimator, self.mode.value, weighted)
+        check_same_fit(self.ranks, estimator, self.mode.value, self.sample_weight is not None)
         self.X = estimator._check_rows(
             self.given, reset=not continues, min_samples=min_samples, ranks=self.ranks
         )
@@ -192,8 +192,10 @@ class Fit(ABC):
             self.X, self.weights = rows_with_weight(self.X, self.weights, min_samples)
         self.shard = self.ranks.shard(len(self.X))
         self.device = resolve_device(estimator.device)
+        # Fits and passes of this model so far.
+        self.n_passes: int = getattr(estimator, "_n_passes", 1) if continues else 0
         seed = draw_seed(estimator.random_state)
-        fresh = seed_of_pass(self.ranks.gather(seed)[0], self._n_passes())
+        fresh = seed_of_pass(self.ranks.gather(seed)[0], self.n_passes)
         self.seeds = self.make_seeds(fresh)
         model = self.resume() if continues else self.start()
         checkpoint = None
@@ -211,10 +213,6 @@ class Fit(ABC):
         self.module = copy_to(model.module, self.device, torch.float32)
         self.standardizer = model.standardizer
         return checkpoint
-
-    def _n_passes(self) -> int:
-        """Number of fits and passes so far of the current model."""
-        return getattr(self.estimator, "_n_passes", 1) if self.mode.continues else 0
 
     def _split(self, rows: Rows) -> tuple[Rows, Tensor | None]:
         """Hold out rows, if early stopping needs them: (training, held out)."""
@@ -247,8 +245,9 @@ class Fit(ABC):
         max_epochs = 1 if self.mode.one_pass else estimator.max_iter
         callbacks = EpochCallbacks(estimator, self.given, self.y, max_epochs, self.attributes)
         lent = lent_globals(global_draws) if draws_globally(self.module) else nullcontext()
+        small = is_small(self.module, estimator._resolve_batch_size(self.n_train))
         self.module.train()
-        with lent as lent_generator:
+        with lent as lent_generator, one_thread(small and not self.partition.is_expensive):
             if checkpoint is not None:
                 generators = {"draws": self.draws, "globals": lent_generator}
                 checkpoint.attach(self.partition, {k: g for k, g in generators.items() if g})
@@ -344,7 +343,7 @@ class Fit(ABC):
                 "n_iter_": len(history.get("objective", ())),
                 "best_n_iter_": kept_epoch(old, result, getattr(self.estimator, "best_n_iter_", 0)),
                 "_training_state": self._training_state,
-                "_n_passes": self._n_passes() + 1,
+                "_n_passes": self.n_passes + 1,
                 "_split_seed": self.split_seed,
             }
         )

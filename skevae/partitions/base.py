@@ -25,6 +25,8 @@ class PartitionEstimate:
     starts_at_rows : bool
         Whether Markov chains start at the data or draws. For weighted rows, these must have been
         resampled by the weights.
+    is_expensive : bool
+        Whether it takes more time than other parts of a step, unless these are large.
     ranks : Ranks
         The processes that train together. Markov chains are divided among them.
 
@@ -36,6 +38,7 @@ class PartitionEstimate:
 
     needs_posterior: ClassVar[bool] = True
     starts_at_rows: ClassVar[bool] = False
+    is_expensive: bool = False
     ranks: Ranks = ALONE
 
     def __init__(self, density: Density, generator: torch.Generator) -> None:

@@ -20,6 +20,7 @@ class ExactPartition(DensityPartition):
     def __init__(self, density: Density, generator: torch.Generator) -> None:
         super().__init__(density, generator)
         self._checked = True
+        self.is_expensive = not density.trains_exactly
         if not density.has_exact_log_partition:
             raise ValueError(
                 f"partition='exact' cannot be used for this prior: {density.why_not_exact()}. "
