@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.base import DensityMixin, _fit_context, clone
 from sklearn.utils import get_tags
 from sklearn.utils._param_validation import Interval, validate_parameter_constraints
-from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.parallel import Parallel
 from sklearn.utils.validation import check_is_fitted
 
 from skevae.densities.ex_post import DensityEstimatorInstance
@@ -19,7 +19,7 @@ from skevae.estimators.frames import as_frame
 from skevae.estimators.streams import from_stream
 from skevae.meta.base import DensityMeta, check_takes_weights
 from skevae.meta.kinds import common_columns, with_kinds_of
-from skevae.meta.stacking import Stack, mean_density
+from skevae.meta.stacking import Stack, fit_members, mean_density
 from skevae.utils.random import draw_seed, spawn
 from skevae.utils.sampling import seeded_sample
 from skevae.utils.weights import mean_score
@@ -37,7 +37,7 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
     of the average is a lower bound in expectation, too.
 
     The members can be of several kinds. With ``stacking=True``, each kind is weighted by how well
-    it predicts rows that it was not fitted to [1]_.
+    it predicts rows that it was not fitted to [1]_, and then fitted to all rows.
 
     Parameters
     ----------
@@ -55,6 +55,10 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         held-out rows. All members must know all categories: declare them by the ``category`` dtype
         of pandas or ``pl.Enum`` of polars. With ``handle_unknown="missing"``, unknown categories
         are scored as missing values, so the scores are too high.
+    refit : bool, default=True
+        Whether the members are fitted again, to all rows, after the weights are chosen [3]_. Used
+        only with ``stacking=True``. It doubles the time of `fit`, and usually gives higher scores.
+        If False, the members that were fitted outside of a fold are kept.
     n_jobs : int, default=None
         Number of members that are fitted in parallel, each in its own process. None means 1, and -1
         means one per processor.
@@ -68,10 +72,10 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
     weights_ : ndarray of shape (n_members,)
         Weights of the members. They sum to one.
     held_out_scores_ : ndarray of shape (n_samples,)
-        Log-likelihood of each row of the fit under the members that were not fitted to it, in
-        nats. Its mean estimates the score of new rows. It can be too low, because each row is
-        scored by one member of each kind instead of the average of all, and slightly too high,
-        because the weights were chosen on these rows. Defined only with ``stacking=True``.
+        Log-likelihood of each row of the fit under fits to other rows, in nats. Its mean estimates
+        the score of new rows. It can be too low, because each row is scored by one fit of each
+        estimator, without the rows of its fold, and slightly too high, because the weights were
+        chosen on these rows. Defined only with ``stacking=True``.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Defined only when `X` has feature names that are all strings.
@@ -86,6 +90,7 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
     .. [1] Smyth & Wolpert (1999). "Linearly combining density estimators via stacking".
     .. [2] Lakshminarayanan, Pritzel & Blundell (2017). "Simple and scalable predictive uncertainty
        estimation using deep ensembles".
+    .. [3] van der Laan, Polley & Hubbard (2007). "Super learner".
 
     Examples
     --------
@@ -111,16 +116,25 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         "estimator": [DensityEstimatorInstance(), list, None],
         "n_estimators": [Interval(Integral, 1, None, closed="left")],
         "stacking": ["boolean"],
+        "refit": ["boolean"],
         "n_jobs": [Integral, None],
         "random_state": ["random_state"],
     }
 
     def __init__(
-        self, estimator=None, *, n_estimators=5, stacking=False, n_jobs=None, random_state=None
+        self,
+        estimator=None,
+        *,
+        n_estimators=5,
+        stacking=False,
+        refit=True,
+        n_jobs=None,
+        random_state=None,
     ):
         self.estimator = estimator
         self.n_estimators = n_estimators
         self.stacking = stacking
+        self.refit = refit
         self.n_jobs = n_jobs
         self.random_state = random_state
 
@@ -177,11 +191,16 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
         run = Parallel(n_jobs=self.n_jobs)
         if self.stacking:
             fitted, weights, held_out_scores = Stack.fit(
-                run, members, X, sample_weight, n_folds=self.n_estimators, seed=seed
+                run,
+                members,
+                X,
+                sample_weight,
+                n_folds=self.n_estimators,
+                refit=self.refit,
+                seed=seed,
             )
         else:
-            of_rows = {} if sample_weight is None else {"sample_weight": sample_weight}
-            fitted = run(delayed(member.fit)(X, **of_rows) for member in members)
+            fitted = fit_members(run, members, X, sample_weight)
             weights, held_out_scores = np.full(len(members), 1 / len(members)), None
         self._take_features(fitted[0])
         self._columns = columns

@@ -1,4 +1,4 @@
-"""Stacking of densities: members fitted outside of each fold, weighted by the rows inside."""
+"""Stacking of densities: kinds weighted by rows to which their members were not fitted."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import logsumexp
+from sklearn.base import clone
 from sklearn.utils import _safe_indexing, indexable
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_sample_weight, _num_samples
@@ -19,7 +20,7 @@ Fold = tuple[np.ndarray, np.ndarray]
 
 
 class Stack(NamedTuple):
-    """Members that were each fitted outside of one fold, and their weights."""
+    """Fitted members, and weights chosen by fits outside of one fold each."""
 
     members: list[Any]
     weights: np.ndarray
@@ -34,6 +35,7 @@ class Stack(NamedTuple):
         sample_weight: Any,
         *,
         n_folds: int,
+        refit: bool,
         seed: int,
     ) -> Stack:
         """Fit members of one or several kinds and weight the kinds.
@@ -48,6 +50,8 @@ class Stack(NamedTuple):
         sample_weight : array-like of shape (n_samples,) or None
             Rows of weight 0 are in no fit and do not change the weights; they are only scored.
         n_folds : int
+        refit : bool
+            Whether members are fitted again, to all rows, when the weights are known.
         seed : int
             Determines which rows are in which fold.
 
@@ -71,7 +75,7 @@ class Stack(NamedTuple):
         folds = _folds(n_rows, sample_weight, n_folds, seed)
         fitted, scores = zip(
             *run(
-                delayed(_fit_outside)(member, X, sample_weight, *fold)
+                delayed(_fit_outside)(clone(member), X, sample_weight, *fold)
                 for member, fold in zip(members, cycle(folds), strict=False)
             ),
             strict=True,
@@ -79,8 +83,16 @@ class Stack(NamedTuple):
         order = np.argsort(np.concatenate([inside for _, inside in folds]))
         by_kind = np.concatenate(scores).reshape(-1, n_rows)[:, order]
         weights = stacking_weights(by_kind, sample_weight)
+        if refit:
+            fitted = tuple(fit_members(run, members, X, sample_weight))
         of_members = np.repeat(weights / n_folds, n_folds)
         return cls(list(fitted), of_members, mean_density(by_kind, weights))
+
+
+def fit_members(run: Parallel, members: Sequence[Any], X: Any, sample_weight: Any) -> list[Any]:
+    """Fit each member to all rows."""
+    weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+    return run(delayed(member.fit)(X, **weights) for member in members)
 
 
 def stacking_weights(

@@ -81,6 +81,9 @@ def _blank(kind: type) -> Any:
 
 def _encode_object(value: Any, encoder: Encoder) -> dict[str, Any]:
     kind = type(value)
+    if hasattr(kind, "__array__"):
+        # Such as a Series of pandas. Otherwise the error would name one of its private attributes.
+        raise encoder.refusal(f"a {kind.__qualname__}")
     name = class_name(kind, encoder)
     try:
         _blank(kind)

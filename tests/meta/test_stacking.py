@@ -120,6 +120,9 @@ def test_score_is_the_logarithm_of_the_weighted_mean_density(stack):
 
 
 def test_each_row_is_held_out_once(stack):
+    refitted, stack = stack, clone(stack).set_params(refit=False).fit(X_IRIS)
+    assert_array_equal(stack.held_out_scores_, refitted.held_out_scores_)
+    assert_array_equal(stack.weights_, refitted.weights_)
     members = np.reshape(stack.estimators_, (3, 4))
     scores = np.array([[m.score_samples(X_IRIS) for m in kind] for kind in members])
     kinds = stack.weights_.reshape(3, 4).sum(axis=1)
@@ -132,6 +135,26 @@ def test_each_row_is_held_out_once(stack):
     # That fold's members were fitted to the other rows.
     again = clone(members[0, 1]).fit(X_IRIS[folds != 1])
     assert_allclose(again.means_.sum(0), members[0, 1].means_.sum(0), rtol=0.05)
+
+
+def test_members_are_fitted_again_to_all_rows(stack):
+    # The likelihood of a single Gaussian is greatest for the moments of all rows.
+    for member in stack.estimators_[4:8]:
+        assert_allclose(member.means_[0], X_IRIS.mean(0))
+        assert_allclose(member.covariances_[0], X_IRIS.var(0), atol=1e-5)
+    others = stack.estimators_[8:]
+    assert len({member.score(X_IRIS) for member in others}) == len(others)
+
+
+def test_weights_of_rows_count_in_the_second_fit():
+    X = X_IRIS[:60]
+    counts = np.arange(60) % 3
+    weighted = EnergyEnsemble(small(), n_estimators=2, stacking=True, random_state=0)
+    weighted.fit(X, sample_weight=counts)
+    seeds = [member.random_state for member in weighted.estimators_]
+    for member, seed in zip(weighted.estimators_, seeds, strict=True):
+        alone = small(random_state=seed).fit(X, sample_weight=counts)
+        assert_array_equal(member.score_samples(X), alone.score_samples(X))
 
 
 def test_held_out_rows_score_lower_than_fitted_ones():
@@ -205,7 +228,8 @@ def test_a_weight_of_zero_is_the_absence_of_the_row():
 
 
 def test_without_seeds_members_differ_by_their_fold():
-    model = EnergyEnsemble([KernelDensity(), GaussianMixture()], n_estimators=2, stacking=True)
+    kinds = [KernelDensity(), GaussianMixture()]
+    model = EnergyEnsemble(kinds, n_estimators=2, stacking=True, refit=False)
     model.fit(X_IRIS)
     assert np.ptp([m.score_samples(X_IRIS) for m in model.estimators_[:2]], axis=0).min() > 0
     assert model.sample(20, random_state=0).shape == (20, 4)

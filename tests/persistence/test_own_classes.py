@@ -154,6 +154,11 @@ def test_what_a_file_cannot_hold_is_refused(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_parameter_that_a_file_cannot_hold_is_named(tmp_path):
+    with pytest.raises(TypeError, match="EnergyVAE.hidden_layer_sizes is a Series. A model file"):
+        save_model(vae(hidden_layer_sizes=pd.Series([8])), tmp_path / "model.skevae")
+
+
 def test_the_column_that_a_file_cannot_hold_is_named(tmp_path):
     table = pd.DataFrame({"a": X[:, 0], "bins": pd.cut(X[:, 1], 3)})
     with pytest.raises(TypeError, match=r"\['bins'\]\.categories is a IntervalIndex"):
