@@ -448,6 +448,17 @@ class EnergyVAE(CallbackSupportMixin, FittedVAE):
         Returns
         -------
         self
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from skevae import EnergyVAE
+        >>> X = load_iris().data
+        >>> vae = EnergyVAE(2, random_state=0)
+        >>> for start in (0, 50, 100):
+        ...     vae = vae.partial_fit(X[start : start + 50])
+        >>> vae.n_iter_
+        3
         """
         VAEFit(self, X, y, sample_weight, Mode.of(self, one_pass=True)).run()
         return self

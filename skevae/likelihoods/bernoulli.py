@@ -73,6 +73,15 @@ class BernoulliLikelihood(LikelihoodFamily):
 
     Values strictly between 0 and 1 are probabilities. Training draws a new binary row from them
     each time the row is used. Scoring uses one binary row, drawn by a fixed function of the row.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skevae import EnergyVAE
+    >>> X = load_digits().data[:100] / 16
+    >>> vae = EnergyVAE(4, likelihood="bernoulli", max_iter=2, random_state=0).fit(X)
+    >>> sorted(set(vae.sample(5).ravel().tolist()))
+    [0.0, 1.0]
     """
 
     bins_integers = False

@@ -50,6 +50,14 @@ class RowwiseGaussianLikelihood(LikelihoodFamily):
     min_scale : float, default=0.01
         Lower bound of the scales, in standard deviations of each feature (in units of X with
         ``standardize=False``).
+
+    Examples
+    --------
+    >>> from skevae import EnergyVAE
+    >>> from skevae.likelihoods import RowwiseGaussianLikelihood
+    >>> vae = EnergyVAE(likelihood=RowwiseGaussianLikelihood(min_scale=0.1))
+    >>> vae.get_params()["likelihood__min_scale"]
+    0.1
     """
 
     _parameter_constraints: dict[str, list[Any]] = {"min_scale": MIN_SCALE_CONSTRAINT}

@@ -48,6 +48,12 @@ class DenseNet(Network):
     ----------
     .. [1] Huang, Liu, van der Maaten & Weinberger (2017). "Densely connected convolutional
        networks".
+
+    Examples
+    --------
+    >>> from skevae.networks import DenseNet
+    >>> sum(weights.numel() for weights in DenseNet()(3, 2, (8,)).parameters())
+    56
     """
 
     def _build(self, n_inputs: int, n_outputs: int, hidden_layer_sizes: Sequence[int]) -> nn.Module:

@@ -36,6 +36,12 @@ class ResNet(Network):
     References
     ----------
     .. [1] He, Zhang, Ren & Sun (2016). "Deep residual learning for image recognition".
+
+    Examples
+    --------
+    >>> from skevae.networks import ResNet
+    >>> sum(weights.numel() for weights in ResNet()(3, 2, (8,)).parameters())
+    82
     """
 
     def _build(self, n_inputs: int, n_outputs: int, hidden_layer_sizes: Sequence[int]) -> nn.Module:

@@ -143,6 +143,15 @@ class DensityPrior(TorchDensityEstimator):
         ------
         ValueError
             If ``effort`` is not an integer of at least 1.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from skevae import GaussianBernoulliRBMPrior
+        >>> prior = GaussianBernoulliRBMPrior(8, max_iter=2, random_state=0).fit(load_iris().data)
+        >>> low, high = prior.normalize()
+        >>> low == high  # exact with 8 hidden units
+        True
         """
         check_is_fitted(self, "density_")
         validate_parameter_constraints(
@@ -212,6 +221,18 @@ class DensityPrior(TorchDensityEstimator):
         ------
         ValueError, TypeError
             If X is not a finite array of numbers with the columns of `fit`.
+
+        Examples
+        --------
+        The log-density is minus the energy and ln Z:
+
+        >>> import numpy as np
+        >>> from sklearn.datasets import load_iris
+        >>> from skevae import GaussianBernoulliRBMPrior
+        >>> X = load_iris().data
+        >>> prior = GaussianBernoulliRBMPrior(8, max_iter=2, random_state=0).fit(X)
+        >>> bool(np.allclose(-prior.energy(X) - prior.log_partition_, prior.score_samples(X)))
+        True
         """
         return self._evaluate(X, "energy")
 

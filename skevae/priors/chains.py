@@ -67,6 +67,14 @@ class MarkovPrior(TrainedDensityPrior):
         ------
         ValueError
             If an argument is out of its range, or ``n_chains`` is not the number of rows of X.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from skevae import GaussianBernoulliRBMPrior
+        >>> prior = GaussianBernoulliRBMPrior(8, max_iter=2, random_state=0).fit(load_iris().data)
+        >>> prior.run_chains(3, n_steps=10, random_state=0).samples.shape
+        (10, 3, 4)
         """
         check_is_fitted(self, "density_")
         validate_parameter_constraints(

@@ -39,6 +39,13 @@ class ExactSampler(Sampler):
     """Independent draws, which do not depend on the current states of the chains.
 
     Each transition costs 2^(H+1) operations.
+
+    Examples
+    --------
+    >>> from skevae import GaussianBernoulliRBMPrior
+    >>> from skevae.samplers import ExactSampler
+    >>> GaussianBernoulliRBMPrior(8, partition="persistent", sampler=ExactSampler()).sampler
+    ExactSampler()
     """
 
     needs_exact_tables = True

@@ -53,6 +53,13 @@ class BlockGibbs(Sampler):
     ----------
     n_steps : int, default=1
         Number of sweeps per transition.
+
+    Examples
+    --------
+    >>> from skevae import GaussianBernoulliRBMPrior
+    >>> from skevae.samplers import BlockGibbs
+    >>> GaussianBernoulliRBMPrior(8, sampler=BlockGibbs(n_steps=5)).sampler
+    BlockGibbs(n_steps=5)
     """
 
     def step(

@@ -22,6 +22,13 @@ class GibbsLangevin(LangevinSteps):
         Number of elementary steps per transition.
     step_size : float, default=0.3
         Step size in units of sigma.
+
+    Examples
+    --------
+    >>> from skevae import GaussianBernoulliRBMPrior
+    >>> from skevae.samplers import GibbsLangevin
+    >>> GaussianBernoulliRBMPrior(8, sampler=GibbsLangevin(n_steps=5, step_size=0.1)).sampler
+    GibbsLangevin(n_steps=5, step_size=0.1)
     """
 
     def step(
@@ -38,6 +45,14 @@ class GibbsLangevin(LangevinSteps):
 
 
 class MetropolisGibbsLangevin(GibbsLangevin):
-    """`GibbsLangevin` with a Metropolis test for each step on p(z | h), which removes the bias."""
+    """`GibbsLangevin` with a Metropolis test for each step on p(z | h), which removes the bias.
+
+    Examples
+    --------
+    >>> from skevae import GaussianBernoulliRBMPrior
+    >>> from skevae.samplers import MetropolisGibbsLangevin
+    >>> GaussianBernoulliRBMPrior(8, sampler=MetropolisGibbsLangevin(n_steps=5)).sampler
+    MetropolisGibbsLangevin(n_steps=5)
+    """
 
     adjusted = True

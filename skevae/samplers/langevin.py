@@ -77,6 +77,17 @@ class Langevin(LangevinSteps):
     n_scales : int, default=1
         The steps of a transition cycle through this many sizes: ``step_size``, 1/2 of it, 1/4 of
         it, and so on. Use it for energies with unknown scales.
+
+    Examples
+    --------
+    Chains of a fitted prior, which start at noise:
+
+    >>> from sklearn.datasets import load_iris
+    >>> from skevae import NeuralPrior
+    >>> from skevae.samplers import Langevin
+    >>> prior = NeuralPrior(sampler=Langevin(n_steps=5, n_scales=3), max_iter=2, random_state=0)
+    >>> prior.fit(load_iris().data).run_chains(3, n_steps=10, random_state=0).samples.shape
+    (10, 3, 4)
     """
 
     needs_only_gradient = True
@@ -100,6 +111,14 @@ class Langevin(LangevinSteps):
 
 
 class MetropolisLangevin(Langevin):
-    """Langevin steps with a Metropolis test, without bias (MALA; Roberts & Tweedie 1996)."""
+    """Langevin steps with a Metropolis test, without bias (MALA; Roberts & Tweedie 1996).
+
+    Examples
+    --------
+    >>> from skevae import NeuralPrior
+    >>> from skevae.samplers import MetropolisLangevin
+    >>> NeuralPrior(sampler=MetropolisLangevin(n_steps=20)).sampler
+    MetropolisLangevin(n_steps=20)
+    """
 
     adjusted = True

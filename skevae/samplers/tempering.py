@@ -30,6 +30,16 @@ class ParallelTempering(Sampler):
         Number of elementary steps per transition.
     n_replicas : int, default=12
         Number of temperatures, including the target; at least 2.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skevae import GaussianBernoulliRBMPrior
+    >>> from skevae.samplers import ParallelTempering
+    >>> sampler = ParallelTempering(n_replicas=4)
+    >>> prior = GaussianBernoulliRBMPrior(8, partition="persistent", sampler=sampler, max_iter=2)
+    >>> prior.fit(load_iris().data).run_chains(3, n_steps=10, random_state=0).samples.shape
+    (10, 3, 4)
     """
 
     _parameter_constraints: dict[str, list[Any]] = {
