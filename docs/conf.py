@@ -52,6 +52,7 @@ sphinx_gallery_conf = {
     "ignore_pattern": r"(^|/)(?!plot_)[^/]*\.py$",
     "download_all_examples": False,
     "show_memory": False,
+    "parallel": 2,
     "doc_module": ("skevae",),
     "backreferences_dir": "api/backreferences",
 }
