@@ -8,8 +8,8 @@ from functools import cache
 from threadpoolctl import ThreadpoolController
 from torch import nn
 
-# Below this many multiply-adds of a forward pass with one draw, two threads saved at most a tenth of
-# the time on two idle cores. Beside another busy process they took five times as long as one,
+# Up to this many multiply-adds of a forward pass with one draw, two threads saved at most a tenth
+# of the time on two idle cores. Beside another busy process they took five times as long as one,
 # because threads wait for each other after every operation.
 SMALL_MULTIPLY_ADDS = 2**22
 
