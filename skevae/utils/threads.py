@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
+import torch
 from threadpoolctl import ThreadpoolController
 from torch import nn
 
@@ -28,7 +29,11 @@ def one_thread(small: bool) -> AbstractContextManager[object]:
 
     A number of threads that was set by `torch.set_num_threads` still holds for the products of MKL.
     """
-    return _thread_pools().limit(limits=1, user_api="openmp") if small else nullcontext()
+    if not small:
+        return nullcontext()
+    # The first use of torch in a thread of Python sets its number of threads, and would undo this.
+    torch.get_num_threads()
+    return _thread_pools().limit(limits=1, user_api="openmp")
 
 
 @cache

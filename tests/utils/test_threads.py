@@ -46,6 +46,22 @@ def test_other_threads_of_python_are_not_changed(two_threads):
     assert seen == [2]
 
 
+def test_one_thread_holds_in_a_new_thread_of_python(two_threads):
+    # In each thread of Python, torch sets the number of threads at its first operation.
+    seen = []
+
+    def first_use():
+        with one_thread(True):
+            torch.ones(2**20).exp()
+            seen.append(torch.get_num_threads())
+        seen.append(torch.get_num_threads())
+
+    other = threading.Thread(target=first_use)
+    other.start()
+    other.join()
+    assert seen == [1, 2]
+
+
 class Noting(nn.Sequential):
     """A network that notes the number of threads with which it is trained."""
 
