@@ -68,7 +68,9 @@ class EnergyEnsemble(DensityMixin, DensityMeta):
     Attributes
     ----------
     estimators_ : list of estimators
-        The fitted members: those of the first estimator, then those of the second, and so on.
+        The fitted members: those of the first estimator, then those of the second, and so on. Each
+        estimator has ``n_estimators`` members; with ``stacking=True`` and ``refit=True``, an
+        estimator without ``random_state`` has only one, since fits to all rows would be the same.
     weights_ : ndarray of shape (n_members,)
         Weights of the members. They sum to one.
     held_out_scores_ : ndarray of shape (n_samples,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import cycle
+from itertools import chain, cycle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,9 +83,13 @@ class Stack(NamedTuple):
         order = np.argsort(np.concatenate([inside for _, inside in folds]))
         by_kind = np.concatenate(scores).reshape(-1, n_rows)[:, order]
         weights = stacking_weights(by_kind, sample_weight)
+        counts = np.full(len(weights), n_folds)
         if refit:
-            fitted = tuple(fit_members(run, members, X, sample_weight))
-        of_members = np.repeat(weights / n_folds, n_folds)
+            of_kinds = [members[i : i + n_folds] for i in range(0, len(members), n_folds)]
+            different = [kind if _has_seed(kind[0]) else kind[:1] for kind in of_kinds]
+            counts = np.array([len(kind) for kind in different])
+            fitted = fit_members(run, list(chain.from_iterable(different)), X, sample_weight)
+        of_members = np.repeat(weights / counts, counts)
         return cls(list(fitted), of_members, mean_density(by_kind, weights))
 
 
@@ -148,6 +152,11 @@ def stacking_weights(
 def mean_density(scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Logarithm of the weighted mean of the densities in rows of ``scores``, for each column."""
     return logsumexp(scores, axis=0, b=weights[:, None])
+
+
+def _has_seed(member: Any) -> bool:
+    """Whether fits to the same rows can differ."""
+    return any(name.rpartition("__")[-1] == "random_state" for name in member.get_params())
 
 
 def _folds(n_rows: int, sample_weight: np.ndarray | None, n_folds: int, seed: int) -> list[Fold]:

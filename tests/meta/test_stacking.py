@@ -146,6 +146,21 @@ def test_members_are_fitted_again_to_all_rows(stack):
     assert len({member.score(X_IRIS) for member in others}) == len(others)
 
 
+def test_estimators_without_seed_are_fitted_again_once():
+    kinds = [KernelDensity(bandwidth=0.3), GaussianMixture()]
+    model = EnergyEnsemble(kinds, n_estimators=3, stacking=True, random_state=0).fit(X_IRIS)
+    assert [type(member).__name__ for member in model.estimators_] == [
+        "KernelDensity",
+        *["GaussianMixture"] * 3,
+    ]
+    folds = clone(model).set_params(refit=False).fit(X_IRIS)
+    of_kinds = folds.weights_.reshape(2, 3).sum(axis=1)
+    assert_allclose(model.weights_, [of_kinds[0], *[of_kinds[1] / 3] * 3])
+    scores = np.array([clone(kind).fit(X_IRIS).score_samples(X_IRIS) for kind in kinds])
+    assert_allclose(model.score_samples(X_IRIS), logsumexp(scores, axis=0, b=of_kinds[:, None]))
+    assert len(model.sample(20)) == 20
+
+
 def test_weights_of_rows_count_in_the_second_fit():
     X = X_IRIS[:60]
     counts = np.arange(60) % 3
