@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from skevae.densities.base import Density
 from skevae.estimators.standardizer import Standardizer
 from skevae.evaluation.certificate import two_sided
-from skevae.evaluation.chunks import chunk_sizes, widest_output
+from skevae.evaluation.chunks import balanced, chunk_sizes, widest_output
 from skevae.evaluation.diagnostics import DIAGNOSTICS
 from skevae.evaluation.importance import EncodedRows, Noise, make_defence
 from skevae.evaluation.methods import METHODS, Method
@@ -25,10 +26,13 @@ from skevae.evaluation.stages import (
 )
 from skevae.utils.memory import memory_budget, row_slices
 from skevae.utils.random import independent_normal, make_generator, quasi_normal, spawn
+from skevae.utils.threads import SMALL_SCORE, in_threads, is_small, n_threads, one_thread
 from skevae.vae import VAE
 
 # The noise for each number of draws, and the directions by which proposals are fitted.
 Proposals = tuple[dict[int, Noise], Tensor]
+
+PartT = TypeVar("PartT")
 
 
 class Scorer:
@@ -126,10 +130,10 @@ class Scorer:
                 n_given = draws_needed(error, n_pilot, stages, tol)
             return {**by_number_of_draws(evaluate, n_given), "n_draws": n_given}
 
-        parts = [
-            {name: values.cpu() for name, values in score(rows, draws_at_once).items()}
-            for rows, draws_at_once in self._encoded(X, n_draws, proposals)
-        ]
+        def in_memory(rows: EncodedRows, draws_at_once: int) -> dict[str, Tensor]:
+            return {name: values.cpu() for name, values in score(rows, draws_at_once).items()}
+
+        parts = self._by_chunk(in_memory, X, n_draws, proposals)
         scores = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
         jacobian = self.standardizer.row_log_jacobians(X).astype(X.dtype)
         return {**scores, "log_likelihood": scores["log_likelihood"] + jacobian}
@@ -141,7 +145,12 @@ class Scorer:
         return np.where((drawn == x).cpu().numpy(), X, self.standardizer.rows(drawn))
 
     def in_parts(
-        self, X: np.ndarray, function: Callable[[EncodedRows, Noise, int], Tensor], n_draws: int
+        self,
+        X: np.ndarray,
+        function: Callable[[EncodedRows, Noise, int], Tensor],
+        n_draws: int,
+        *,
+        in_order: bool = False,
     ) -> np.ndarray:
         """Concatenate the results of a function of rows and the cached draws of a score.
 
@@ -150,15 +159,16 @@ class Scorer:
         X : ndarray of shape (n, n_features)
         function : callable (rows, noise, draws_at_once) -> Tensor of shape (rows, ...)
         n_draws : int
+        in_order : bool, default=False
+            Whether the function must be called for one chunk after the other.
         """
         n_draws = int(n_draws)
         proposals = self._proposals(METHODS["importance"], [n_draws], None)
-        return np.concatenate(
-            [
-                function(rows, proposals[0][n_draws], draws_at_once).cpu().numpy()
-                for rows, draws_at_once in self._encoded(X, n_draws, proposals)
-            ]
-        )
+
+        def compute(rows: EncodedRows, draws_at_once: int) -> np.ndarray:
+            return function(rows, proposals[0][n_draws], draws_at_once).cpu().numpy()
+
+        return np.concatenate(self._by_chunk(compute, X, n_draws, proposals, in_order=in_order))
 
     def two_sided(
         self, X: np.ndarray, Z: np.ndarray, n_draws: int, seed: int
@@ -177,35 +187,56 @@ class Scorer:
         generator = make_generator(spawn(seed, 3)[2])
         proposals = self._make_proposals(METHODS["importance"], [n_draws], seed, independent_normal)
         jacobian = self.standardizer.row_log_jacobians(X)
-        lower: list[np.ndarray] = []
-        upper: list[np.ndarray] = []
-        start = 0
-        for rows, draws_at_once in self._encoded(X, n_draws, proposals):
-            z = torch.from_numpy(Z[start : (start := start + len(rows.x))]).to(rows.x)
-            pair = two_sided(self.model, rows, proposals[0][n_draws], draws_at_once, z, generator)
-            for values, part in zip((lower, upper), pair, strict=True):
-                values.append(part.cpu().numpy() - self.log_partition)
-        return np.concatenate(lower) + jacobian, np.concatenate(upper) + jacobian
+        n_done = 0
 
-    def _encoded(
-        self, X: np.ndarray, n_draws: int, proposals: Proposals
-    ) -> Iterator[tuple[EncodedRows, int]]:
-        """Encoded rows with fitted proposals, in chunks within the memory budget."""
-        noise, directions = proposals
+        def bounds(rows: EncodedRows, draws_at_once: int) -> np.ndarray:
+            nonlocal n_done
+            start, n_done = n_done, n_done + len(rows.x)
+            z = torch.from_numpy(Z[start:n_done]).to(rows.x)
+            pair = two_sided(self.model, rows, proposals[0][n_draws], draws_at_once, z, generator)
+            return np.stack([values.cpu().numpy() for values in pair])
+
+        parts = self._by_chunk(bounds, X, n_draws, proposals, in_order=True)
+        lower, upper = np.concatenate(parts, axis=1) - self.log_partition + jacobian
+        return lower, upper
+
+    def _by_chunk(
+        self,
+        function: Callable[[EncodedRows, int], PartT],
+        X: np.ndarray,
+        n_draws: int,
+        proposals: Proposals,
+        *,
+        in_order: bool = False,
+    ) -> list[PartT]:
+        """Results of a function (rows, draws_at_once) for chunks within the memory budget."""
+        at_once = 1 if in_order else n_threads(self.device)
         rows_at_once, draws_at_once = chunk_sizes(
-            len(X), n_draws, self.width, self.dtype.itemsize, memory_budget()
+            len(X), n_draws, self.width, self.dtype.itemsize, memory_budget() // at_once
         )
-        for part in row_slices(len(X), rows_at_once):
+        rows_at_once = balanced(len(X), rows_at_once, at_once)
+
+        def compute(part: slice) -> PartT:
             x = self.standardizer.tensor(X[part], self.device, self.dtype)
-            x = self.model.likelihood.scored_rows(x, make_generator(self.seed))
-            with torch.no_grad():
-                outputs = self.model.encoder(x)
-                gaussians = None
-                if any(len(n.refined) for n in noise.values()):
-                    gaussians = refine(
-                        self.model, self.guide.energy, x, outputs, directions, draws_at_once
-                    )
-            yield EncodedRows(x, outputs, gaussians), draws_at_once
+            return function(self._encoded(x, proposals, draws_at_once), draws_at_once)
+
+        parts = list(row_slices(len(X), rows_at_once))
+        if at_once > 1 and len(parts) > 1:
+            return in_threads(compute, parts, at_once)
+        small = is_small(self.model, rows_at_once * n_draws, SMALL_SCORE)
+        with one_thread(small and self.device.type == "cpu"):
+            return [compute(part) for part in parts]
+
+    @torch.no_grad()
+    def _encoded(self, x: Tensor, proposals: Proposals, draws_at_once: int) -> EncodedRows:
+        """Encode rows, and fit their proposals."""
+        noise, directions = proposals
+        x = self.model.likelihood.scored_rows(x, make_generator(self.seed))
+        outputs = self.model.encoder(x)
+        gaussians = None
+        if any(len(n.refined) for n in noise.values()):
+            gaussians = refine(self.model, self.guide.energy, x, outputs, directions, draws_at_once)
+        return EncodedRows(x, outputs, gaussians)
 
     def _pilot(self, method: Method, n_pilot: int, n_draws: int, seed: int | None) -> Noise:
         """Draws in the same proportions as those of a score with ``n_draws``."""

@@ -134,3 +134,11 @@ def assert_gradient(loss, parameters, n_directions=4, seed=0):
 @pytest.fixture(name="assert_gradient")
 def assert_gradient_fixture():
     return assert_gradient
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from skevae.utils.linear import ROWS_MULTIPLE
 from skevae.utils.memory import CACHE_BYTES
+
+# With fewer rows of a chunk, threads that compute a chunk each are slower than one chunk.
+MIN_ROWS = 8
 
 
 @torch.no_grad()
@@ -58,3 +63,13 @@ def chunk_sizes(
     if ROWS_MULTIPLE < draws_at_once < n_draws:
         draws_at_once -= draws_at_once % ROWS_MULTIPLE
     return rows_at_once, draws_at_once
+
+
+def balanced(n_rows: int, rows_at_once: int, n_threads: int) -> int:
+    """Reduce the number of rows of a chunk, so that threads have equally many chunks to compute.
+
+    Chunks are not made smaller than `MIN_ROWS` rows for this.
+    """
+    n_threads = max(1, min(n_threads, n_rows // MIN_ROWS))
+    n_rounds = math.ceil(n_rows / (n_threads * rows_at_once))
+    return math.ceil(n_rows / (n_threads * n_rounds))

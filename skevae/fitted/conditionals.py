@@ -171,7 +171,7 @@ class Conditionals(Latents):
             return pool(DecodedDraws(scorer.model.likelihood, outputs, generator, scale))
 
         with own_context(), torch.no_grad():
-            values = scorer.in_parts(rows, fill, self.n_score_draws)
+            values = scorer.in_parts(rows, fill, self.n_score_draws, in_order=True)
         values = self._standardizer.rows(torch.from_numpy(values))
         return np.where(np.isnan(rows), values, rows)
 
@@ -207,7 +207,7 @@ class Conditionals(Latents):
             return z[:, 0]
 
         with own_context(), torch.no_grad():
-            z = scorer.in_parts(row, draw, self.n_score_draws)
+            z = scorer.in_parts(row, draw, self.n_score_draws, in_order=True)
         drawn = self._decoded(z, lambda model, outputs: model.likelihood.sample(outputs, generator))
         if sizes[0] < MIN_EFFECTIVE_DRAWS:
             warnings.warn(

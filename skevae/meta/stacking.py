@@ -88,7 +88,8 @@ class Stack(NamedTuple):
             of_kinds = [members[i : i + n_folds] for i in range(0, len(members), n_folds)]
             different = [kind if _has_seed(kind[0]) else kind[:1] for kind in of_kinds]
             counts = np.array([len(kind) for kind in different])
-            fitted = fit_members(run, list(chain.from_iterable(different)), X, sample_weight)
+            chosen = list(chain.from_iterable(different))
+            fitted = tuple(fit_members(run, chosen, X, sample_weight))
         of_members = np.repeat(weights / counts, counts)
         return cls(list(fitted), of_members, mean_density(by_kind, weights))
 

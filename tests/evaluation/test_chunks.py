@@ -1,12 +1,14 @@
 """An evaluation in pieces stays within the memory granted, and its pieces are not too small."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from skevae.evaluation.chunks import CACHE_BYTES, chunk_sizes, widest_output
+from skevae.evaluation.chunks import CACHE_BYTES, MIN_ROWS, balanced, chunk_sizes, widest_output
 from skevae.utils.linear import ROWS_MULTIPLE
 from skevae.utils.random import lent_globals, make_generator
 
@@ -54,6 +56,17 @@ def test_chunks_have_few_rows_rather_than_few_draws(size):
     """So that products have a multiple of 16 rows, whatever the number of rows of X."""
     rows, draws = chunk_sizes(*size)
     assert draws % ROWS_MULTIPLE == 0 or draws == size[1] or (draws < ROWS_MULTIPLE and rows == 1)
+
+
+@chunk_law
+@given(st.integers(1, 10**5), st.integers(1, 10**4), st.integers(1, 128))
+def test_threads_have_equally_many_chunks(n_rows, at_most, n_threads):
+    rows = balanced(n_rows, at_most, n_threads)
+    assert 1 <= rows <= at_most
+    assert rows >= min(MIN_ROWS, at_most, n_rows)
+    busy = min(n_threads, max(1, n_rows // MIN_ROWS))
+    rounds = math.ceil(n_rows / (busy * at_most))
+    assert math.ceil(n_rows / rows) <= busy * rounds
 
 
 def test_chunks_of_a_small_evaluation_are_the_whole():

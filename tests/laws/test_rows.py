@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import expit
 from score_models import all_configurations, prior_of, quick, rows
@@ -59,6 +60,15 @@ def test_working_memory_changes_no_call(scored):
         expected = call()
         with config_context(working_memory=0.001):
             assert_allclose(call(), expected, rtol=1e-10, atol=1e-12, err_msg=name)
+
+
+def test_number_of_threads_changes_no_score(scored, two_threads):
+    model, X, score = scored
+    assert_allclose(model.score_samples(X), score, rtol=1e-10)
+    torch.set_num_threads(1)
+    features = model.score_features(X)
+    torch.set_num_threads(2)
+    assert_allclose(model.score_features(X), features, rtol=1e-9, atol=1e-9)
 
 
 def test_probabilities_are_scored_as_binary_rows():

@@ -1,27 +1,21 @@
-"""Small steps of training use one thread, others all of them."""
+"""Small work uses one thread, large work all of them, and chunks are divided among threads."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
 import torch
+from sklearn import config_context, get_config
 from torch import nn
 
 from skevae import EnergyVAE, GaussianBernoulliRBMPrior
-from skevae.utils.threads import SMALL_MULTIPLY_ADDS, is_small, one_thread
-
-
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+from skevae.utils.threads import SMALL_STEP, in_threads, is_small, n_threads, one_thread
 
 
 def test_work_is_the_number_of_weights_times_the_rows():
     layer = nn.Linear(2**10, 2**6, bias=False)
-    at_most = SMALL_MULTIPLY_ADDS // 2**16
+    at_most = SMALL_STEP // 2**16
     assert is_small(layer, at_most)
     assert not is_small(layer, at_most + 1)
 
@@ -99,3 +93,50 @@ def test_fit_uses_all_threads_for_an_expensive_partition(two_threads, monkeypatc
     monkeypatch.setattr("skevae.densities.gaussian_bernoulli.EXACT_TRAINING_UNITS", 3)
     prior = GaussianBernoulliRBMPrior(4, partition="exact")
     assert threads_of_fit(hidden_layer_sizes=(8,), prior=prior) == 2
+
+
+# --- several items at the same time ---------------------------------------------------------------
+
+
+def test_results_are_in_the_order_of_the_items():
+    def slow_first(item):
+        time.sleep(0.05 if item == 0 else 0.0)
+        return item**2
+
+    assert in_threads(slow_first, range(5), 2) == [0, 1, 4, 9, 16]
+
+
+def test_items_are_computed_at_the_same_time():
+    together = threading.Barrier(2, timeout=30)
+    in_threads(lambda item: together.wait(), range(2), 2)
+    together = threading.Barrier(2, timeout=0.1)
+    with pytest.raises(threading.BrokenBarrierError):
+        in_threads(lambda item: together.wait(), range(2), 1)
+
+
+def test_items_have_one_thread_and_the_configuration_of_the_caller(two_threads):
+    def seen(item):
+        torch.ones(2**20).exp()
+        return torch.get_num_threads(), get_config()["working_memory"]
+
+    with config_context(working_memory=3):
+        assert in_threads(seen, range(4), 2) == [(1, 3)] * 4
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_after_an_error_no_item_is_begun(error):
+    begun = []
+
+    def failing(item):
+        begun.append(item)
+        raise error
+
+    with pytest.raises(error):
+        in_threads(failing, range(100), 2)
+    assert len(begun) < 100
+
+
+def test_a_gpu_has_one_queue(two_threads):
+    assert n_threads(torch.device("cpu")) == 2
+    assert n_threads(torch.device("cuda")) == 1
