@@ -44,6 +44,9 @@ class FittedModel(ClassNamePrefixFeaturesOutMixin, StreamTransformer, Tables):
         if key not in self._cache:
             with own_context():
                 model = copy_to(self.module_, device, TORCH_DTYPES[np.dtype(dtype)])
+                # Proposals are fitted by gradients of the latents. Those of the weights, which some
+                # layers would also compute, take twice as long.
+                model.requires_grad_(False)
                 guide = model.density
                 model.density = self._latent_density(device, TORCH_DTYPES[np.dtype(dtype)])
                 law = self._latent_density("cpu", torch.float64)
