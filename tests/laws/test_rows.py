@@ -7,6 +7,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import expit
 from score_models import all_configurations, prior_of, quick, rows
 from sklearn import config_context
+from sklearn.neighbors import KernelDensity
+
+from skevae.networks import MLP, NETWORKS
+from skevae.posteriors import POSTERIORS
+from skevae.priors import PRIORS
 
 X_REAL = rows()
 X_UNIT = expit(X_REAL - 3)
@@ -62,13 +67,28 @@ def test_working_memory_changes_no_call(scored):
             assert_allclose(call(), expected, rtol=1e-10, atol=1e-12, err_msg=name)
 
 
-def test_number_of_threads_changes_no_score(scored, two_threads):
-    model, X, score = scored
-    assert_allclose(model.score_samples(X), score, rtol=1e-10)
+PARTS = {
+    **{f"posterior {name}": {"posterior": name} for name in POSTERIORS},
+    **{f"prior {name}": {"prior": prior_of(name)} for name in PRIORS},
+    **{f"network {name}": {"network": name} for name in NETWORKS},
+    "weight-normalised": {"network": MLP(weight_norm=True)},
+    "gaussian-mixture": {"likelihood": "gaussian-mixture"},
+    "bernoulli": {"likelihood": "bernoulli"},
+    "ex-post": {"ex_post": KernelDensity()},
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_number_of_threads_changes_no_score(part, two_threads):
+    params = PARTS[part]
+    X = X_UNIT if params.get("likelihood") == "bernoulli" else X_REAL
     torch.set_num_threads(1)
-    features = model.score_features(X)
+    model = quick(**{"prior": "normal", "max_iter": 2, "n_score_draws": 100, **params}).fit(X)
+    score, features = model.score_samples(X), model.score_features(X)
     torch.set_num_threads(2)
-    assert_allclose(model.score_features(X), features, rtol=1e-9, atol=1e-9)
+    for _ in range(3):
+        assert_allclose(model.score_samples(X), score, rtol=1e-8)
+    assert_allclose(model.score_features(X), features, rtol=1e-8, atol=1e-8)
 
 
 def test_probabilities_are_scored_as_binary_rows():
