@@ -128,12 +128,10 @@ class Scorer:
             if pilot is not None:
                 error = DIAGNOSTICS["standard_error"](torch.add(*weights(rows, pilot)))
                 n_given = draws_needed(error, n_pilot, stages, tol)
-            return {**by_number_of_draws(evaluate, n_given), "n_draws": n_given}
+            result = {**by_number_of_draws(evaluate, n_given), "n_draws": n_given}
+            return {name: values.cpu() for name, values in result.items()}
 
-        def in_memory(rows: EncodedRows, draws_at_once: int) -> dict[str, Tensor]:
-            return {name: values.cpu() for name, values in score(rows, draws_at_once).items()}
-
-        parts = self._by_chunk(in_memory, X, n_draws, proposals)
+        parts = self._by_chunk(score, X, n_draws, proposals)
         scores = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
         jacobian = self.standardizer.row_log_jacobians(X).astype(X.dtype)
         return {**scores, "log_likelihood": scores["log_likelihood"] + jacobian}
