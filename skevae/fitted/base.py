@@ -44,8 +44,8 @@ class FittedModel(ClassNamePrefixFeaturesOutMixin, StreamTransformer, Tables):
         if key not in self._cache:
             with own_context():
                 model = copy_to(self.module_, device, TORCH_DTYPES[np.dtype(dtype)])
-                # Proposals are fitted by gradients of the latents. Those of the weights, which some
-                # layers would also compute, take twice as long.
+                # Proposals are fitted by gradients with respect to latents. Some layers would also
+                # compute those of their weights, which doubles the time of the backward pass.
                 model.requires_grad_(False)
                 guide = model.density
                 model.density = self._latent_density(device, TORCH_DTYPES[np.dtype(dtype)])

@@ -234,7 +234,7 @@ def test_tables():
 
 def test_a_weight_of_zero_is_the_absence_of_the_row():
     weights = np.repeat([0.0, 1.0], [30, 120])
-    model = EnergyEnsemble([small(), small(network="densenet")], n_estimators=2, stacking=True)
+    model = EnergyEnsemble([small(), small(network="densenet")], n_estimators=3, stacking=True)
     model.set_params(random_state=0).fit(X_IRIS, sample_weight=weights)
     fewer = clone(model).fit(X_IRIS[30:], sample_weight=weights[30:])
     assert_allclose(model.weights_, fewer.weights_, rtol=1e-12)
