@@ -27,6 +27,18 @@ class Resized(nn.Module):
         return F.interpolate(x, self.size)
 
 
+class SubPixels(nn.Module):
+    """Images of twice the height and width, cropped: four channels are the pixels of one."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = self.size
+        return F.pixel_shuffle(x, 2)[..., :height, :width]
+
+
 class OnImages(nn.Module):
     """Apply layers of images to rows: (..., n_inputs) -> (..., n_outputs)."""
 
@@ -42,9 +54,10 @@ class ConvResNet(Network):
     """Convolutional residual network [1]_ for rows that are images.
 
     Each hidden layer of the encoder halves height and width by a convolution of stride 2, followed
-    by a residual convolution. The decoder is its mirror image; it enlarges by the nearest pixels
-    before each convolution. ``hidden_layer_sizes`` of the estimator are the channels of the layers,
-    first that of the largest images.
+    by a residual convolution. The decoder is its mirror image. It enlarges by the nearest pixels
+    before each convolution except the last, which computes the four pixels that replace one as
+    separate channels (sub-pixel convolution [2]_). ``hidden_layer_sizes`` of the estimator are the
+    channels of the layers, first that of the largest images.
 
     Parameters
     ----------
@@ -63,6 +76,9 @@ class ConvResNet(Network):
     References
     ----------
     .. [1] He, Zhang, Ren & Sun (2016). "Deep residual learning for image recognition".
+    .. [2] Shi, Caballero, Huszár, Totz, Aitken, Bishop, Rueckert & Wang (2016). "Real-time single
+           image and video super-resolution using an efficient sub-pixel convolutional neural
+           network".
 
     Examples
     --------
@@ -139,17 +155,20 @@ class ConvResNet(Network):
     def _decoder(
         self, size: tuple[int, int], n_inputs: int, n_channels: int, widths: list[int]
     ) -> nn.Module:
+        if not widths:
+            linear = self._linear(n_inputs, n_channels * math.prod(size))
+            return nn.Sequential(linear)
         sizes = [size]
         for _ in widths:
             sizes.append(_halved(sizes[-1]))
-        first = [*widths, n_channels][0]
         layers: list[nn.Module] = [
-            self._linear(n_inputs, first * math.prod(sizes[-1])),
-            nn.Unflatten(-1, (first, *sizes[-1])),
+            self._linear(n_inputs, widths[0] * math.prod(sizes[-1])),
+            nn.Unflatten(-1, (widths[0], *sizes[-1])),
+            self._residual(widths[0]),
         ]
-        following = [*widths[1:], n_channels] if widths else []
-        for width, wider, larger in zip(widths, following, sizes[-2::-1], strict=True):
-            layers += [self._residual(width), Resized(larger), self._conv(width, wider)]
+        for width, wider, larger in zip(widths[:-1], widths[1:], sizes[-2:0:-1], strict=True):
+            layers += [Resized(larger), self._conv(width, wider), self._residual(wider)]
+        layers += [self._conv(widths[-1], 4 * n_channels), SubPixels(size)]
         return nn.Sequential(*layers, nn.Flatten(-3))
 
     def _conv(self, n_inputs: int, n_outputs: int, stride: int = 1) -> Conv:

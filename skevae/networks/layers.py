@@ -79,6 +79,8 @@ class Conv(nn.Module):
         _draw_uniform(self, self.weight[0].numel(), generator)
 
     def forward(self, x: Tensor) -> Tensor:
+        # With channels last, oneDNN takes half the time. Activations and sums keep the layout.
+        x = x.contiguous(memory_format=torch.channels_last)
         return F.conv2d(x, self.weight, self.bias, self.stride, self.weight.shape[-1] // 2)
 
 
