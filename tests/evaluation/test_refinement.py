@@ -22,6 +22,7 @@ from skevae.evaluation.refinement import (
     MAX_LATENTS,
     MIN_DRAWS,
     RowGaussians,
+    log_joint_and_slope,
     make_directions,
     matched,
     refine,
@@ -51,7 +52,7 @@ def refined(model, x, draws_at_once=100, seed=0):
 @pytest.mark.parametrize("n_latent", [1, 2, 5, 16, 40])
 def test_directions_are_even(n_latent):
     directions = make_directions(n_latent, 0)
-    assert directions.shape == (refinement.N_STEPS, max(MIN_DRAWS, 2 * n_latent), n_latent)
+    assert directions.shape == (refinement.MAX_STEPS, max(MIN_DRAWS, 2 * n_latent), n_latent)
     half = directions.shape[1] // 2
     assert torch.equal(directions[:, :half], -directions[:, half:])
     first = directions[:, :n_latent]
@@ -70,7 +71,7 @@ def test_many_latents_are_not_refined():
 def test_the_fit_of_a_gaussian_posterior_is_that_posterior(posterior, monkeypatch):
     """Of the spoilt encoder too: in the space of the latents it is N(V A'(x - c) / s^2, V)."""
     monkeypatch.setattr(refinement, "WIDENING", 0.0)
-    monkeypatch.setattr(refinement, "N_STEPS", 12)
+    monkeypatch.setattr(refinement, "MIN_STEPS", 12)
     x = data(20)
     exact, model = make_model("diagonal"), spoilt(make_model(posterior))
     truth = exact.encoder(x)
@@ -124,6 +125,75 @@ def test_a_row_with_bad_gradients_stays_as_it_is(bad):
     assert torch.equal(found.mean[1], present.mean[1])
     assert torch.equal(found.factor[1], present.factor[1])
     assert torch.equal(found.mean[[0, 2]], good.mean[[0, 2]])
+
+
+def test_the_divergence_of_gaussians_is_torchs():
+    pair = [
+        RowGaussians(
+            normals(6, D, seed=seed),
+            torch.linalg.cholesky(
+                normals(6, D, 2 * D, seed=seed) @ normals(6, D, 2 * D, seed=seed).mT
+            ),
+        )
+        for seed in (1, 2)
+    ]
+    ones, others = (
+        torch.distributions.MultivariateNormal(at.mean, scale_tril=at.factor) for at in pair
+    )
+    expected = torch.distributions.kl_divergence(ones, others)
+    torch.testing.assert_close(refinement.divergence(*pair), expected)
+
+
+def count_rows(monkeypatch):
+    """Number of rows in each step of the fits that follow."""
+    counts = []
+
+    def counted(model, energy, x, *args):
+        counts.append(len(x))
+        return log_joint_and_slope(model, energy, x, *args)
+
+    monkeypatch.setattr(refinement, "log_joint_and_slope", counted)
+    return counts
+
+
+def test_rows_that_hardly_move_are_not_fitted_further(monkeypatch):
+    counts = count_rows(monkeypatch)
+    model = make_model("diagonal")
+    refined(model, data(64))
+    easy = counts.copy()
+    counts.clear()
+    monkeypatch.setattr(refinement, "MIN_DIVERGENCE", 0.0)
+    refined(model, data(64))
+    assert counts == [64] * refinement.MAX_STEPS
+    # Only n, n / 2, n / 4, ... rows: oneDNN caches memory for each number.
+    assert easy[: refinement.MIN_STEPS] == [64] * refinement.MIN_STEPS
+    assert sum(easy) < sum(counts) / 2
+    assert all(64 % n == 0 for n in easy) and easy == sorted(easy, reverse=True)
+
+
+def test_a_step_that_fails_does_not_end_the_fit(monkeypatch):
+    counts = count_rows(monkeypatch)
+    x = data(4)
+    model = make_model("diagonal")
+    log_density = model.likelihood.log_density
+
+    def failing(*args):
+        lost = len(counts) in (refinement.MIN_STEPS, refinement.MIN_STEPS + 1)
+        return log_density(*args) * (math.nan if lost else 1.0)
+
+    monkeypatch.setattr(model.likelihood, "log_density", failing)
+    refined(model, x)
+    assert counts[: refinement.MIN_STEPS + 2] == [4] * (refinement.MIN_STEPS + 2)
+
+
+@pytest.mark.parametrize(
+    ("n_left", "n", "size"), [(1, 1, 1), (3, 100, 3), (4, 100, 6), (51, 100, 100)]
+)
+def test_rows_are_padded_to_few_numbers(n_left, n, size):
+    rows = torch.arange(n_left) + 7
+    made = refinement.padded(rows, n)
+    assert torch.equal(made[:n_left], rows) and (made[n_left:] == 7).all()
+    assert len(made) == size
 
 
 def test_gaussians_draw_from_their_density(assert_mean):
