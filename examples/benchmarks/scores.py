@@ -1,6 +1,6 @@
 """Scores with fitted proposals, compared with twice as many draws from the encoder's posteriors.
 
-    python examples/benchmarks/scores.py --data FOLDER [--sets "tabular:*"] [--rows 300]
+    python examples/benchmarks/scores.py [--data FOLDER] [--mixed FOLDER] [--sets "*"] [--rows 300]
 
 Each set is fitted once by ``EnergyVAE()``. Its test rows are then scored by 500 draws with refined
 proposals, as by default, and by 1,000 draws of the encoder's posteriors, as if there were no
@@ -11,11 +11,15 @@ what twenty times as many draws change on the first 50 rows.
 import argparse
 import fnmatch
 import math
+from functools import partial
+from pathlib import Path
 from time import perf_counter
 from unittest.mock import patch
 
 import numpy as np
+import pandas as pd
 from density_sets import find_sets, likelihood_split
+from sklearn.model_selection import train_test_split
 from tables import rst
 
 from skevae import EnergyVAE
@@ -55,13 +59,23 @@ def cells(result):
     ]
 
 
-def compare(name, split, n_rows):
+def numbers(load):
+    """Training and test rows of a set of `find_sets`."""
+    split = likelihood_split(load, 0)
+    return split.train, split.test
+
+
+def mixed(file):
+    """Training and test rows of a table with categories and missing values."""
+    return train_test_split(pd.read_csv(file), test_size=0.2, random_state=0)
+
+
+def compare(name, train, test):
     """One row of the table."""
-    model = EnergyVAE(random_state=0).fit(split.train)
-    X = split.test[:n_rows]
-    plain, plain_time = scored(model, X, 1000, refine=False)
-    refined, refined_time = scored(model, X, 500)
-    many, _ = scored(model, X[:50], 10_000)
+    model = EnergyVAE(random_state=0).fit(train)
+    plain, plain_time = scored(model, test, 1000, refine=False)
+    refined, refined_time = scored(model, test, 500)
+    many, _ = scored(model, test[:50], 10_000)
     change = many.log_likelihood.mean() - refined.log_likelihood[:50].mean()
     ratio = f"{refined_time / plain_time:.2f}"
     return [name, *cells(plain), *cells(refined), ratio, f"{change:+.3f}"]
@@ -70,13 +84,18 @@ def compare(name, split, n_rows):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="folder of npz files")
-    parser.add_argument("--sets", nargs="+", default=["tabular:*", "sklearn:*"])
+    parser.add_argument("--mixed", help="folder of csv files")
+    parser.add_argument("--sets", nargs="+", default=["tabular:*", "sklearn:*", "mixed:*"])
     parser.add_argument("--rows", type=int, default=300)
     options = parser.parse_args()
-    sets = {
-        name: load
-        for name, load in find_sets(options.data).items()
-        if any(fnmatch.fnmatch(name, pattern) for pattern in options.sets)
-    }
-    rows = [compare(name, likelihood_split(load, 0), options.rows) for name, load in sets.items()]
-    print(rst(HEADER, rows))
+    sets = {name: partial(numbers, load) for name, load in find_sets(options.data).items()}
+    if options.mixed is not None:
+        files = sorted(Path(options.mixed).glob("*.csv*"))
+        sets |= {f"mixed:{file.name.split('.')[0]}": partial(mixed, file) for file in files}
+    lines = []
+    for name, load in sets.items():
+        if any(fnmatch.fnmatch(name, pattern) for pattern in options.sets):
+            train, test = load()
+            lines.append(compare(name.split(":")[1], train, test[: options.rows]))
+            print(*lines[-1], flush=True)
+    print(rst(HEADER, lines))

@@ -28,6 +28,19 @@ class Network(DocumentedEstimator):
         Activation function of the hidden layers.
     weight_norm : bool, default=False
         Whether linear layers are weight-normalised.
+
+    Examples
+    --------
+    Any callable with these arguments can be a network, such as a function:
+
+    >>> from sklearn.datasets import load_iris
+    >>> from skevae import EnergyVAE
+    >>> from torch import nn
+    >>> def linear(n_inputs, n_outputs, hidden_layer_sizes):
+    ...     return nn.Linear(n_inputs, n_outputs)
+    >>> vae = EnergyVAE(2, network=linear, max_iter=1).fit(load_iris().data)
+    >>> vae.transform(load_iris().data[:3]).shape
+    (3, 2)
     """
 
     _documented_in = "skevae.networks"

@@ -38,6 +38,30 @@ class Sampler(DocumentedEstimator):
     acceptance_rate : float
         Fraction of accepted Metropolis proposals so far; nan for a sampler without Metropolis
         tests.
+
+    Examples
+    --------
+    A random walk with Metropolis tests:
+
+    >>> import torch
+    >>> from skevae.energies import GaussianBernoulliEnergy
+    >>> from skevae.samplers import Sampler
+    >>> class RandomWalk(Sampler):
+    ...     needs_only_gradient = True
+    ...
+    ...     def step(self, energy, z, generator, index):
+    ...         proposal = z + torch.randn(z.shape, generator=generator)
+    ...         return self._metropolis(z, proposal, energy(z) - energy(proposal), generator)
+    >>> energy = GaussianBernoulliEnergy(
+    ...     weight=torch.ones(2, 3),
+    ...     hidden_bias=torch.zeros(3),
+    ...     visible_mean=torch.zeros(2),
+    ...     variance=torch.ones(2),
+    ... )
+    >>> sampler = RandomWalk(n_steps=10)
+    >>> z = sampler(energy, torch.zeros(100, 2), torch.Generator().manual_seed(0))
+    >>> 0.3 < sampler.acceptance_rate < 0.9
+    True
     """
 
     needs_only_gradient: ClassVar[bool] = False
