@@ -112,7 +112,7 @@ def binary(probability: torch.Tensor, generator: torch.Generator) -> torch.Tenso
     )
     # Not torch.bernoulli, which is slower on a CPU, and raises if a probability is nan in a
     # diverging run.
-    return (uniform < probability).to(probability.dtype)
+    return uniform.lt_(probability)
 
 
 def quasi_normal(n_draws: int, n_dimensions: int, seed: int) -> torch.Tensor:
