@@ -96,6 +96,6 @@ if __name__ == "__main__":
     for name, load in sets.items():
         if any(fnmatch.fnmatch(name, pattern) for pattern in options.sets):
             train, test = load()
-            lines.append(compare(name.split(":")[1], train, test[: options.rows]))
+            lines.append(compare(name, train, test[: options.rows]))
             print(*lines[-1], flush=True)
     print(rst(HEADER, lines))
