@@ -33,9 +33,12 @@ from skevae.vae import VAE
 
 MIN_STEPS, MAX_STEPS = 3, 16
 
-# The fit of a row ends when the Kullback-Leibler divergence of a step is less, in nats. On tables,
-# most rows take three or four steps. Those that take more have skewed or heavy-tailed posteriors.
+# The fit of a row ends when the Kullback-Leibler divergence of a step is less, in nats: this value
+# up to `FEW_LATENTS`, and in proportion to the number of latents above, like the noise of a step.
+# On tables, most rows take three or four steps. Those that take more have skewed or heavy-tailed
+# posteriors.
 MIN_DIVERGENCE = 0.1
+FEW_LATENTS = 16
 
 # Minimum number of draws of a step; there are at least two per latent, in opposite directions.
 MIN_DRAWS = 32
@@ -130,6 +133,7 @@ def refine(
     n, d = len(x), directions.shape[-1]
     identity = torch.eye(d, dtype=torch.float64, device=x.device)
     found = RowGaussians(identity.new_zeros((n, d)), identity.repeat(n, 1, 1))
+    smallest = MIN_DIVERGENCE * max(1.0, d / FEW_LATENTS)
     rows = torch.arange(n, device=x.device)
     for step, standard in enumerate(directions.to(identity)):
         if not len(rows):
@@ -151,7 +155,7 @@ def refine(
         if step + 1 >= MIN_STEPS:
             # Where a step failed, the next one has other draws.
             failed = (moved.mean == present.mean).all(-1)
-            rows = rows[failed | (divergence(moved, present) >= MIN_DIVERGENCE)]
+            rows = rows[failed | (divergence(moved, present) >= smallest)]
     wider = math.sqrt(1 + WIDENING / math.sqrt(d))
     return RowGaussians(found.mean.to(x.dtype), (wider * found.factor).to(x.dtype))
 
