@@ -430,6 +430,13 @@ def test_weights_of_outlier_detectors_count_rows():
         assert n_below <= contamination * weights.sum() + 1e-9
 
 
+@pytest.mark.parametrize("contamination", [0.001, 0.1, 0.5])
+def test_labels_do_not_depend_on_rounding(contamination):
+    detector = EnergyOutlierDetector(KernelDensity(), contamination=contamination).fit(X_IRIS)
+    distance = np.abs(detector.decision_function(X_IRIS))
+    assert distance.min() > 1e-6
+
+
 def test_failed_fit_of_outlier_detector_changes_nothing():
     """A value that Bernoulli rows cannot have, in a row that the fit ignores, is no error."""
     X = np.eye(4)

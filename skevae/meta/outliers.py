@@ -15,7 +15,7 @@ from skevae.energy_vae import EnergyVAE
 from skevae.estimators.streams import from_stream
 from skevae.meta.base import DensityMeta
 from skevae.utils.constraints import InstanceWith
-from skevae.utils.weights import checked_weights, upper_quantile
+from skevae.utils.weights import checked_weights, separating_quantile
 
 
 class EnergyOutlierDetector(OutlierMixin, DensityMeta):
@@ -39,7 +39,7 @@ class EnergyOutlierDetector(OutlierMixin, DensityMeta):
         The fitted density.
     offset_ : float
         The log-likelihood, in nats, below which a row is an outlier. A fraction of the training
-        rows of at most ``contamination`` is below it.
+        rows of at most ``contamination`` is below it. It is halfway between the scores of two rows.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Defined only when `X` has feature names that are all strings.
@@ -105,7 +105,7 @@ class EnergyOutlierDetector(OutlierMixin, DensityMeta):
                 f"estimator={density!r} scores {np.isnan(scores).sum()} of {len(scores)} rows with "
                 "nan, so no threshold can be set. Use another estimator."
             )
-        self.offset_ = upper_quantile(scores, self.contamination, weights)
+        self.offset_ = separating_quantile(scores, self.contamination, weights)
         self.estimator_ = density
         self._take_features(density)
         return self

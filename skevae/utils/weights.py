@@ -12,6 +12,9 @@ from torch import Tensor
 from skevae.utils.arrays import from_torch
 from skevae.utils.ranks import ALONE, Ranks
 
+# How far below the lowest value a quantile is that has no value below it.
+MARGIN = 1e-3
+
 
 def checked_weights(sample_weight: Any, X: np.ndarray, ranks: Ranks = ALONE) -> np.ndarray | None:
     """Validate the weights of rows: (n,) float64 with mean 1 over positive weights, or None.
@@ -115,11 +118,12 @@ def weighted_average(values: Tensor, weight: Tensor | None) -> float:
     return ((values * weight).sum() / weight.sum()).item()
 
 
-def upper_quantile(values: np.ndarray, level: float, weights: np.ndarray | None) -> float:
-    """Compute the lowest value with more than a share of the weight at or below it.
+def separating_quantile(values: np.ndarray, level: float, weights: np.ndarray | None) -> float:
+    """Compute a number with at most a share ``level`` of the weight below it.
 
     For n equal weights, ``level * n`` of the values, rounded down, are lower. A weight of 2 is the
-    same as the value twice, a weight of 0 as its absence.
+    same as the value twice, a weight of 0 as its absence. The number is halfway between two values,
+    so that no value is on the other side of it because of rounding.
 
     Parameters
     ----------
@@ -128,8 +132,12 @@ def upper_quantile(values: np.ndarray, level: float, weights: np.ndarray | None)
     weights : ndarray of shape (n,) or None
         None means equal weights.
     """
+    weights = np.ones(len(values)) if weights is None else weights
+    values, weights = values[weights > 0], weights[weights > 0]
     order = np.argsort(values)
-    below = np.cumsum(np.ones(len(values)) if weights is None else weights[order])
-    share = below / below[-1]
+    total = np.cumsum(weights[order])
+    share = total / total[-1]
     # The tolerance is for rounding: 0.29 * 100 is 28.999999999999996.
-    return float(values[order[np.searchsorted(share, level + 1e-12, side="right")]])
+    above = float(values[order[np.searchsorted(share, level + 1e-12, side="right")]])
+    below = float(np.max(values, initial=-np.inf, where=values < above))
+    return (above + below) / 2 if np.isfinite(below) else above - MARGIN
