@@ -317,3 +317,12 @@ def test_speed_runs(tmp_path):
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     assert "sampling" in run.stdout and "scoring" in run.stdout
+
+
+@pytest.mark.slow
+def test_images_are_trained_in_three_parts_and_stored(tmp_path):
+    command = [sys.executable, FOLDER / "images.py", "--quick", "--save", "."]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("iwae-dreg") == 4
+    assert {path.name for path in tmp_path.iterdir()} == {"part-1", "part-2", "part-3"}
