@@ -1,7 +1,7 @@
 """Likelihood of binarised MNIST under a convolutional VAE with an RBM prior.
 
     python examples/benchmarks/images.py --data mnist.npz [--minutes 55 40 18] [--rows 1000]
-                                         [--save FOLDER] [--quick]
+                                         [--threads 1] [--save FOLDER] [--quick]
 
 The model is trained three times for the given minutes: by the ELBO, then by the importance-weighted
 bound with five draws, then at a lower learning rate. Without --data the rows are the digits of
@@ -63,10 +63,12 @@ def main():
     parser.add_argument("--data", help="npz file with the images 'train' and 'test'")
     parser.add_argument("--minutes", nargs=3, type=float, default=[55, 40, 18])
     parser.add_argument("--rows", type=int, default=1000, help="test rows to score")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--save", help="folder for the model after each part")
     parser.add_argument("--quick", action="store_true", help="small networks, few epochs and rows")
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
+    torch.set_num_threads(options.threads)
     train, test, image_shape = load_images(options.data)
     if options.data is not None:
         generator = np.random.default_rng(2026)
