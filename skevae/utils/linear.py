@@ -2,7 +2,7 @@
 
 On a CPU, torch computes float32 products with MKL, which only uses AVX2 on processors of other
 manufacturers than Intel. torch also contains oneDNN, which uses AVX-512 if available: on an AMD
-processor, it was twice as fast. On an Intel processor, MKL is as fast or faster. torch's compiler
+processor, it was twice as fast. On an Intel processor, MKL was faster. torch's compiler
 calls oneDNN by the operator used here, which is not public. If a version of torch lacks the
 operator, MKL is used.
 """
