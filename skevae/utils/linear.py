@@ -2,9 +2,9 @@
 
 On a CPU, torch computes float32 products with MKL, which only uses AVX2 on processors of other
 manufacturers than Intel. torch also contains oneDNN, which uses AVX-512 if available: on an AMD
-processor, it was twice as fast. On an Intel processor, MKL was faster. torch's compiler
-calls oneDNN by the operator used here, which is not public. If a version of torch lacks the
-operator, MKL is used.
+processor, it was twice as fast. On an Intel processor, MKL was faster. torch's compiler calls
+oneDNN by the operator used here, which is not public. If a version of torch lacks the operator, MKL
+is used.
 """
 
 from __future__ import annotations
