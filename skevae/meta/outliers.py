@@ -39,7 +39,8 @@ class EnergyOutlierDetector(OutlierMixin, DensityMeta):
         The fitted density.
     offset_ : float
         The log-likelihood, in nats, below which a row is an outlier. A fraction of the training
-        rows of at most ``contamination`` is below it. It is halfway between the scores of two rows.
+        rows of at most ``contamination`` is below it. It is halfway between the scores of two rows,
+        or just below the lowest score.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Defined only when `X` has feature names that are all strings.
